@@ -1,0 +1,233 @@
+//! Tables and views of ClickHouse, for one server and for a cluster.
+//!
+//! The tables' columns come from [`crate::row`]. Three rules carry the delivery guarantee:
+//!
+//! * the sorting key is a function of what was sent alone, so an event that is sent again meets its first copy;
+//! * of copies the one received first stays (`_version`), so a rollup does not depend on the order of arrival;
+//! * the deduplication window is set, so a repeated insert with the same token stores nothing.
+//!
+//! Tables are partitioned by the month of *receipt*: no sender can open a thousand partitions with a thousand made-up
+//! dates, and retention drops whole parts. Copies of an event in two partitions are still merged by `FINAL`.
+
+use std::fmt::Write as _;
+
+use crate::row::{ClickRow, Column, ColumnType, EventRow, Row};
+
+/// Where the tables are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Database.
+    pub database: String,
+    /// Cluster name for `ON CLUSTER`, `Replicated…` and `Distributed`; `None` for one server.
+    pub cluster: Option<String>,
+    /// Days a row is kept after its receipt.
+    pub retention_days: u32,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { database: "millrace".into(), cluster: None, retention_days: 730 }
+    }
+}
+
+/// Inserts per table whose tokens the server remembers.
+pub const DEDUPLICATION_WINDOW: u32 = 10_000;
+
+/// Where in the log a row came from; every table ends with these.
+pub const SOURCE_COLUMNS: [Column; 4] = [
+    Column { name: "_topic", ty: ColumnType::Symbol, doc: "Topic the row came from." },
+    Column { name: "_partition", ty: ColumnType::U32, doc: "Partition the row came from." },
+    Column { name: "_offset", ty: ColumnType::U64, doc: "Offset of the row's message." },
+    Column { name: "_row", ty: ColumnType::U32, doc: "Place of the row in its message." },
+];
+
+/// Columns of `dead_letters` (followed by [`SOURCE_COLUMNS`]).
+pub const DEAD_LETTER_COLUMNS: [Column; 4] = [
+    Column { name: "reason", ty: ColumnType::Symbol, doc: "Reason, one of the closed list." },
+    Column { name: "detail", ty: ColumnType::Text, doc: "What exactly was wrong." },
+    Column { name: "died_at", ty: ColumnType::Instant, doc: "When it was given up." },
+    Column { name: "raw", ty: ColumnType::Text, doc: "The bytes, as they stood in the log." },
+];
+
+/// Every statement that a store needs, in order; each can be run again.
+pub fn statements(layout: &Layout) -> Vec<String> {
+    let on_cluster = on_cluster(layout);
+    let mut all = vec![format!("CREATE DATABASE IF NOT EXISTS {}{on_cluster}", layout.database)];
+    for table in [
+        Table {
+            name: EventRow::TABLE,
+            columns: EventRow::COLUMNS,
+            indexes: "INDEX event_time event_time TYPE minmax GRANULARITY 1,\n    \
+                      INDEX session_id session_id TYPE bloom_filter(0.01) GRANULARITY 4,\n    \
+                      INDEX order_id order_id TYPE bloom_filter(0.01) GRANULARITY 4,\n    \
+                      INDEX _offset _offset TYPE minmax GRANULARITY 1",
+            keeps_first_received: true,
+            partition: "toYYYYMM(received_at)",
+            order: "store_id, key_date, name, visitor_hash, event_id",
+            arrived: "received_at",
+        },
+        Table {
+            name: ClickRow::TABLE,
+            columns: ClickRow::COLUMNS,
+            indexes: "INDEX event_time event_time TYPE minmax GRANULARITY 1,\n    \
+                      INDEX _offset _offset TYPE minmax GRANULARITY 1",
+            keeps_first_received: true,
+            partition: "toYYYYMM(received_at)",
+            order: "store_id, key_date, visitor_hash, event_id",
+            arrived: "received_at",
+        },
+        Table {
+            name: "dead_letters",
+            columns: &DEAD_LETTER_COLUMNS,
+            indexes: "INDEX died_at died_at TYPE minmax GRANULARITY 1",
+            keeps_first_received: false,
+            partition: "toYYYYMM(died_at)",
+            order: "_topic, _partition, _offset, _row",
+            arrived: "died_at",
+        },
+    ] {
+        all.extend(table.statements(layout));
+    }
+    all.extend(VIEWS.iter().map(|(name, query)| {
+        let query = query.replace("{db}", &layout.database);
+        format!("CREATE OR REPLACE VIEW {}.{name}{on_cluster} AS\n{query}", layout.database)
+    }));
+    all
+}
+
+struct Table {
+    name: &'static str,
+    columns: &'static [Column],
+    indexes: &'static str,
+    /// Of copies the one received first stays; else the one inserted last, where all copies are alike.
+    keeps_first_received: bool,
+    partition: &'static str,
+    order: &'static str,
+    arrived: &'static str,
+}
+
+impl Table {
+    fn statements(&self, layout: &Layout) -> Vec<String> {
+        let Layout { database, cluster, retention_days } = layout;
+        let Self { name, indexes, partition, order, arrived, .. } = self;
+        let on_cluster = on_cluster(layout);
+        let columns = self.column_list();
+        let version = if self.keeps_first_received { "_version" } else { "" };
+        let (stored, engine, window) = match cluster {
+            None => (
+                name.to_string(),
+                format!("ReplacingMergeTree({version})"),
+                format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}"),
+            ),
+            Some(_) => {
+                let path = format!("'/clickhouse/tables/{{shard}}/{database}/{name}', '{{replica}}'");
+                let version = if version.is_empty() { String::new() } else { format!(", {version}") };
+                (
+                    format!("{name}_local"),
+                    format!("ReplicatedReplacingMergeTree({path}{version})"),
+                    format!(
+                        "replicated_deduplication_window = {DEDUPLICATION_WINDOW}, \
+                         replicated_deduplication_window_seconds = 604800"
+                    ),
+                )
+            }
+        };
+        let mut all = vec![format!(
+            "CREATE TABLE IF NOT EXISTS {database}.{stored}{on_cluster}\n(\n    {columns},\n    {indexes}\n)\n\
+             ENGINE = {engine}\nPARTITION BY {partition}\nORDER BY ({order})\n\
+             TTL toDateTime({arrived}) + INTERVAL {retention_days} DAY\nSETTINGS {window}"
+        )];
+        if let Some(cluster) = cluster {
+            // A row's copies must meet on one shard: the shard is a function of the sorting key.
+            all.push(format!(
+                "CREATE TABLE IF NOT EXISTS {database}.{name}{on_cluster} AS {database}.{stored}\n\
+                 ENGINE = Distributed('{cluster}', '{database}', '{stored}', cityHash64({order}))"
+            ));
+        }
+        all
+    }
+
+    fn column_list(&self) -> String {
+        let mut list = String::new();
+        for (index, column) in self.columns.iter().chain(&SOURCE_COLUMNS).enumerate() {
+            if index > 0 {
+                list.push_str(",\n    ");
+            }
+            let doc = column.doc.replace('\\', "\\\\").replace('\'', "\\'");
+            write!(list, "`{}` {} COMMENT '{doc}'", column.name, column.ty.clickhouse())
+                .expect("writing to a String cannot fail");
+        }
+        if self.keeps_first_received {
+            list.push_str(
+                ",\n    `_version` UInt64 MATERIALIZED bitNot(toUInt64(toUnixTimestamp64Milli(received_at))) \
+                 COMMENT 'Of copies the one received first stays.'",
+            );
+        }
+        list
+    }
+}
+
+fn on_cluster(layout: &Layout) -> String {
+    layout.cluster.as_ref().map(|cluster| format!(" ON CLUSTER '{cluster}'")).unwrap_or_default()
+}
+
+/// Views under the names that shops' own schemas use, over deduplicated rows.
+const VIEWS: [(&str, &str); 4] = [
+    (
+        "analytics_events",
+        "SELECT event_id AS id, store_id, type AS event_type, name AS event_name, properties, user_id, session_id,
+       user_agent, referrer, url AS page_url, event_time AS occurred_at, received_at AS created_at
+FROM {db}.events FINAL",
+    ),
+    (
+        "user_events",
+        "SELECT event_id AS id, store_id, user_id, visitor_id, session_id, name AS event_type,
+       category AS event_category, action AS event_action, label AS event_label, value AS event_value, properties,
+       url AS page_url, referrer AS referrer_url, user_agent,
+       concat(toString(screen_width), 'x', toString(screen_height)) AS screen_resolution, event_time AS created_at
+FROM {db}.events FINAL
+WHERE type = 'event'",
+    ),
+    (
+        "page_views",
+        "SELECT if(page_view_id = '', toString(event_id), page_view_id) AS id, store_id, visitor_id,
+       argMin(user_id, event_time) AS user_id, argMin(session_id, event_time) AS session_id,
+       argMin(url, event_time) AS url, argMin(title, event_time) AS title,
+       argMin(referrer, event_time) AS referrer_url, intDiv(max(duration_ms), 1000) AS time_on_page_seconds,
+       argMin(viewport_width, event_time) AS viewport_width, argMin(viewport_height, event_time) AS viewport_height,
+       max(scroll_depth) AS scroll_depth_percentage, min(event_time) AS entry_timestamp,
+       greatest(max(event_time), min(event_time) + toIntervalMillisecond(max(duration_ms))) AS exit_timestamp,
+       argMin(user_agent, event_time) AS user_agent, min(received_at) AS created_at
+FROM {db}.events FINAL
+WHERE name = 'page_view'
+GROUP BY store_id, visitor_id, id",
+    ),
+    (
+        "ecommerce_events",
+        "SELECT event_id AS id, store_id, user_id, visitor_id, session_id, name AS event_type,
+       product_id, variant_id, order_id, quantity, price_minor AS price_cents, currency, properties,
+       event_time AS created_at
+FROM {db}.events FINAL
+LEFT ARRAY JOIN item_product_id AS product_id, item_variant_id AS variant_id, item_quantity AS quantity,
+                item_price_minor AS price_minor
+WHERE name IN ('view_item', 'add_to_cart', 'remove_from_cart', 'begin_checkout', 'purchase', 'refund')",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_server_and_a_cluster_get_the_same_columns() {
+        let single = statements(&Layout::default());
+        let cluster = statements(&Layout { cluster: Some("main".into()), ..Layout::default() });
+        let columns =
+            |text: &str| text.split("ENGINE").next().unwrap().split_once("\n(").unwrap().1.to_string();
+        assert_eq!(columns(&single[1]), columns(&cluster[1]));
+        assert!(cluster[1].contains("ReplicatedReplacingMergeTree"));
+        assert!(cluster[2].contains("Distributed('main', 'millrace', 'events_local'"));
+        assert!(single.iter().all(|statement| !statement.contains("ON CLUSTER")));
+        assert!(cluster.iter().all(|statement| statement.contains("ON CLUSTER 'main'")));
+    }
+}

@@ -1,0 +1,65 @@
+//! Kinds of events, and the names of those that rollups know.
+
+/// What an event is, as its `type` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A page was shown, or left (the same `page_view_id` again, with its duration).
+    PageView,
+    /// Something with a name happened.
+    Event,
+    /// A click on a page, for heatmaps.
+    Click,
+}
+
+impl Kind {
+    /// The kind that a `type` names, if any.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "page_view" => Some(Kind::PageView),
+            "event" => Some(Kind::Event),
+            "click" => Some(Kind::Click),
+            _ => None,
+        }
+    }
+
+    /// The kind as `type` spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::PageView => PAGE_VIEW,
+            Kind::Event => "event",
+            Kind::Click => "click",
+        }
+    }
+}
+
+/// Name of every page view row.
+pub const PAGE_VIEW: &str = "page_view";
+/// A product's page was seen.
+pub const VIEW_ITEM: &str = "view_item";
+/// A product went into the cart.
+pub const ADD_TO_CART: &str = "add_to_cart";
+/// A product left the cart.
+pub const REMOVE_FROM_CART: &str = "remove_from_cart";
+/// A checkout was begun.
+pub const BEGIN_CHECKOUT: &str = "begin_checkout";
+/// An order was placed.
+pub const PURCHASE: &str = "purchase";
+/// Money of an order was given back.
+pub const REFUND: &str = "refund";
+/// A server reports the stock of a product: `items[].quantity`.
+pub const INVENTORY_LEVEL: &str = "inventory_level";
+/// A product was rated: `items[].product_id`, rating in `value`.
+pub const REVIEW: &str = "review";
+
+/// The canonical (GA4) name of an event: older and other products' names become it, all others stay as they are.
+pub fn canonical_name(name: &str) -> &str {
+    match name {
+        "product_view" | "Product Viewed" => VIEW_ITEM,
+        "cart_add" | "Product Added" => ADD_TO_CART,
+        "Product Removed" => REMOVE_FROM_CART,
+        "checkout_start" | "Checkout Started" => BEGIN_CHECKOUT,
+        "order_completed" | "Order Completed" => PURCHASE,
+        "Order Refunded" => REFUND,
+        other => other,
+    }
+}

@@ -1,0 +1,75 @@
+//! Names of all metrics, with what they count; base units and `_total` as Prometheus asks.
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal;)+) => {
+        $($(#[doc = $doc])+ pub const $name: &str = $text;)+
+
+        /// Every metric with its meaning, for `# HELP` and the documentation.
+        pub const ALL: &[(&str, &str)] = &[$(($text, concat!($($doc, " ",)+).trim_ascii()),)+];
+    };
+}
+
+metrics! {
+    /// Requests, by `endpoint` and `status`.
+    COLLECTOR_REQUESTS = "millrace_collector_requests_total";
+    /// Bytes of request bodies, as they arrived.
+    COLLECTOR_BODY_BYTES = "millrace_collector_body_bytes_total";
+    /// Events accepted, by `type`.
+    COLLECTOR_EVENTS_ACCEPTED = "millrace_collector_events_accepted_total";
+    /// Events and requests refused, by `reason`.
+    COLLECTOR_REJECTED = "millrace_collector_rejected_total";
+    /// Events whose time was corrected or replaced, by `time_source`.
+    COLLECTOR_TIMES_ADJUSTED = "millrace_collector_event_times_adjusted_total";
+    /// Events taken for a bot's, by `reason`.
+    COLLECTOR_BOTS = "millrace_collector_bot_events_total";
+    /// Seconds from a request's first byte to its answer.
+    COLLECTOR_REQUEST_SECONDS = "millrace_collector_request_seconds";
+    /// Messages handed to the log and not yet acknowledged.
+    COLLECTOR_LOG_QUEUE = "millrace_collector_log_queue_messages";
+    /// Seconds until the log acknowledged a request's messages.
+    COLLECTOR_LOG_SECONDS = "millrace_collector_log_ack_seconds";
+    /// Bytes of the spool on disk, by `topic`.
+    COLLECTOR_SPOOL_BYTES = "millrace_collector_spool_bytes";
+    /// Seconds since the stores' keys were last read from Postgres.
+    COLLECTOR_KEYS_AGE_SECONDS = "millrace_collector_keys_age_seconds";
+
+    /// Rows inserted, by `table`.
+    CONSUMER_ROWS = "millrace_consumer_rows_inserted_total";
+    /// Messages read, by `topic`.
+    CONSUMER_MESSAGES = "millrace_consumer_messages_total";
+    /// Rows in a batch, by `table`.
+    CONSUMER_BATCH_ROWS = "millrace_consumer_batch_rows";
+    /// Bytes of a batch's message values, by `table`.
+    CONSUMER_BATCH_BYTES = "millrace_consumer_batch_bytes";
+    /// Seconds from a batch's first message to its close, by `table`.
+    CONSUMER_BATCH_SECONDS = "millrace_consumer_batch_seconds";
+    /// Seconds an insert took, by `table`.
+    CONSUMER_INSERT_SECONDS = "millrace_consumer_insert_seconds";
+    /// Inserts that were tried again, by `table` and ClickHouse error `code`.
+    CONSUMER_RETRIES = "millrace_consumer_insert_retries_total";
+    /// Dead letters written, by `reason`.
+    CONSUMER_DEAD_LETTERS = "millrace_consumer_dead_letters_total";
+    /// Bytes of messages held in memory.
+    CONSUMER_BUFFERED_BYTES = "millrace_consumer_buffered_bytes";
+    /// Messages in the log that are not yet stored, by `topic` and `partition`.
+    CONSUMER_LAG_MESSAGES = "millrace_consumer_lag_messages";
+    /// Seconds between the receipt of the newest stored event and now, while there is lag; else 0.
+    CONSUMER_LAG_SECONDS = "millrace_consumer_lag_seconds";
+    /// Partitions that are paused because memory is full.
+    CONSUMER_PAUSED = "millrace_consumer_paused_partitions";
+
+    /// Seconds one rollup of one store took, by `rollup`.
+    AGGREGATOR_ROLLUP_SECONDS = "millrace_aggregator_rollup_seconds";
+    /// Store-days rolled up.
+    AGGREGATOR_STORE_DAYS = "millrace_aggregator_store_days_total";
+    /// Store-days waiting to be rolled up.
+    AGGREGATOR_STORE_DAYS_WAITING = "millrace_aggregator_store_days_waiting";
+    /// Rollups that failed and will be tried again.
+    AGGREGATOR_FAILURES = "millrace_aggregator_failures_total";
+    /// Seconds since the newest event that every rollup includes was received: the age of the watermark.
+    AGGREGATOR_WATERMARK_AGE_SECONDS = "millrace_aggregator_watermark_age_seconds";
+    /// Seconds from an event's receipt to its rollup's commit.
+    AGGREGATOR_FRESHNESS_SECONDS = "millrace_end_to_end_freshness_seconds";
+    /// Requests to the read and admin API, by `endpoint` and `status`.
+    AGGREGATOR_REQUESTS = "millrace_aggregator_requests_total";
+}

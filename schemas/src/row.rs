@@ -1,0 +1,647 @@
+//! The rows of `millrace.events` and `millrace.clicks`, each listed once.
+//!
+//! The list of a row's fields is the single source of four things that must agree: the struct that the collector
+//! fills, the JSON line in the log ([`Row::write_json`]), the columns that the consumer sends
+//! ([`Row::for_each_cell`]) and the table definition ([`crate::clickhouse`]).
+//!
+//! In JSON a field that holds its type's default (empty, zero, null) is left out; ClickHouse and serde both put the
+//! default back. Instants are `"2026-11-01 05:30:00.123"` in UTC, dates `"2026-11-01"`, properties all strings, so
+//! that `JSONEachRow` reads every line as it is.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::time;
+
+/// One value of a row, as its column takes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cell<'a> {
+    /// A string of which few different ones exist.
+    Symbol(&'a str),
+    /// Any string.
+    Text(&'a str),
+    /// A UUID.
+    Uuid(Uuid),
+    /// A flag or a small number.
+    U8(u8),
+    /// A number up to 65,535.
+    U16(u16),
+    /// A number up to 2³² − 1.
+    U32(u32),
+    /// A number up to 2⁶⁴ − 1.
+    U64(u64),
+    /// A signed number: money in minor units.
+    I64(i64),
+    /// An optional number.
+    OptionU32(Option<u32>),
+    /// An optional signed number.
+    OptionI64(Option<i64>),
+    /// An optional float.
+    OptionF64(Option<f64>),
+    /// An instant, epoch milliseconds.
+    Instant(i64),
+    /// An optional instant, epoch milliseconds.
+    OptionInstant(Option<i64>),
+    /// A date, days since 1970-01-01.
+    Date(u16),
+    /// A list of strings.
+    Texts(&'a [&'a str]),
+    /// A list of numbers.
+    U32s(&'a [u32]),
+    /// A list of signed numbers.
+    I64s(&'a [i64]),
+    /// String keys with string values.
+    Map(&'a [(&'a str, Cow<'a, str>)]),
+}
+
+/// The type of a column; each is the type of the [`Cell`] of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ColumnType {
+    Symbol,
+    Text,
+    Uuid,
+    U8,
+    U16,
+    U32,
+    U64,
+    I64,
+    OptionU32,
+    OptionI64,
+    OptionF64,
+    Instant,
+    OptionInstant,
+    Date,
+    Texts,
+    U32s,
+    I64s,
+    Map,
+}
+
+impl ColumnType {
+    /// The type as ClickHouse spells it.
+    pub const fn clickhouse(self) -> &'static str {
+        match self {
+            ColumnType::Symbol => "LowCardinality(String)",
+            ColumnType::Text => "String",
+            ColumnType::Uuid => "UUID",
+            ColumnType::U8 => "UInt8",
+            ColumnType::U16 => "UInt16",
+            ColumnType::U32 => "UInt32",
+            ColumnType::U64 => "UInt64",
+            ColumnType::I64 => "Int64",
+            ColumnType::OptionU32 => "Nullable(UInt32)",
+            ColumnType::OptionI64 => "Nullable(Int64)",
+            ColumnType::OptionF64 => "Nullable(Float64)",
+            ColumnType::Instant => "DateTime64(3, 'UTC')",
+            ColumnType::OptionInstant => "Nullable(DateTime64(3, 'UTC'))",
+            ColumnType::Date => "Date",
+            ColumnType::Texts => "Array(String)",
+            ColumnType::U32s => "Array(UInt32)",
+            ColumnType::I64s => "Array(Int64)",
+            ColumnType::Map => "Map(String, String)",
+        }
+    }
+}
+
+/// A column of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Name in JSON and in ClickHouse.
+    pub name: &'static str,
+    /// Type.
+    pub ty: ColumnType,
+    /// What it means, for the table's comments and the documentation.
+    pub doc: &'static str,
+}
+
+/// A row of one of the tables.
+pub trait Row {
+    /// The table, without its database.
+    const TABLE: &'static str;
+    /// The columns, in the order in which [`Row::for_each_cell`] visits them.
+    const COLUMNS: &'static [Column];
+
+    /// Visits every value with the index of its column.
+    fn for_each_cell<'s>(&'s self, visit: impl FnMut(usize, Cell<'s>));
+
+    /// Appends the row as one line of JSON, without the newline.
+    fn write_json(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        let start = out.len();
+        self.for_each_cell(|index, cell| {
+            if !cell.is_default() {
+                if out.len() > start {
+                    out.push(b',');
+                }
+                out.push(b'"');
+                out.extend_from_slice(Self::COLUMNS[index].name.as_bytes());
+                out.extend_from_slice(b"\":");
+                cell.write_json(out);
+            }
+        });
+        out.push(b'}');
+    }
+}
+
+/// A field's name without the `r#` that a keyword needs in Rust.
+const fn column_name(field: &'static str) -> &'static str {
+    match field.as_bytes() {
+        [b'r', b'#', ..] => field.split_at(2).1,
+        _ => field,
+    }
+}
+
+macro_rules! rows {
+    ($(
+        $(#[doc = $struct_doc:literal])+
+        pub struct $row:ident in $table:literal {
+            $(#[doc = $doc:literal] $(#[serde($($serde:tt)+)])? $field:ident: $ty:ty => $cell:ident,)+
+        }
+    )+) => {$(
+        $(#[doc = $struct_doc])+
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+        #[serde(default)]
+        pub struct $row<'a> {
+            $(#[doc = $doc] $(#[serde($($serde)+)])? pub $field: $ty,)+
+        }
+
+        impl Row for $row<'_> {
+            const TABLE: &'static str = $table;
+            const COLUMNS: &'static [Column] =
+                &[$(Column { name: column_name(stringify!($field)), ty: ColumnType::$cell, doc: $doc.trim_ascii() },)+];
+
+            #[inline]
+            #[allow(unused_assignments)]
+            fn for_each_cell<'s>(&'s self, mut visit: impl FnMut(usize, Cell<'s>)) {
+                let mut index = 0;
+                $(visit(index, rows!(@cell $cell, self.$field)); index += 1;)+
+            }
+        }
+    )+};
+    (@cell Texts, $value:expr) => { Cell::Texts(&$value) };
+    (@cell U32s, $value:expr) => { Cell::U32s(&$value) };
+    (@cell I64s, $value:expr) => { Cell::I64s(&$value) };
+    (@cell Map, $value:expr) => { Cell::Map(&$value) };
+    (@cell $cell:ident, $value:expr) => { Cell::$cell($value) };
+}
+
+/// Properties of an event, in the order in which they were sent.
+pub type Properties<'a> = Vec<(&'a str, Cow<'a, str>)>;
+
+rows! {
+    /// A page view or a named event.
+    pub struct EventRow in "events" {
+        /// Store it belongs to.
+        store_id: &'a str => Symbol,
+        /// Identity of the event: sent again, it counts once.
+        event_id: Uuid => Uuid,
+        /// `page_view` or `event`.
+        r#type: &'a str => Symbol,
+        /// Canonical name; `page_view` for page views.
+        name: &'a str => Symbol,
+        /// When it happened: the client's time, corrected where its clock is wrong.
+        #[serde(with = "instant")]
+        event_time: i64 => Instant,
+        /// The time the client sent, uncorrected; null when it sent none.
+        #[serde(with = "option_instant")]
+        client_time: Option<i64> => OptionInstant,
+        /// When the collector received it.
+        #[serde(with = "instant")]
+        received_at: i64 => Instant,
+        /// Where `event_time` comes from: `client`, `corrected`, `received` (none was sent), `replaced` (implausible).
+        time_source: &'a str => Symbol,
+        /// Date that orders the table, a function of what was sent alone.
+        #[serde(with = "date")]
+        key_date: u16 => Date,
+        /// Visitor: as sent, or a keyed hash that lasts one day; empty for a server's events without one.
+        visitor_id: &'a str => Text,
+        /// Hash of the visitor that was sent, 0 when none was: orders the table.
+        visitor_hash: u64 => U64,
+        /// Session, as sent.
+        session_id: &'a str => Text,
+        /// User, as sent.
+        user_id: &'a str => Text,
+        /// The client's sequence number within the session.
+        sequence: Option<u32> => OptionU32,
+        /// 1: happened without the visitor's doing, so it does not end a bounce.
+        non_interactive: u8 => U8,
+        /// Address of the page.
+        url: &'a str => Text,
+        /// Title of the page.
+        title: &'a str => Text,
+        /// Address of the page before.
+        referrer: &'a str => Text,
+        /// Language of the browser, BCP 47.
+        language: &'a str => Symbol,
+        /// Time zone of the browser, IANA.
+        timezone: &'a str => Symbol,
+        /// Width of the browser's viewport in CSS pixels.
+        viewport_width: u16 => U16,
+        /// Height of the browser's viewport in CSS pixels.
+        viewport_height: u16 => U16,
+        /// Width of the screen in CSS pixels.
+        screen_width: u16 => U16,
+        /// Height of the screen in CSS pixels.
+        screen_height: u16 => U16,
+        /// Identity of one showing of a page.
+        page_view_id: &'a str => Text,
+        /// Milliseconds the page has been shown.
+        duration_ms: u32 => U32,
+        /// How much of the page was seen, percent.
+        scroll_depth: u8 => U8,
+        /// Category of the event.
+        category: &'a str => Symbol,
+        /// Action of the event.
+        action: &'a str => Symbol,
+        /// Label of the event.
+        label: &'a str => Text,
+        /// Value of the event, as sent.
+        value: Option<f64> => OptionF64,
+        /// Currency of all amounts, ISO 4217.
+        currency: &'a str => Symbol,
+        /// Total of the order or refund, minor units; null when none was sent.
+        total_minor: Option<i64> => OptionI64,
+        /// Tax, minor units.
+        tax_minor: i64 => I64,
+        /// Shipping, minor units.
+        shipping_minor: i64 => I64,
+        /// Discount, minor units.
+        discount_minor: i64 => I64,
+        /// Order.
+        order_id: &'a str => Text,
+        /// Refund, unique within its order.
+        refund_id: &'a str => Text,
+        /// Coupon.
+        coupon: &'a str => Text,
+        /// Items: product.
+        item_product_id: Vec<&'a str> => Texts,
+        /// Items: variant of the product.
+        item_variant_id: Vec<&'a str> => Texts,
+        /// Items: name.
+        item_name: Vec<&'a str> => Texts,
+        /// Items: brand.
+        item_brand: Vec<&'a str> => Texts,
+        /// Items: category.
+        item_category: Vec<&'a str> => Texts,
+        /// Items: price of one, minor units.
+        item_price_minor: Vec<i64> => I64s,
+        /// Items: quantity.
+        item_quantity: Vec<u32> => U32s,
+        /// Items: discount on one, minor units.
+        item_discount_minor: Vec<i64> => I64s,
+        /// Items: kind of product (`retail`, `wholesale`, `live`, …).
+        item_product_kind: Vec<&'a str> => Texts,
+        /// Everything else that was sent; numbers and booleans as their JSON text.
+        #[serde(with = "properties", borrow)]
+        properties: Properties<'a> => Map,
+        /// User agent of the sender.
+        user_agent: &'a str => Symbol,
+        /// 1: sent with a secret key, by the shop's own server.
+        trusted: u8 => U8,
+        /// 1: not a person; kept, and left out of every rollup.
+        is_bot: u8 => U8,
+        /// Why it is taken for a bot.
+        bot_reason: &'a str => Symbol,
+    }
+
+    /// A click on a page.
+    pub struct ClickRow in "clicks" {
+        /// Store it belongs to.
+        store_id: &'a str => Symbol,
+        /// Identity of the click: sent again, it counts once.
+        event_id: Uuid => Uuid,
+        /// When it happened: the client's time, corrected where its clock is wrong.
+        #[serde(with = "instant")]
+        event_time: i64 => Instant,
+        /// The time the client sent, uncorrected; null when it sent none.
+        #[serde(with = "option_instant")]
+        client_time: Option<i64> => OptionInstant,
+        /// When the collector received it.
+        #[serde(with = "instant")]
+        received_at: i64 => Instant,
+        /// Where `event_time` comes from: `client`, `corrected`, `received` (none was sent), `replaced` (implausible).
+        time_source: &'a str => Symbol,
+        /// Date that orders the table, a function of what was sent alone.
+        #[serde(with = "date")]
+        key_date: u16 => Date,
+        /// Visitor: as sent, or a keyed hash that lasts one day.
+        visitor_id: &'a str => Text,
+        /// Hash of the visitor that was sent, 0 when none was: orders the table.
+        visitor_hash: u64 => U64,
+        /// Session, as sent.
+        session_id: &'a str => Text,
+        /// User, as sent.
+        user_id: &'a str => Text,
+        /// The client's sequence number within the session.
+        sequence: Option<u32> => OptionU32,
+        /// Address of the page.
+        url: &'a str => Text,
+        /// Showing of the page.
+        page_view_id: &'a str => Text,
+        /// CSS pixels from the document's left edge.
+        x: u32 => U32,
+        /// CSS pixels from the document's top edge.
+        y: u32 => U32,
+        /// Width of the document in CSS pixels.
+        page_width: u32 => U32,
+        /// Height of the document in CSS pixels.
+        page_height: u32 => U32,
+        /// Width of the browser's viewport in CSS pixels.
+        viewport_width: u16 => U16,
+        /// Height of the browser's viewport in CSS pixels.
+        viewport_height: u16 => U16,
+        /// CSS selector of the element.
+        selector: &'a str => Text,
+        /// Text of the element.
+        text: &'a str => Text,
+        /// Everything else that was sent; numbers and booleans as their JSON text.
+        #[serde(with = "properties", borrow)]
+        properties: Properties<'a> => Map,
+        /// User agent of the sender.
+        user_agent: &'a str => Symbol,
+        /// 1: sent with a secret key, by the shop's own server.
+        trusted: u8 => U8,
+        /// 1: not a person; kept, and left out of every rollup.
+        is_bot: u8 => U8,
+        /// Why it is taken for a bot.
+        bot_reason: &'a str => Symbol,
+    }
+}
+
+impl Cell<'_> {
+    /// Whether the cell holds its column's default, which JSON leaves out.
+    #[inline]
+    pub fn is_default(&self) -> bool {
+        match *self {
+            Cell::Symbol(text) | Cell::Text(text) => text.is_empty(),
+            Cell::Uuid(id) => id.is_nil(),
+            Cell::U8(number) => number == 0,
+            Cell::U16(number) => number == 0,
+            Cell::Date(days) => days == 0,
+            Cell::U32(number) => number == 0,
+            Cell::U64(number) => number == 0,
+            Cell::I64(number) | Cell::Instant(number) => number == 0,
+            Cell::OptionU32(number) => number.is_none(),
+            Cell::OptionI64(number) | Cell::OptionInstant(number) => number.is_none(),
+            Cell::OptionF64(number) => number.is_none(),
+            Cell::Texts(list) => list.is_empty(),
+            Cell::U32s(list) => list.is_empty(),
+            Cell::I64s(list) => list.is_empty(),
+            Cell::Map(map) => map.is_empty(),
+        }
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>) {
+        match *self {
+            Cell::Symbol(text) | Cell::Text(text) => write_string(out, text),
+            Cell::Uuid(id) => write_quoted(out, |out| {
+                out.extend_from_slice(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
+            }),
+            Cell::U8(number) => write_unsigned(out, number.into()),
+            Cell::U16(number) => write_unsigned(out, number.into()),
+            Cell::U32(number) => write_unsigned(out, number.into()),
+            Cell::U64(number) => write_unsigned(out, number),
+            Cell::I64(number) => write_signed(out, number),
+            Cell::OptionU32(Some(number)) => write_unsigned(out, number.into()),
+            Cell::OptionI64(Some(number)) => write_signed(out, number),
+            Cell::OptionF64(Some(number)) => write_float(out, number),
+            Cell::Instant(ms) | Cell::OptionInstant(Some(ms)) => {
+                write_quoted(out, |out| time::write_instant(out, ms));
+            }
+            Cell::OptionU32(None)
+            | Cell::OptionI64(None)
+            | Cell::OptionF64(None)
+            | Cell::OptionInstant(None) => out.extend_from_slice(b"null"),
+            Cell::Date(days) => write_quoted(out, |out| time::write_date(out, days.into())),
+            Cell::Texts(list) => write_list(out, list, |out, text| write_string(out, text)),
+            Cell::U32s(list) => write_list(out, list, |out, number| write_unsigned(out, u64::from(*number))),
+            Cell::I64s(list) => write_list(out, list, |out, number| write_signed(out, *number)),
+            Cell::Map(map) => {
+                out.push(b'{');
+                for (index, (key, value)) in map.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    write_string(out, key);
+                    out.push(b':');
+                    write_string(out, value);
+                }
+                out.push(b'}');
+            }
+        }
+    }
+}
+
+fn write_quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'"');
+    write(out);
+    out.push(b'"');
+}
+
+fn write_list<T>(out: &mut Vec<u8>, list: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
+    out.push(b'[');
+    for (index, item) in list.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(out, item);
+    }
+    out.push(b']');
+}
+
+fn write_signed(out: &mut Vec<u8>, number: i64) {
+    if number < 0 {
+        out.push(b'-');
+    }
+    write_unsigned(out, number.unsigned_abs());
+}
+
+fn write_unsigned(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// JSON has no word for NaN and infinity; validation lets neither through, and null is the honest rest.
+fn write_float(out: &mut Vec<u8>, number: f64) {
+    use std::io::Write as _;
+    if number.is_finite() {
+        write!(out, "{number}").expect("writing to a Vec cannot fail");
+    } else {
+        out.extend_from_slice(b"null");
+    }
+}
+
+/// For each byte: 0 as it is, otherwise the character after the backslash (`u`: as `\u00XX`).
+const ESCAPES: [u8; 256] = {
+    let mut table = [0_u8; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = b'u';
+        byte += 1;
+    }
+    table[b'\n' as usize] = b'n';
+    table[b'\r' as usize] = b'r';
+    table[b'\t' as usize] = b't';
+    table[b'"' as usize] = b'"';
+    table[b'\\' as usize] = b'\\';
+    table
+};
+
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut written = 0;
+    for (index, &byte) in bytes.iter().enumerate() {
+        let escape = ESCAPES[byte as usize];
+        if escape != 0 {
+            out.extend_from_slice(&bytes[written..index]);
+            out.extend_from_slice(&[b'\\', escape]);
+            if escape == b'u' {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(&[
+                    b'0',
+                    b'0',
+                    HEX[usize::from(byte >> 4)],
+                    HEX[usize::from(byte & 15)],
+                ]);
+            }
+            written = index + 1;
+        }
+    }
+    out.extend_from_slice(&bytes[written..]);
+    out.push(b'"');
+}
+
+mod instant {
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+        let text = <&str>::deserialize(from)?;
+        crate::time::parse_instant(text).ok_or_else(|| D::Error::custom("not an instant"))
+    }
+}
+
+mod option_instant {
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
+        <Option<&str>>::deserialize(from)?
+            .map(|text| crate::time::parse_instant(text).ok_or_else(|| D::Error::custom("not an instant")))
+            .transpose()
+    }
+}
+
+mod date {
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+        let text = <&str>::deserialize(from)?;
+        crate::time::parse_date(text)
+            .and_then(|days| u16::try_from(days).ok())
+            .ok_or_else(|| D::Error::custom("not a date"))
+    }
+}
+
+mod properties {
+    use std::{borrow::Cow, fmt};
+
+    use serde::{
+        Deserializer,
+        de::{MapAccess, Visitor},
+    };
+
+    use super::Properties;
+
+    struct Entries;
+
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Properties<'de>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of strings")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            // A hostile size hint must not reserve memory.
+            let mut entries = Vec::with_capacity(map.size_hint().unwrap_or(0).min(128));
+            while let Some((key, value)) = map.next_entry::<&str, &str>()? {
+                entries.push((key, Cow::Borrowed(value)));
+            }
+            Ok(entries)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Properties<'de>, D::Error> {
+        from.deserialize_map(Entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn json_of(row: &impl Row) -> Vec<u8> {
+        let mut out = Vec::new();
+        row.write_json(&mut out);
+        out
+    }
+
+    #[test]
+    fn defaults_are_left_out_and_put_back() {
+        let mut json = json_of(&EventRow::default());
+        assert_eq!(json, b"{}");
+        assert_eq!(simd_json::from_slice::<EventRow<'_>>(&mut json).unwrap(), EventRow::default());
+    }
+
+    #[test]
+    fn column_names_are_json_names() {
+        let names: Vec<_> = EventRow::COLUMNS.iter().map(|column| column.name).collect();
+        assert!(names.contains(&"type") && names.contains(&"item_product_id"));
+    }
+
+    proptest! {
+        #[test]
+        fn rows_come_back_from_their_json(
+            text in "\\PC{0,40}[\\x00-\\x20\"\\\\]{0,4}",
+            time in 0_i64..4_000_000_000_000,
+            total in proptest::option::of(any::<i64>()),
+            value in proptest::option::of(-1e15_f64..1e15),
+            numbers in proptest::collection::vec(any::<i64>(), 0..4),
+            id in any::<u128>(),
+            date in any::<u16>(),
+        ) {
+            let row = EventRow {
+                store_id: "demo",
+                event_id: Uuid::from_u128(id),
+                r#type: "event",
+                name: &text,
+                event_time: time,
+                client_time: Some(time),
+                key_date: date,
+                value,
+                total_minor: total,
+                item_product_id: vec![&text; numbers.len()],
+                item_price_minor: numbers,
+                properties: vec![(&text, Cow::Borrowed(&text)), ("k", Cow::Borrowed(""))],
+                ..EventRow::default()
+            };
+            let mut json = json_of(&row);
+            let again: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            prop_assert_eq!(again["store_id"].as_str(), Some("demo"));
+            prop_assert_eq!(simd_json::from_slice::<EventRow<'_>>(&mut json).unwrap(), row);
+        }
+    }
+}
