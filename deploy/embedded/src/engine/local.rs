@@ -1,0 +1,141 @@
+//! The engine as a child process: started, watched, stopped.
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tokio::net::TcpStream;
+
+use crate::process::{Process, Signal, bound};
+
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// The engine lets running statements end for 10 s before it kills them.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+/// File name of the engine's server; it lies beside the running program.
+const PROGRAM: &str = "millrace-clickhouse";
+
+/// Where an engine keeps its data and where it listens.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The server's program.
+    pub program: PathBuf,
+    /// The engine library.
+    pub library: PathBuf,
+    /// Directory of its tables.
+    pub data_dir: PathBuf,
+    /// File that gets what it says.
+    pub log: PathBuf,
+    /// Port on 127.0.0.1.
+    pub port: u16,
+    /// Further arguments.
+    pub arguments: Vec<OsString>,
+}
+
+/// Why an engine does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program is not where it should be.
+    #[error("no {PROGRAM} near {}; build it with: cargo build -p millrace-embedded", .0.display())]
+    NoProgram(PathBuf),
+    /// It ended while starting.
+    #[error("the ClickHouse engine ended while starting ({status}): {tail}")]
+    Ended {
+        /// How.
+        status: ExitStatus,
+        /// The last it said.
+        tail: String,
+    },
+    /// It does not answer.
+    #[error("the ClickHouse engine did not answer for {} s; see {}", START_PATIENCE.as_secs(), .0.display())]
+    Slow(PathBuf),
+    /// A file or process operation failed.
+    #[error("cannot start the ClickHouse engine: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A running engine. Dropping it kills it; what it acknowledged is on disk.
+#[derive(Debug)]
+pub struct LocalEngine {
+    process: Process,
+}
+
+impl LocalEngine {
+    /// Starts the engine and waits until it answers.
+    pub async fn start(config: &Config) -> Result<Self, Error> {
+        let mut command = bound(Signal::KILL, &config.program);
+        command
+            .arg(format!("--listen=127.0.0.1:{}", config.port))
+            .arg("--data-dir")
+            .arg(&config.data_dir)
+            .arg("--library")
+            .arg(&config.library)
+            .args(&config.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&config.log)?);
+        let mut process = Process::spawn(command)?;
+        let deadline = tokio::time::Instant::now() + START_PATIENCE;
+        while !answers(config.port).await {
+            if let Some(status) = process.exited()? {
+                return Err(Error::Ended { status, tail: tail(&config.log) });
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(Error::Slow(config.log.clone()));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(Self { process })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Waits until it ends by itself, which it should not.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.process.wait().await
+    }
+
+    /// Lets running statements end, and stops it.
+    pub async fn stop(mut self) -> io::Result<ExitStatus> {
+        self.process.stop(Signal::TERM, STOP_PATIENCE).await
+    }
+
+    /// Kills it with no chance to write anything, as a crash would.
+    pub fn kill9(mut self) -> io::Result<ExitStatus> {
+        self.process.kill()
+    }
+}
+
+/// The server's program beside the running one (tests run one directory deeper).
+pub fn program() -> Result<PathBuf, Error> {
+    let running = std::env::current_exe()?;
+    let found = running.ancestors().skip(1).take(2).map(|dir| dir.join(PROGRAM)).find(|path| path.exists());
+    found.ok_or(Error::NoProgram(running))
+}
+
+/// Whether `GET /ping` is answered. Written out, so that this needs no HTTP client.
+async fn answers(port: u16) -> bool {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let ask = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.take(4096).read_to_string(&mut answer).await?;
+        io::Result::Ok(answer.starts_with("HTTP/1.1 200"))
+    };
+    matches!(tokio::time::timeout(Duration::from_secs(5), ask).await, Ok(Ok(true)))
+}
+
+/// The last lines of a log.
+fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}

@@ -1,0 +1,375 @@
+//! What kind of statement a text is, as far as this server must know before the engine sees it:
+//! where an `INSERT`'s data begins, whether a result can be streamed, and in which format.
+//!
+//! This is a lexer and a look at the words outside brackets, not a parser: the engine parses, and every
+//! error about the statement itself is the engine's. A text this module cannot place runs as a plain
+//! statement.
+
+use super::error::{Exception, code};
+
+/// A statement, ready to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// `INSERT … FORMAT x` or `INSERT … VALUES`: data follows.
+    Insert {
+        /// The statement up to its `FORMAT` or `VALUES`.
+        sql: String,
+        /// The data's format.
+        format: String,
+        /// Where in the text the data begins.
+        data_offset: usize,
+    },
+    /// A `SELECT`, whose result the engine can give block by block.
+    Select {
+        /// The whole text.
+        sql: String,
+        /// The text's own `FORMAT`, if it has one.
+        format: Option<String>,
+    },
+    /// Anything else: its result is small or empty and comes whole.
+    Plain {
+        /// The whole text.
+        sql: String,
+        /// The text's own `FORMAT`, if it has one.
+        format: Option<String>,
+    },
+}
+
+impl Statement {
+    /// Looks at a text. It refuses what the HTTP interface must not run: several statements at once, and
+    /// statements in which the client library inside the engine would touch files.
+    pub fn parse(text: &str) -> Result<Self, Exception> {
+        let tokens = tokens(text);
+        let first = tokens.iter().find(|token| !token.is_symbol('('));
+        if first.is_some_and(|token| token.is_word("INSERT"))
+            && let Some(insert) = parse_insert(text, &tokens)?
+        {
+            return Ok(insert);
+        }
+        refuse_several(&tokens)?;
+        refuse_files(&tokens)?;
+        let format = trailing_format(&tokens).map(str::to_owned);
+        let sql = text.to_owned();
+        let selects = first.is_some_and(|t| t.is_word("SELECT") || t.is_word("WITH") || t.is_word("FROM"));
+        Ok(if selects { Self::Select { sql, format } } else { Self::Plain { sql, format } })
+    }
+}
+
+/// Whether a text begins like an `INSERT`, so that its data may follow it in the body.
+pub fn begins_insert(text: &str) -> bool {
+    lexer(text).next().is_some_and(|token| token.is_word("INSERT"))
+}
+
+/// The `INSERT`s that carry data; `None` for `INSERT … SELECT` and whatever else the engine runs alone.
+fn parse_insert(text: &str, tokens: &[Token<'_>]) -> Result<Option<Statement>, Exception> {
+    let mut rest = tokens.get(1..).unwrap_or_default();
+    for optional in ["INTO", "TABLE"] {
+        if rest.first().is_some_and(|token| token.is_word(optional)) {
+            rest = &rest[1..];
+        }
+    }
+    let function = rest.first().is_some_and(|token| token.is_word("FUNCTION"));
+    if function {
+        rest = &rest[1..];
+    }
+    // The table's name, so that a table called `values` or `format` is not taken for the keyword.
+    rest = rest.get(1..).unwrap_or_default();
+    while rest.first().is_some_and(|token| token.is_symbol('.')) {
+        rest = rest.get(2..).unwrap_or_default();
+    }
+    for (index, token) in rest.iter().enumerate().filter(|(_, token)| token.depth == 0) {
+        if token.is_word("SELECT") || token.is_word("WITH") {
+            return Ok(None);
+        }
+        if token.is_word("INFILE") {
+            return Err(files_refused());
+        }
+        let sql = || text[..token.start].trim_end().to_owned();
+        if token.is_word("VALUES") {
+            return Ok(Some(Statement::Insert {
+                sql: sql(),
+                format: "Values".to_owned(),
+                data_offset: token.end(),
+            }));
+        }
+        if token.is_word("FORMAT")
+            && let Some(name) = rest.get(index + 1)
+            && name.kind == Kind::Word
+        {
+            return Ok(Some(Statement::Insert {
+                sql: sql(),
+                format: name.text.to_owned(),
+                data_offset: after_format(text, name.end()),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// Data begins after the format's name, the blanks behind it and one line end.
+fn after_format(text: &str, name_end: usize) -> usize {
+    let rest = &text[name_end..];
+    let mut data = rest.trim_start_matches([' ', '\t', '\x0c', ';']);
+    data = data.strip_prefix('\r').unwrap_or(data);
+    data = data.strip_prefix('\n').unwrap_or(data);
+    name_end + (rest.len() - data.len())
+}
+
+/// The statement's own output format: the last `FORMAT name` outside brackets.
+fn trailing_format<'t>(tokens: &[Token<'t>]) -> Option<&'t str> {
+    let outer: Vec<&Token<'_>> = tokens.iter().filter(|token| token.depth == 0).collect();
+    let at = outer.windows(2).rposition(|pair| pair[0].is_word("FORMAT") && pair[1].kind == Kind::Word)?;
+    // A column may be called `format`: what follows the clause can only be SETTINGS, a semicolon or nothing.
+    let ends = outer.get(at + 2).is_none_or(|token| token.is_word("SETTINGS") || token.is_symbol(';'));
+    ends.then(|| tokens.iter().find(|token| token.start == outer[at + 1].start).map(|token| token.text))?
+}
+
+fn refuse_several(tokens: &[Token<'_>]) -> Result<(), Exception> {
+    let mut after = tokens.iter().skip_while(|token| !token.is_symbol(';')).skip_while(|t| t.is_symbol(';'));
+    match after.next() {
+        None => Ok(()),
+        Some(token) => Err(Exception::new(
+            code::SYNTAX_ERROR,
+            "SYNTAX_ERROR",
+            format_args!(
+                "Syntax error (Multi-statements are not allowed): failed at position {} ({})",
+                token.start + 1,
+                token.text.chars().take(40).collect::<String>()
+            ),
+        )),
+    }
+}
+
+fn refuse_files(tokens: &[Token<'_>]) -> Result<(), Exception> {
+    let outfile = tokens.windows(2).any(|pair| pair[0].is_word("INTO") && pair[1].is_word("OUTFILE"));
+    if outfile { Err(files_refused()) } else { Ok(()) }
+}
+
+fn files_refused() -> Exception {
+    Exception::new(
+        code::INTO_OUTFILE_NOT_ALLOWED,
+        "INTO_OUTFILE_NOT_ALLOWED",
+        "INTO OUTFILE and FROM INFILE are not allowed",
+    )
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A keyword, an unquoted name or a number.
+    Word,
+    /// A quoted name or a string.
+    Quoted,
+    /// One other character.
+    Symbol,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Token<'t> {
+    kind: Kind,
+    text: &'t str,
+    start: usize,
+    /// How many brackets are open around it.
+    depth: usize,
+}
+
+impl Token<'_> {
+    fn end(&self) -> usize {
+        self.start + self.text.len()
+    }
+
+    fn is_word(&self, word: &str) -> bool {
+        self.kind == Kind::Word && self.text.eq_ignore_ascii_case(word)
+    }
+
+    fn is_symbol(&self, symbol: char) -> bool {
+        self.kind == Kind::Symbol && self.text.starts_with(symbol)
+    }
+}
+
+/// The tokens of a text. An `INSERT`'s data would be noise to it, so it stops behind `FORMAT name` or
+/// `VALUES` there.
+fn tokens(text: &str) -> Vec<Token<'_>> {
+    let mut all: Vec<Token<'_>> = Vec::new();
+    let mut insert = false;
+    for token in lexer(text) {
+        all.push(token);
+        insert |= all.len() == 1 && token.is_word("INSERT");
+        if !insert || token.depth > 0 || all.len() < 4 {
+            continue;
+        }
+        let before = all[all.len() - 2];
+        if token.is_word("VALUES") || (before.is_word("FORMAT") && token.kind == Kind::Word && all.len() > 4)
+        {
+            break;
+        }
+    }
+    all
+}
+
+fn lexer(text: &str) -> impl Iterator<Item = Token<'_>> {
+    let mut at = 0;
+    let mut depth = 0_usize;
+    std::iter::from_fn(move || {
+        at = skip_blank(text, at);
+        let rest = &text[at..];
+        let first = rest.chars().next()?;
+        let (kind, length) = match first {
+            '\'' | '"' | '`' => (Kind::Quoted, quoted_length(rest, first)),
+            '$' if heredoc_length(rest).is_some() => {
+                (Kind::Quoted, heredoc_length(rest).unwrap_or(rest.len()))
+            }
+            c if is_word_char(c) => (Kind::Word, rest.find(|c: char| !is_word_char(c)).unwrap_or(rest.len())),
+            c => (Kind::Symbol, c.len_utf8()),
+        };
+        if matches!(first, ')' | ']' | '}') {
+            depth = depth.saturating_sub(1);
+        }
+        let token = Token { kind, text: &rest[..length], start: at, depth };
+        if matches!(first, '(' | '[' | '{') {
+            depth += 1;
+        }
+        at += length;
+        Some(token)
+    })
+}
+
+fn is_word_char(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Past blanks and comments.
+fn skip_blank(text: &str, mut at: usize) -> usize {
+    loop {
+        let rest = &text[at..];
+        let trimmed = rest.trim_start();
+        at += rest.len() - trimmed.len();
+        let comment_end =
+            if trimmed.starts_with("--") || trimmed.starts_with("# ") || trimmed.starts_with("#!") {
+                trimmed.find('\n').map(|end| end + 1)
+            } else if trimmed.starts_with("/*") {
+                trimmed.find("*/").map(|end| end + 2)
+            } else {
+                return at;
+            };
+        match comment_end {
+            Some(length) => at += length,
+            None => return text.len(),
+        }
+    }
+}
+
+/// The length of a quoted token: a backslash escapes, and the quote doubled stands for itself.
+fn quoted_length(rest: &str, quote: char) -> usize {
+    let mut chars = rest.char_indices().skip(1).peekable();
+    while let Some((index, c)) = chars.next() {
+        if c == '\\' {
+            chars.next();
+        } else if c == quote {
+            if chars.peek().is_some_and(|(_, next)| *next == quote) {
+                chars.next();
+            } else {
+                return index + c.len_utf8();
+            }
+        }
+    }
+    rest.len()
+}
+
+/// `$tag$ … $tag$`.
+fn heredoc_length(rest: &str) -> Option<usize> {
+    let tag_end = rest[1..].find(|c: char| !is_word_char(c))? + 1;
+    let tag = rest.get(..=tag_end).filter(|tag| tag.ends_with('$'))?;
+    rest[tag.len()..].find(tag).map(|end| end + 2 * tag.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(text: &str) -> (String, String, String) {
+        match Statement::parse(text).expect("parses") {
+            Statement::Insert { sql, format, data_offset } => (sql, format, text[data_offset..].to_owned()),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn check_insert(text: &str, sql: &str, format: &str, data: &str) {
+        assert_eq!(insert(text), (sql.to_owned(), format.to_owned(), data.to_owned()), "{text}");
+    }
+
+    #[test]
+    fn an_inserts_data_begins_behind_its_format() {
+        check_insert("INSERT INTO t FORMAT Native", "INSERT INTO t", "Native", "");
+        check_insert("insert into t format CSV\n1,2\n", "insert into t", "CSV", "1,2\n");
+        check_insert("INSERT INTO t(a, b) FORMAT RowBinary", "INSERT INTO t(a, b)", "RowBinary", "");
+        check_insert("INSERT INTO t FORMAT CSV \r\n\n1", "INSERT INTO t", "CSV", "\n1");
+        check_insert(
+            "INSERT INTO t FORMAT JSONEachRow {\"a\":1}",
+            "INSERT INTO t",
+            "JSONEachRow",
+            "{\"a\":1}",
+        );
+        check_insert("INSERT INTO t VALUES (1, ';')", "INSERT INTO t", "Values", " (1, ';')");
+        check_insert("INSERT INTO t (a) values(1)", "INSERT INTO t (a)", "Values", "(1)");
+        check_insert(
+            "INSERT INTO d.t SETTINGS async_insert = 1, x = 'FORMAT y' FORMAT Native",
+            "INSERT INTO d.t SETTINGS async_insert = 1, x = 'FORMAT y'",
+            "Native",
+            "",
+        );
+    }
+
+    #[test]
+    fn names_that_look_like_keywords_are_names() {
+        check_insert("INSERT INTO `values` FORMAT CSV\n1", "INSERT INTO `values`", "CSV", "1");
+        check_insert("INSERT INTO format FORMAT CSV\n1", "INSERT INTO format", "CSV", "1");
+        check_insert(
+            "INSERT INTO d.format (format) FORMAT CSV\n1",
+            "INSERT INTO d.format (format)",
+            "CSV",
+            "1",
+        );
+        check_insert(
+            "/* INSERT */ INSERT INTO TABLE FUNCTION f('a', 'b') FORMAT CSV\n1",
+            "/* INSERT */ INSERT INTO TABLE FUNCTION f('a', 'b')",
+            "CSV",
+            "1",
+        );
+    }
+
+    #[test]
+    fn inserts_without_data_are_plain() {
+        for text in ["INSERT INTO t SELECT 1", "INSERT INTO t (a) WITH 1 AS x SELECT x", "INSERT INTO t"] {
+            assert!(matches!(Statement::parse(text).expect("parses"), Statement::Plain { .. }), "{text}");
+        }
+    }
+
+    #[test]
+    fn selects_stream_and_know_their_format() {
+        let format = |text: &str| match Statement::parse(text).expect("parses") {
+            Statement::Select { format, .. } => format,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(format("SELECT 1"), None);
+        assert_eq!(format("(SELECT 1) FORMAT JSON"), Some("JSON".to_owned()));
+        assert_eq!(format("WITH 1 AS x SELECT x FORMAT JSON;"), Some("JSON".to_owned()));
+        assert_eq!(format("SELECT 1 FORMAT CSV SETTINGS max_threads = 1"), Some("CSV".to_owned()));
+        assert_eq!(format("SELECT format FROM t WHERE format = 'FORMAT x'"), None);
+        assert_eq!(format("SELECT a format FROM t -- FORMAT JSON"), None);
+        assert_eq!(format("SELECT $x$ FORMAT JSON $x$"), None);
+        assert!(matches!(Statement::parse("SHOW TABLES").expect("parses"), Statement::Plain { .. }));
+    }
+
+    #[test]
+    fn several_statements_and_files_are_refused() {
+        let refused = |text: &str| Statement::parse(text).expect_err(text).code();
+        assert_eq!(refused("SELECT 1; SELECT 2"), code::SYNTAX_ERROR);
+        assert_eq!(refused("SELECT 1 INTO OUTFILE '/tmp/x'"), code::INTO_OUTFILE_NOT_ALLOWED);
+        assert_eq!(
+            refused("INSERT INTO t FROM INFILE '/etc/passwd' FORMAT CSV"),
+            code::INTO_OUTFILE_NOT_ALLOWED
+        );
+        Statement::parse("SELECT ';', 'INTO OUTFILE'; -- the end").expect("one statement");
+    }
+}

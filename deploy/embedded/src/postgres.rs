@@ -1,0 +1,494 @@
+//! A local Postgres in a directory of ours, from whatever server binaries the machine has.
+//!
+//! * Postgres refuses to run as root, so under root it runs as the user `postgres`, without any capability.
+//!   That user often cannot reach the data directory (`/root/…` has mode 700). The directory is therefore
+//!   opened before the privileges are dropped, and Postgres is told to work in `/proc/self/fd/9`, which needs
+//!   no way through the directories above.
+//! * A new data directory is made beside its place and renamed into it when complete: a start that was killed
+//!   half-way leaves nothing that looks like a database.
+//! * Settings are given on the command line at every start. A setting changed here reaches old directories.
+//! * The server listens on loopback, no Unix socket. The one role that can log in is `millrace`; whoever is on the
+//!   machine may, unless a password is required (it is made at initialisation). It owns its database and may create
+//!   roles, but is no superuser: row level security applies to what it grants, and SQL cannot read the server's files.
+//! * Beside `<data_dir>` lie `<data_dir>.log` and `<data_dir>.password`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::process::{Process, Signal, bound, name};
+
+/// The database, and the role that owns it.
+const NAME: &str = "millrace";
+/// Debian's server package creates this user; only used when we are root.
+const SYSTEM_USER: &str = "postgres";
+/// Where the data directory is open for Postgres and for everything Postgres starts.
+const DATA_FD: &str = "/proc/self/fd/9";
+/// Crash recovery of a full write-ahead log takes seconds; a disk that just woke up some more.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// A fast shutdown writes one checkpoint.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+/// The log is cut at a start when it has grown beyond this.
+const LOG_BYTES_MAX: u64 = 4 << 20;
+
+/// Where a local Postgres keeps its data, and how large it may grow.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data directory; made when absent.
+    pub data_dir: PathBuf,
+    /// The port on 127.0.0.1.
+    pub port: u16,
+    /// Postgres's own page cache. The kernel's cache lies behind it, so small is fast enough.
+    pub shared_buffers_mb: u32,
+    /// Connections at the same time; each costs about 2 MB while it is in use.
+    pub connections_max: u16,
+    /// Whether the role `millrace` must give its password. Roles made later always must.
+    pub password_required: bool,
+    /// `false` for tests: a crash of the machine (not of Postgres) may then damage the data.
+    pub durable: bool,
+    /// The directory of `initdb` and `postgres`; searched for when absent.
+    pub bin_dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// The settings of the one-machine runner: small and durable.
+    pub fn new(data_dir: impl Into<PathBuf>, port: u16) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            port,
+            shared_buffers_mb: 32,
+            connections_max: 40,
+            password_required: false,
+            durable: true,
+            bin_dir: None,
+        }
+    }
+}
+
+/// Why a local Postgres does not run. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No server binaries on this machine.
+    #[error("no Postgres server found; run deploy/install/deps.sh run, or: apt-get install postgresql")]
+    NotInstalled,
+    /// The data directory belongs to another major version than the binaries.
+    #[error("{} was written by Postgres {version}; install postgresql-{version}", data_dir.display())]
+    WrongVersion {
+        /// The directory.
+        data_dir: PathBuf,
+        /// Its major version.
+        version: String,
+    },
+    /// Somebody else runs on this directory.
+    #[error("another Postgres (process {pid}) is using {}; stop it first", data_dir.display())]
+    Busy {
+        /// The directory.
+        data_dir: PathBuf,
+        /// The other server.
+        pid: i32,
+    },
+    /// A set-up step failed.
+    #[error("cannot set up Postgres: {step} failed ({status}): {output}")]
+    SetUp {
+        /// The program.
+        step: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        output: String,
+    },
+    /// The server ended while starting.
+    #[error("Postgres ended while starting ({status}): {}: {tail}", log.display())]
+    Died {
+        /// How it ended.
+        status: ExitStatus,
+        /// Its log file.
+        log: PathBuf,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// The server did not become ready.
+    #[error("Postgres was not ready after {} s; see {}", START_PATIENCE.as_secs(), log.display())]
+    Slow {
+        /// Its log file.
+        log: PathBuf,
+    },
+    /// A file or process operation failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was attempted, with the path.
+        action: String,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+}
+
+/// A running Postgres. Dropping it stops it hard (its next start recovers); prefer [`LocalPostgres::stop`].
+#[derive(Debug)]
+pub struct LocalPostgres {
+    config: Config,
+    password: String,
+    process: Process,
+}
+
+impl LocalPostgres {
+    /// Makes the data directory with its role and database, unless it exists.
+    pub async fn initialise(config: &Config) -> Result<(), Error> {
+        let config = config.clone();
+        blocking(move || initialise(&config)).await
+    }
+
+    /// Initialises if necessary, starts the server and waits until it accepts connections.
+    pub async fn start(config: &Config) -> Result<Self, Error> {
+        Self::initialise(config).await?;
+        let config = Config { data_dir: absolute(&config.data_dir)?, ..config.clone() };
+        let password_file = beside(&config.data_dir, "password");
+        let password = fs::read_to_string(&password_file).map_err(io_error("read", &password_file))?;
+        let deadline = Instant::now() + START_PATIENCE;
+        wait_for_predecessor(&config.data_dir, deadline).await?;
+        loop {
+            let process = spawn_server(&config)?;
+            let mut server = Self { config: config.clone(), password: password.clone(), process };
+            match server.ready(deadline).await {
+                // Workers of a killed server end a moment after it and keep its memory until then.
+                Err(Error::Died { tail, .. })
+                    if tail.contains("pre-existing shared memory block") && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(POLL * 10).await;
+                }
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(server),
+            }
+        }
+    }
+
+    /// The connection string of the role and database `millrace`, with its password where that is required.
+    pub fn url(&self) -> String {
+        let password =
+            if self.config.password_required { format!(":{}", self.password) } else { String::new() };
+        format!("postgres://{NAME}{password}@127.0.0.1:{}/{NAME}", self.config.port)
+    }
+
+    /// The server's process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The server's log file.
+    pub fn log(&self) -> PathBuf {
+        beside(&self.config.data_dir, "log")
+    }
+
+    /// Waits until the server ends by itself, which it should not.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.process.wait().await
+    }
+
+    /// Ends all connections, writes a checkpoint and stops.
+    pub async fn stop(mut self) -> io::Result<ExitStatus> {
+        self.process.stop(Signal::INT, STOP_PATIENCE).await
+    }
+
+    /// Kills the server with no chance to write anything, as a crash would.
+    pub fn kill9(mut self) -> io::Result<ExitStatus> {
+        self.process.kill()
+    }
+
+    /// Postgres says in its lock file when it accepts connections; that is what pg_ctl looks at too.
+    async fn ready(&mut self, deadline: Instant) -> Result<(), Error> {
+        let lock_file = self.config.data_dir.join("postmaster.pid");
+        while Instant::now() < deadline {
+            let running = self.process.exited().map_err(io_error("wait for", &lock_file))?;
+            if let Some(status) = running {
+                let tail = tail(&self.log());
+                return Err(Error::Died { status, log: self.log(), tail });
+            }
+            if let Some(lock) = LockFile::read(&lock_file)
+                && u32::try_from(lock.pid) == Ok(self.process.id())
+                && lock.ready
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(Error::Slow { log: self.log() })
+    }
+}
+
+impl Drop for LocalPostgres {
+    fn drop(&mut self) {
+        // "Immediate shutdown": the server ends its workers first, so that none lingers on the directory.
+        if let Err(error) = self.process.stop_blocking(Signal::QUIT, Duration::from_secs(5)) {
+            tracing::warn!(%error, "cannot stop Postgres");
+        }
+    }
+}
+
+/// What `postmaster.pid` says: the process on its first line, its state on its eighth.
+struct LockFile {
+    pid: i32,
+    ready: bool,
+}
+
+impl LockFile {
+    fn read(path: &Path) -> Option<Self> {
+        let text = fs::read_to_string(path).ok()?;
+        let mut lines = text.lines();
+        let pid = lines.next()?.trim().parse().ok()?;
+        Some(Self { pid, ready: lines.nth(6).is_some_and(|state| state.trim() == "ready") })
+    }
+
+    /// Whether the process is a Postgres that still runs. One that was killed but not yet reaped by its parent
+    /// (in a container perhaps never) would look alive to Postgres and bar every later start.
+    fn holder_runs(&self) -> bool {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return false };
+        // "pid (name) state …"; the name may contain anything.
+        let Some((name, rest)) = stat.rsplit_once(')') else { return false };
+        name.ends_with("(postgres") && !rest.trim_start().starts_with(['Z', 'X'])
+    }
+}
+
+/// The server of a runner that was killed a moment ago is still shutting down; one that stays is somebody's.
+async fn wait_for_predecessor(data_dir: &Path, deadline: Instant) -> Result<(), Error> {
+    let path = data_dir.join("postmaster.pid");
+    let asked = Instant::now();
+    while let Some(lock) = LockFile::read(&path) {
+        if !lock.holder_runs() {
+            return fs::remove_file(&path).map_err(io_error("remove", &path));
+        }
+        // It says so in the lock file when it is shutting down.
+        let patience = Duration::from_secs(if lock.ready { 2 } else { 15 });
+        if Instant::now() > deadline.min(asked + patience) {
+            return Err(Error::Busy { data_dir: data_dir.to_owned(), pid: lock.pid });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+fn initialise(config: &Config) -> Result<(), Error> {
+    let data_dir = absolute(&config.data_dir)?;
+    if data_dir.join("PG_VERSION").exists() {
+        return Ok(());
+    }
+    let bin_dir = bin_dir(config)?;
+    let fresh = beside(&data_dir, "new");
+    let parent = data_dir.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent).map_err(io_error("create", parent))?;
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh).map_err(io_error("remove", &fresh))?;
+    }
+    make_data_dir(&fresh)?;
+
+    let mut initdb = in_data_dir(&fresh, bin_dir.join("initdb").as_os_str());
+    initdb.args(["--pgdata", DATA_FD, "--username", "postgres", "--encoding", "UTF8", "--locale", "C.UTF-8"]);
+    initdb.args(["--auth", "reject"]);
+    if !config.durable {
+        initdb.arg("--no-sync");
+    }
+    run("initdb", initdb, "")?;
+    // The superuser gets no password and can thus not log in; what it has to do is done here.
+    let password = uuid::Uuid::new_v4().simple().to_string();
+    let mut single = in_data_dir(&fresh, bin_dir.join("postgres").as_os_str());
+    single.args(["--single", "-D", DATA_FD]);
+    if !config.durable {
+        single.args(["-c", "fsync=off"]);
+    }
+    single.arg("postgres");
+    let statements = format!(
+        "CREATE ROLE {NAME} LOGIN CREATEROLE CREATEDB PASSWORD '{password}'\n\
+         CREATE DATABASE {NAME} OWNER {NAME}\n"
+    );
+    run("postgres --single", single, &statements)?;
+
+    let password_file = beside(&data_dir, "password");
+    write_private(&password_file, &password).map_err(io_error("write", &password_file))?;
+    fs::rename(&fresh, &data_dir).map_err(io_error("rename", &fresh))
+}
+
+/// Runs a set-up step with `input` on its standard input.
+fn run(step: &'static str, mut command: Command, input: &str) -> Result<(), Error> {
+    let failed = |source| Error::Io { action: format!("run {step}"), source };
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).map_err(failed)?;
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    // Single-user mode reports a failed statement and carries on.
+    if output.status.success() && !said.contains("ERROR:") {
+        return Ok(());
+    }
+    Err(Error::SetUp { step, status: output.status, output: said })
+}
+
+fn spawn_server(config: &Config) -> Result<Process, Error> {
+    let access = config.data_dir.join("pg_hba.conf");
+    let method = if config.password_required { "scram-sha-256" } else { "trust" };
+    let rules = format!("host all {NAME} 127.0.0.1/32 {method}\nhost all all 127.0.0.1/32 scram-sha-256\n");
+    fs::write(&access, rules).map_err(io_error("write", &access))?;
+    let bin_dir = bin_dir(config)?;
+    let log_path = beside(&config.data_dir, "log");
+    let log = open_log(&log_path).map_err(io_error("open", &log_path))?;
+    let log_too = log.try_clone().map_err(io_error("open", &log_path))?;
+    let mut command = in_data_dir(&config.data_dir, bin_dir.join("postgres").as_os_str());
+    command.args(["-D", DATA_FD]);
+    for setting in settings(config) {
+        command.arg("-c").arg(setting);
+    }
+    command.stdin(Stdio::null()).stdout(log).stderr(log_too);
+    Process::spawn(command).map_err(io_error("start", &bin_dir.join("postgres")))
+}
+
+fn settings(config: &Config) -> Vec<String> {
+    let mut settings = vec![
+        format!("port={}", config.port),
+        format!("shared_buffers={}MB", config.shared_buffers_mb),
+        format!("max_connections={}", config.connections_max),
+    ];
+    let fixed = [
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "logging_collector=off",
+        "log_line_prefix=%m [%p] ",
+        "log_checkpoints=off",
+        // Rollups sort and upsert at most some 10,000 rows at a time.
+        "work_mem=8MB",
+        "maintenance_work_mem=32MB",
+        "effective_cache_size=256MB",
+        "wal_buffers=1MB",
+        "max_wal_size=256MB",
+        "min_wal_size=32MB",
+        // Nobody replicates from here, and short statements gain nothing from workers or from compiling.
+        "wal_level=minimal",
+        "max_wal_senders=0",
+        "max_replication_slots=0",
+        "max_logical_replication_workers=0",
+        "max_worker_processes=2",
+        "max_parallel_workers_per_gather=0",
+        "autovacuum_max_workers=1",
+        "jit=off",
+        "timezone=UTC",
+    ];
+    settings.extend(fixed.map(str::to_owned));
+    if !config.durable {
+        // Commits still reach the kernel before they are acknowledged, so killing the server loses none.
+        settings.extend(["fsync=off", "full_page_writes=off"].map(str::to_owned));
+    }
+    settings
+}
+
+/// A command line that opens `dir` as file 9, drops root and becomes `program`, in the same process.
+fn in_data_dir(dir: &Path, program: &OsStr) -> Command {
+    // QUIT is Postgres's immediate shutdown: it ends its workers before itself.
+    let mut command = bound(Signal::QUIT, "sh");
+    command.args(["-c", r#"exec 9<"$0" && cd / && exec "$@""#]).arg(dir);
+    if is_root() {
+        command.arg("setpriv").arg(format!("--reuid={SYSTEM_USER}")).arg(format!("--regid={SYSTEM_USER}"));
+        // Changing the user clears the death signal, so it is set again here.
+        command.args(["--clear-groups", "--no-new-privs", "--pdeathsig", name(Signal::QUIT), "--"]);
+    }
+    command.arg(program);
+    command.env_remove("PGDATA").env_remove("PGPORT").env("LC_ALL", "C.UTF-8");
+    command
+}
+
+fn make_data_dir(dir: &Path) -> Result<(), Error> {
+    let mut command = Command::new("install");
+    command.args(["-d", "-m", "700"]);
+    if is_root() {
+        command.args(["-o", SYSTEM_USER, "-g", SYSTEM_USER]);
+    }
+    command.arg(dir);
+    run("install -d", command, "")
+}
+
+/// The newest server on the machine, or the one that wrote the data directory.
+fn bin_dir(config: &Config) -> Result<PathBuf, Error> {
+    if let Some(dir) = &config.bin_dir {
+        return Ok(dir.clone());
+    }
+    let has_server = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
+    let debian = Path::new("/usr/lib/postgresql");
+    if let Ok(version) = fs::read_to_string(config.data_dir.join("PG_VERSION")) {
+        let version = version.trim().to_owned();
+        let dir = debian.join(&version).join("bin");
+        if has_server(&dir) {
+            return Ok(dir);
+        }
+        if debian.exists() {
+            return Err(Error::WrongVersion { data_dir: config.data_dir.clone(), version });
+        }
+    }
+    let mut versions: Vec<(u32, PathBuf)> = fs::read_dir(debian)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let version = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .filter(|(_, dir)| has_server(dir))
+        .collect();
+    versions.sort_unstable();
+    if let Some((_, newest)) = versions.pop() {
+        return Ok(newest);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).find(has_server).ok_or(Error::NotInstalled)
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    if fs::metadata(path).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) {
+        fs::remove_file(path)?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(4)..].join("; ")
+}
+
+/// `<path>.<suffix>`, a neighbour of the data directory.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(io_error("resolve", path))
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn io_error(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let action = format!("{action} {}", path.display());
+    move |source| Error::Io { action, source }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Io {
+        action: "run a blocking step".to_owned(),
+        source: io::Error::other(error),
+    })?
+}

@@ -1,0 +1,89 @@
+//! A real ClickHouse engine for one test: [`LocalEngine`] in a temporary directory.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+};
+
+use tempfile::TempDir;
+
+use super::{Error, Port};
+use crate::engine::local::{Config, LocalEngine, program};
+
+/// A server of its own. Dropping it kills it and removes its data.
+#[derive(Debug)]
+pub struct Engine {
+    // Declared before the directory: the server ends first.
+    server: Option<LocalEngine>,
+    config: Config,
+    _port: Port,
+    _dir: TempDir,
+}
+
+impl Engine {
+    /// Starts a server with its default settings and waits until it answers.
+    pub async fn start() -> Result<Self, Error> {
+        Self::start_with([] as [&str; 0]).await
+    }
+
+    /// Starts a server with further arguments.
+    pub async fn start_with(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
+        let port = Port::reserve()?;
+        let dir = tempfile::Builder::new().prefix("millrace-engine-").tempdir()?;
+        let config = Config {
+            program: program()?,
+            library: library(),
+            data_dir: dir.path().join("clickhouse"),
+            log: dir.path().join("log"),
+            port: port.number(),
+            arguments: arguments.into_iter().map(Into::into).collect(),
+        };
+        let server = Some(LocalEngine::start(&config).await?);
+        Ok(Self { server, config, _port: port, _dir: dir })
+    }
+
+    /// The server's address; the same after a restart.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.config.port)
+    }
+
+    /// Where its tables are.
+    pub fn data_dir(&self) -> PathBuf {
+        self.config.data_dir.clone()
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.server.as_ref().map(LocalEngine::id)
+    }
+
+    /// Kills the server with no chance to write anything; its data stays for [`Engine::restart`].
+    pub fn kill9(&mut self) -> Result<(), Error> {
+        if let Some(server) = self.server.take() {
+            server.kill9()?;
+        }
+        Ok(())
+    }
+
+    /// Stops the server in good order; its data stays for [`Engine::restart`].
+    pub async fn stop(&mut self) -> Result<Option<ExitStatus>, Error> {
+        match self.server.take() {
+            Some(server) => Ok(Some(server.stop().await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Starts the server again on the same port and data, killing it first if it runs.
+    pub async fn restart(&mut self) -> Result<(), Error> {
+        self.kill9()?;
+        self.server = Some(LocalEngine::start(&self.config).await?);
+        Ok(())
+    }
+}
+
+/// The engine library: `MILLRACE_CHDB_LIBRARY`, or where the repository's script puts it.
+fn library() -> PathBuf {
+    let installed = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/chdb/libchdb.so");
+    std::env::var_os("MILLRACE_CHDB_LIBRARY").map_or_else(installed, PathBuf::from)
+}
