@@ -31,7 +31,7 @@ usage() {
 }
 
 require() {
-    command -v "$1" >/dev/null || die "$1 is missing; install it with: apt-get install -y $2 (or run: make deps-test)"
+    command -v "$1" >/dev/null || die "$1 is missing; install it with: apt-get install -y $2 (or run: deploy/install/deps.sh test)"
 }
 
 # The class archive below is valid for exactly this class path, so it is the same, sorted, everywhere.
@@ -104,7 +104,7 @@ fetch() {
     if [ -e "$home/ready" ]; then
         return
     fi
-    require java openjdk-17-jre-headless
+    require java default-jre-headless
     require mvn maven
     mkdir -p "$home"
     exec 9>"$home/lock"
@@ -113,7 +113,7 @@ fetch() {
         return
     fi
     echo "Kafka $version: downloading (45 MB)"
-    rm -rf "$home/lib" "$home/storage" "$home"/classes.jsa
+    rm -rf "${home:?}/lib" "$home/storage" "$home/classes.jsa"
     mvn -B -q -ntp -C -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$home/lib" ||
         die "Maven could not download Kafka $version; look at the lines above, then run again: $0 fetch"
     prepare
@@ -171,7 +171,7 @@ start() {
         shift 2
     done
     [ -n "$data" ] || die "start needs --data DIR"
-    require java openjdk-17-jre-headless
+    require java default-jre-headless
     [ -e "$home/ready" ] || die "Kafka is not here yet; fetch it with: $here/kafka.sh fetch"
     mkdir -p "$data"
     data=$(cd "$data" && pwd)
@@ -191,7 +191,8 @@ topics() {
     mapfile -t options < <(java_options "$home" 96m)
     for topic in "$@"; do
         java "${options[@]}" org.apache.kafka.tools.TopicCommand --bootstrap-server "127.0.0.1:$port" --create \
-            --if-not-exists --topic "${topic%:*}" --partitions "${topic##*:}" --replication-factor 1
+            --if-not-exists --topic "${topic%:*}" --partitions "${topic##*:}" --replication-factor 1 |
+            sed '/^WARNING: Due to limitations in metric names/d'
     done
 }
 

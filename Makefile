@@ -1,0 +1,42 @@
+# Millrace's commands. `make` alone lists them. Arguments go through ARGS: make demo ARGS=--help
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check bench build
+
+# rustup asks for a new shell before its programs are found.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# .ci/run sets --locked.
+CARGO_FLAGS ?=
+ARGS ?=
+release := $(or $(CARGO_TARGET_DIR),target)/release
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Ctrl-C reaches make and Millrace alike; make waits until Millrace has drained.
+run: build ## start the whole pipeline on this machine, in the foreground; Ctrl-C drains it
+	@exec $(release)/millrace run $(ARGS)
+
+demo: build ## send a realistic store's traffic to the running pipeline
+	@exec $(release)/millrace demo $(ARGS)
+
+# The programs come first: the tests start them by their path.
+test: ## run every test, against real Kafka, Postgres and ClickHouse
+	@deploy/install/deps.sh test
+	cargo build $(CARGO_FLAGS) --workspace --bins
+	cargo test $(CARGO_FLAGS) --workspace
+
+check: ## formatting, lints, shell scripts, licences, tidiness
+	@deploy/install/deps.sh check
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	@.ci/tidy
+
+bench: ## measure on this machine; results go to benches/results/
+	@deploy/install/deps.sh test
+	cargo run $(CARGO_FLAGS) --release -p millrace-benches --bin bench -- $(ARGS)
+
+build:
+	@deploy/install/deps.sh run
+	@test -x $(release)/millrace || echo "Building Millrace; the first time takes some minutes."
+	@cargo build $(CARGO_FLAGS) --release -p millrace-embedded --bins
