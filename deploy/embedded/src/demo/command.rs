@@ -1,0 +1,91 @@
+//! The command `millrace demo`.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use jiff::{Timestamp, tz::TimeZone};
+use sqlx::postgres::PgPoolOptions;
+
+use super::{Pace, Scenario, Target, rehearse, report};
+use crate::recount::Patience;
+
+/// Sends a believable shop's traffic into a running instance and checks every rollup.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Base URL of the collector.
+    #[arg(long, env = "MILLRACE_COLLECTOR_URL", default_value = "http://127.0.0.1:8080")]
+    pub collector_url: String,
+    /// Base URL of the admin and read API.
+    #[arg(long, env = "MILLRACE_API_URL", default_value = "http://127.0.0.1:8090")]
+    pub api_url: String,
+    /// Postgres that holds the rollups.
+    #[arg(
+        long,
+        env = "MILLRACE_POSTGRES_URL",
+        default_value = "postgres://millrace@127.0.0.1:5433/millrace"
+    )]
+    pub postgres_url: String,
+    /// Token of the admin API, as `millrace run` prints it.
+    #[arg(long, env = "MILLRACE_ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: String,
+    /// Different events to send; a twentieth of them is sent twice.
+    #[arg(long, env = "MILLRACE_DEMO_EVENTS", default_value_t = 20_000)]
+    pub events: usize,
+    /// The same seed makes up the same visitors.
+    #[arg(long, env = "MILLRACE_DEMO_SEED", default_value_t = 1)]
+    pub seed: u64,
+    /// Days, the last of which is today.
+    #[arg(long, env = "MILLRACE_DEMO_DAYS", default_value_t = 14)]
+    pub days: u32,
+    /// Events per second; 0: as fast as it goes.
+    #[arg(long, env = "MILLRACE_DEMO_SPEED", default_value_t = 0.0)]
+    pub speed: f64,
+    /// Time zone of the shop, IANA.
+    #[arg(long, env = "MILLRACE_DEMO_TIMEZONE", default_value = "America/New_York")]
+    pub timezone: String,
+    /// Seconds to wait for rollups that do not change any more.
+    #[arg(long, env = "MILLRACE_DEMO_PATIENCE_SECONDS", default_value_t = 60)]
+    pub patience_seconds: u64,
+}
+
+/// Runs the demo. An error says what differs, if anything does.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let time_zone = TimeZone::get(&config.timezone)
+        .with_context(|| format!("--timezone: nobody knows the time zone {}", config.timezone))?;
+    anyhow::ensure!((1..=365).contains(&config.days), "--days: from 1 to 365");
+    anyhow::ensure!(config.events > 0, "--events: at least 1");
+    anyhow::ensure!(config.speed.is_finite() && config.speed >= 0.0, "--speed: 0 or more");
+    let postgres = PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect(&config.postgres_url)
+        .await
+        .context("Postgres does not answer; is `make run` up?")?;
+    let scenario = Scenario {
+        seed: config.seed,
+        events: config.events,
+        ..Scenario::until(Timestamp::now(), config.days, time_zone)
+    };
+    let target = Target {
+        collector: config.collector_url.trim_end_matches('/').into(),
+        api: config.api_url.trim_end_matches('/').into(),
+        admin_token: config.admin_token,
+        postgres,
+    };
+    let pace = Pace {
+        events_per_second: (config.speed > 0.0).then_some(config.speed),
+        progress: true,
+        ..Pace::default()
+    };
+    let patience = Patience { quiet: Duration::from_secs(config.patience_seconds), ..Patience::default() };
+    println!("A shop's {} days in {} (seed {}).", config.days, config.timezone, config.seed);
+    let outcome = rehearse(&target, &scenario, None, pace, patience).await?;
+    let tables = crate::recount::recount(
+        &outcome.traffic.ledger,
+        &outcome.store,
+        (outcome.sent_from.as_millisecond(), Timestamp::now().as_millisecond()),
+    )?;
+    print!("{}", report::draw(&outcome, &tables));
+    outcome.check()
+}

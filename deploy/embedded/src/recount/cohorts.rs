@@ -1,0 +1,139 @@
+//! Cohorts: persons by the period of their first event, and what became of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::civil::Date;
+use rust_decimal::{Decimal, RoundingStrategy};
+
+use super::{
+    calendar::Period,
+    event::Event,
+    money::{Takings, exponent, ratio},
+    orders::Book,
+    store::Store,
+    table::{Row, Table},
+};
+
+/// Somebody: a user where one is known, else a visitor.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Person {
+    User(String),
+    Visitor(String),
+}
+
+/// The user of each visitor's first event that has one.
+fn users_of_visitors(events: &[Event]) -> BTreeMap<&str, &str> {
+    let mut firsts: BTreeMap<&str, &Event> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.user.is_some()) {
+        let Some(visitor) = &event.visitor else { continue };
+        let first = firsts.entry(visitor).or_insert(event);
+        if event.order() < first.order() {
+            *first = event;
+        }
+    }
+    firsts.into_iter().filter_map(|(visitor, event)| Some((visitor, event.user.as_deref()?))).collect()
+}
+
+fn person(event: &Event, users: &BTreeMap<&str, &str>) -> Option<Person> {
+    if let Some(user) = &event.user {
+        return Some(Person::User(user.clone()));
+    }
+    let visitor = event.visitor.as_deref()?;
+    match users.get(visitor) {
+        Some(user) => Some(Person::User((*user).to_string())),
+        None => Some(Person::Visitor(visitor.to_string())),
+    }
+}
+
+/// What the rows of all cohorts are computed from.
+struct Everybody<'e> {
+    users: BTreeMap<&'e str, &'e str>,
+    /// The days on which each person has events.
+    days: BTreeMap<Person, BTreeSet<Date>>,
+    book: &'e Book<'e>,
+    store: &'e Store,
+}
+
+/// `cohort_analytics`: a row for every cohort and every period from its own to the newest event's.
+pub(super) fn cohort_analytics(events: &[Event], book: &Book<'_>, store: &Store) -> Table {
+    let users = users_of_visitors(events);
+    let mut days: BTreeMap<Person, BTreeSet<Date>> = BTreeMap::new();
+    for event in events {
+        if let Some(person) = person(event, &users) {
+            days.entry(person).or_default().insert(event.day);
+        }
+    }
+    let everybody = Everybody { users, days, book, store };
+
+    let mut table = Table::new("cohort_analytics", &["period_type", "cohort_date", "period_number"]);
+    let Some(newest) = events.iter().map(|event| event.day).max() else { return table };
+    for period in Period::ALL {
+        let number_max = match period {
+            Period::Day => 90,
+            Period::Week => 53,
+            Period::Month => 36,
+        };
+        for (cohort, persons) in everybody.cohorts(period) {
+            let mut date = cohort;
+            for number in 0..=number_max {
+                if date > period.first_day(newest) {
+                    break;
+                }
+                let mut row = everybody.row(period, &persons, date);
+                row.insert("cohort_date", cohort.into());
+                row.insert("period_number", number.into());
+                table.add(row);
+                date = period.next(date);
+            }
+        }
+    }
+    table
+}
+
+impl Everybody<'_> {
+    /// Persons by the period of their first event.
+    fn cohorts(&self, period: Period) -> BTreeMap<Date, Vec<&Person>> {
+        let mut cohorts: BTreeMap<Date, Vec<&Person>> = BTreeMap::new();
+        for (person, days) in &self.days {
+            if let Some(first) = days.first() {
+                cohorts.entry(period.first_day(*first)).or_default().push(person);
+            }
+        }
+        cohorts
+    }
+
+    /// What the persons of a cohort did in the period that begins on `date`.
+    fn row(&self, period: Period, persons: &[&Person], date: Date) -> Row {
+        let inside = |day: &Date| period.first_day(*day) == date;
+        let did = |which: &dyn Fn(&Date) -> bool| -> i64 {
+            persons.iter().filter(|person| self.days[**person].iter().any(which)).count() as i64
+        };
+        let size = persons.len() as i64;
+        let active = did(&inside);
+        let active_later = did(&|day| *day >= date);
+
+        let mut takings = Takings::default();
+        for order in self.book.orders.iter().filter(|order| inside(&order.report.day)) {
+            let buyer = person(order.report, &self.users);
+            if buyer.is_some_and(|buyer| persons.contains(&&buyer)) {
+                takings.add(order.report.day, &order.report.currency, order.total);
+            }
+        }
+        let currency = self.store.currency.as_str();
+        let revenue = takings.convert(&self.store.rates, currency);
+        let per_person = (Decimal::new(revenue.minor, exponent(currency)) / Decimal::from(size))
+            .round_dp_with_strategy(2, RoundingStrategy::MidpointAwayFromZero);
+        Row::from([
+            ("period_type", period.as_str().into()),
+            ("user_count", size.into()),
+            ("active_user_count", active.into()),
+            ("retention_rate", ratio(active * 100, size, 2).into()),
+            ("unbounded_user_count", active_later.into()),
+            ("unbounded_retention_rate", ratio(active_later * 100, size, 2).into()),
+            ("revenue_cents", revenue.minor.into()),
+            ("currency", currency.into()),
+            ("unconverted", revenue.rest()),
+            ("average_revenue_per_user", per_person.into()),
+        ])
+    }
+}

@@ -1,0 +1,118 @@
+//! Orders, refunds, currencies.
+
+use super::*;
+
+fn refund(order: &str, fields: Json) -> Json {
+    with(json!({ "name": "refund", "order_id": order, "currency": "USD", "trusted": true }), fields)
+}
+
+const MONEY: [&str; 6] = [
+    "orders_count",
+    "gross_revenue_cents",
+    "refunds_amount_cents",
+    "net_revenue_cents",
+    "returns_count",
+    "returns_amount_cents",
+];
+
+#[test]
+fn a_servers_report_beats_browsers() {
+    let tables = count(&[
+        (0.0, purchase("1", json!({ "value": 10.5, "visitor_id": "a" }))),
+        (9.0, purchase("1", json!({ "value": 12, "trusted": true, "tax": 1.99 }))),
+        (12.0 * 3600.0, purchase("1", json!({ "value": 13, "trusted": true }))),
+        // Of browsers the first, also under an old name; of equal times the smaller identity.
+        (
+            5.0,
+            json!({ "name": "Order Completed", "order_id": "2", "currency": "USD", "value": 3, "event_id": "b" }),
+        ),
+        (5.0, json!({ "name": "purchase", "order_id": "2", "value": 4, "event_id": "a" })),
+        (0.0, purchase("3", json!({ "value": 999, "bot": true }))),
+        // Without a total: (20 − 2.5) × 2 − 1 + 0.35 + 5 = 39.35.
+        (
+            1.0,
+            purchase(
+                "4",
+                json!({
+                    "discount": 1, "tax": 0.35, "shipping": 5,
+                    "items": [{ "product_id": "p", "price": 20, "discount": 2.5, "quantity": 2 }],
+                }),
+            ),
+        ),
+    ]);
+    let row = cells(&tables, "revenue_analytics", &[DAY, "USD"], &MONEY);
+    assert_eq!(row[..2], ["3", "5535"]);
+    assert_eq!(
+        cells(
+            &tables,
+            "revenue_analytics",
+            &[DAY, "USD"],
+            &["tax_amount_cents", "average_order_value_cents"]
+        ),
+        ["234", "1845"]
+    );
+    assert_eq!(tables["revenue_analytics"].rows.len(), 1);
+    // The winner of order 1 has no visitor, so a's session did not convert.
+    assert_eq!(cells(&tables, "analytics_summary", &["day", DAY], &["conversion_rate"]), ["0.0000"]);
+}
+
+#[test]
+fn refunds_are_cut_at_the_orders_total() {
+    let item = json!([{ "product_id": "p", "price": 30, "quantity": 2 }]);
+    let tables = count(&[
+        (0.0, purchase("1", json!({ "value": 100 }))),
+        (10.0, refund("1", json!({ "refund_id": "b", "items": item }))),
+        (20.0, refund("1", json!({ "refund_id": "c", "value": 70 }))),
+        // The same refund again is one refund.
+        (30.0, refund("1", json!({ "refund_id": "b", "items": item }))),
+        // Nothing is left, but it names an item: a return of nothing.
+        (40.0, refund("1", json!({ "refund_id": "d", "items": item }))),
+        // The whole order.
+        (0.0, purchase("2", json!({ "value": 7 }))),
+        (50.0, refund("2", json!({}))),
+        // Nobody knows this order.
+        (50.0, refund("9", json!({ "value": 1.5 }))),
+        (50.0, refund("8", json!({}))),
+        // Another currency: kept, and not counted against the order.
+        (5.0, refund("1", json!({ "refund_id": "e", "value": 90, "currency": "EUR" }))),
+    ]);
+    // 60 + 40 + 0 + 7 + 1.5
+    assert_eq!(
+        cells(&tables, "revenue_analytics", &[DAY, "USD"], &MONEY),
+        ["2", "10700", "10850", "-150", "2", "6000"]
+    );
+    assert_eq!(
+        cells(&tables, "revenue_analytics", &[DAY, "EUR"], &MONEY),
+        ["0", "0", "9000", "-9000", "0", "0"]
+    );
+}
+
+#[test]
+fn money_is_converted_by_day_and_rounded_once() {
+    let euros = |value: f64| json!({ "value": value, "currency": "EUR", "visitor_id": "a" });
+    let tables = count(&[
+        (0.0, purchase("1", euros(0.01))),
+        (1.0, purchase("2", euros(0.02))),
+        (2.0, purchase("3", json!({ "value": 1, "visitor_id": "b" }))),
+        // The next day has no rate.
+        (12.0 * 3600.0, purchase("4", euros(5.0))),
+        (2.0, purchase("5", json!({ "value": 500, "currency": "JPY", "visitor_id": "b" }))),
+    ]);
+    let columns = ["total_orders", "total_revenue", "avg_order_value", "unconverted"];
+    // 3 cents × 1.105 = 3.315, so 3; with the dollar 1.03 over 3 orders, and 500 yen beside it.
+    assert_eq!(
+        cells(&tables, "analytics_summary", &["day", DAY], &columns),
+        ["4", "1.03", "0.34", r#"{"JPY": 500}"#]
+    );
+    assert_eq!(
+        cells(&tables, "analytics_summary", &["week", "2026-10-26"], &columns),
+        ["5", "1.03", "0.34", r#"{"EUR": 500, "JPY": 500}"#]
+    );
+    let cohort = cells(
+        &tables,
+        "cohort_analytics",
+        &["day", DAY, "0"],
+        &["user_count", "revenue_cents", "average_revenue_per_user"],
+    );
+    assert_eq!(cohort, ["2", "103", "0.52"]);
+}

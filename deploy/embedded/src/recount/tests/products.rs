@@ -1,0 +1,77 @@
+//! Products.
+
+use super::*;
+
+#[test]
+fn products() {
+    let item = |more: Json| json!([with(json!({ "product_id": "p" }), more)]);
+    let on_page = |visitor: &str, page: &str| {
+        json!({ "name": "view_item", "visitor_id": visitor, "page_view_id": page,
+                "interactive": false, "items": item(json!({})) })
+    };
+    let page = |visitor: &str, page: &str, duration_ms: i64| {
+        with(view(visitor), json!({ "page_view_id": page, "duration_ms": duration_ms }))
+    };
+    let stock = |quantity: i64| json!({ "name": "inventory_level", "trusted": true, "items": item(json!({ "quantity": quantity })) });
+    let at =
+        |name: &str, visitor: &str| json!({ "name": name, "visitor_id": visitor, "items": item(json!({})) });
+    let day = 86_400.0;
+    let tables = count(&[
+        (-2.0 * day, stock(20)),
+        (0.0, stock(4)),
+        (9.0, stock(10)),
+        // a enters on the product's page and is gone; the page was seen for 3 s, then for 4 s more.
+        (0.0, page("a", "1", 3_000)),
+        (0.1, on_page("a", "1")),
+        (4.0, page("a", "1", 7_000)),
+        // b enters elsewhere, sees the page twice, once without a time; buys 3 in 2 lines of one order.
+        (0.0, view("b")),
+        (1.0, page("b", "2", 0)),
+        (1.0, on_page("b", "2")),
+        (2.0, page("b", "3", 2_000)),
+        (2.0, on_page("b", "3")),
+        (3.0, at("Product Added", "b")),
+        (4.0, at("begin_checkout", "b")),
+        (5.0, at("begin_checkout", "b")),
+        (
+            6.0,
+            purchase(
+                "1",
+                json!({ "visitor_id": "b", "items": [
+            { "product_id": "p", "price": 9.99, "quantity": 2 }, { "product_id": "p", "price": 9.99, "discount": 0.99 },
+        ] }),
+            ),
+        ),
+        (7.0, with(at("review", "b"), json!({ "value": 4 }))),
+        (8.0, with(at("review", "a"), json!({ "value": 4.5 }))),
+        (9.0, with(at("review", "a"), json!({ "value": 5 }))),
+        (9.0, at("select_item", "b")),
+    ]);
+    let columns = [
+        "views_count",
+        "unique_views_count",
+        "add_to_cart_count",
+        "checkout_count",
+        "purchase_count",
+        "units_sold",
+        "revenue_cents",
+        "average_time_on_page",
+        "bounce_rate",
+        "conversion_rate",
+        "stock_level",
+        "stock_turns",
+        "average_rating",
+        "review_count",
+    ];
+    // Time: (7 + 2) / 2 = 4.5, so 5. Bounces: only a entered here, and a's reviews are interactive. Stock turns: 3 sold over
+    // a mean of (20 + 10) / 2. Rating: 13.5 / 3.
+    assert_eq!(
+        cells(&tables, "product_analytics", &[DAY, "p"], &columns),
+        ["3", "2", "1", "1", "1", "3", "2898", "5", "0.0000", "0.5000", "10", "0.2000", "4.5", "3"]
+    );
+    assert_eq!(
+        cells(&tables, "product_analytics", &["2026-10-29", "p"], &columns)[10..],
+        ["20", "0.0000", "null", "0"]
+    );
+    assert_eq!(tables["product_analytics"].rows.len(), 2);
+}

@@ -1,0 +1,263 @@
+//! Everything on one machine: a local Postgres and the ClickHouse engine as child processes, the three services in
+//! this one.
+//!
+//! * The services are the ones that run on a cluster; only their settings differ (the log is the collector's spool).
+//! * Start: engines, then the aggregator (which brings Postgres to the newest schema), the consumer (which makes
+//!   ClickHouse's tables), the collector last, when what it takes in can flow.
+//! * Stop: in the direction the data flows. The collector first, so that nothing new comes in; the consumer stores
+//!   what the spool holds; the aggregator ends its cycle; then the engines. A second Ctrl-C ends everything at once,
+//!   which loses nothing either: that is what the spool is for.
+//! * An engine that dies is started again; a service that cannot go on ends the run with its error.
+
+mod banner;
+mod config;
+mod data_dir;
+mod metrics;
+mod supervise;
+
+use std::{future::Future, time::Duration};
+
+use anyhow::Context as _;
+use clap::Parser;
+use millrace_collector::{Listeners, LogKind};
+use millrace_consumer::{Health, Log};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    engine::local::{self, LocalEngine},
+    postgres::{self, LocalPostgres},
+};
+use banner::Banner;
+pub use config::Config;
+use data_dir::DataDir;
+pub use data_dir::kept_admin_token;
+use supervise::supervise;
+
+/// The engine's share of the machine; see `millrace-clickhouse --help`. Its environment variables win.
+const ENGINE_SETTINGS: [(&str, &str, &str); 2] = [
+    ("MILLRACE_CLICKHOUSE_MEMORY_BYTES_MAX", "--memory-bytes-max", "536870912"),
+    ("MILLRACE_CLICKHOUSE_STATEMENTS_MAX", "--statements-max", "4"),
+];
+/// How long the services may take to be ready at a start.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs until `shutdown`, or until a service cannot go on. `up` is called once, with what is to be printed.
+pub async fn run(config: Config, shutdown: CancellationToken, up: impl FnOnce(String)) -> anyhow::Result<()> {
+    let data_dir = DataDir::take(&config.data_dir)?;
+    let admin_token = match &config.admin_token {
+        Some(token) => token.clone(),
+        None => data_dir.admin_token()?,
+    };
+    // Addresses first: one that is taken should be known before anything was started.
+    let settings = Settings::new(&config, &data_dir, &admin_token)?;
+    let listeners = Listeners::bind(&settings.collector).await?;
+    let api_listener = listen(config.api_address, "--api-address").await?;
+    let metrics_listener = listen(config.metrics_address, "--metrics-address").await?;
+
+    let engines = Engines::start(&config, &data_dir).await?;
+    let banner = Banner {
+        collector: format!("http://{}", listeners.http.local_addr()?),
+        api: format!("http://{}", api_listener.local_addr()?),
+        admin_token,
+        postgres: engines.postgres_url.clone(),
+        clickhouse: settings.consumer.clickhouse_url.clone(),
+        metrics: format!("http://{}", metrics_listener.local_addr()?),
+        data_dir: data_dir.path().display().to_string(),
+    };
+    let settings = settings.with_postgres(&engines.postgres_url);
+    let schema = make_schema(&settings.aggregator).await;
+
+    let recorder = metrics::install()?;
+    millrace_collector::describe_metrics();
+    let health = Health::new();
+    let services = metrics::Services {
+        consumer: health.clone(),
+        asked: vec![("collector", banner.collector.clone()), ("aggregator", banner.api.clone())],
+    };
+    tokio::spawn(metrics::serve(metrics_listener, recorder, services.clone(), engines.stop.clone()));
+
+    // A service that ends early takes the others with it, in the same order as a shutdown.
+    let stop = shutdown.child_token();
+    let aggregator = Service::spawn("the aggregator", &stop, |token| {
+        millrace_aggregator::run(settings.aggregator, api_listener, token)
+    });
+    let consumer = Service::spawn("the consumer", &stop, |token| {
+        millrace_consumer::run(settings.consumer, health, token)
+    });
+    let collector = Service::spawn("the collector", &stop, |token| {
+        millrace_collector::run(settings.collector, listeners, token)
+    });
+    match &schema {
+        Ok(()) => tokio::select! {
+            () = services.ready(READY_PATIENCE) => up(banner.to_string()),
+            () = stop.cancelled() => {}
+        },
+        Err(_) => stop.cancel(),
+    }
+    stop.cancelled().await;
+
+    let mut result = schema;
+    for service in [collector, consumer, aggregator] {
+        result = result.and(service.stop().await);
+    }
+    result.and(engines.stop().await)
+}
+
+/// The engines with their supervisors.
+struct Engines {
+    postgres_url: String,
+    stop: CancellationToken,
+    supervisors: [JoinHandle<anyhow::Result<()>>; 2],
+}
+
+impl Engines {
+    async fn start(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
+        let engine_config = engine_config(config, data_dir)?;
+        let postgres_config = postgres::Config {
+            password_required: config.postgres_password_required,
+            ..postgres::Config::new(data_dir.join("postgres"), config.postgres_port)
+        };
+        let (engine, postgres) =
+            tokio::try_join!(async { Ok(LocalEngine::start(&engine_config).await?) }, async {
+                Ok::<_, anyhow::Error>(LocalPostgres::start(&postgres_config).await?)
+            },)?;
+        let stop = CancellationToken::new();
+        let postgres_url = postgres.url();
+        let supervisors = [
+            tokio::spawn(supervise(engine, engine_config, stop.clone())),
+            tokio::spawn(supervise(postgres, postgres_config, stop.clone())),
+        ];
+        Ok(Self { postgres_url, stop, supervisors })
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let mut result = Ok(());
+        for supervisor in self.supervisors {
+            let ended = supervisor.await.context("an engine's supervisor ended unexpectedly");
+            result = result.and(ended.and_then(|ended| ended));
+        }
+        result
+    }
+}
+
+/// Brings Postgres's schema up to date and makes the store `demo`.
+async fn make_schema(config: &millrace_aggregator::Config) -> anyhow::Result<()> {
+    let pool = millrace_aggregator::postgres::pool(config)?;
+    millrace_aggregator::postgres::migrate(&pool).await.context("Postgres's schema cannot be made")?;
+    millrace_aggregator::ensure_demo_store(&pool).await.context("the store demo cannot be made")?;
+    pool.close().await;
+    Ok(())
+}
+
+/// A service in this process, with a stop of its own.
+struct Service {
+    name: &'static str,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Service {
+    /// Starts a service. When it ends before it was told to, `stop_all` is cancelled.
+    fn spawn<F, E>(
+        name: &'static str,
+        stop_all: &CancellationToken,
+        run: impl FnOnce(CancellationToken) -> F,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<anyhow::Error>,
+    {
+        let stop = CancellationToken::new();
+        let running = run(stop.clone());
+        let stop_all = stop_all.clone();
+        let task = tokio::spawn(async move {
+            // A panic unwinds through here; the guard's drop still tells the others.
+            let _others = stop_all.drop_guard();
+            running.await.map_err(Into::into)
+        });
+        Self { name, stop, task }
+    }
+
+    /// Stops it and waits until it has.
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.task
+            .await
+            .with_context(|| format!("{} ended unexpectedly", self.name))?
+            .with_context(|| format!("{} failed", self.name))
+    }
+}
+
+/// The settings of everybody: their own, from their environment variables, with one machine's put over them.
+struct Settings {
+    collector: millrace_collector::Config,
+    consumer: millrace_consumer::Config,
+    aggregator: millrace_aggregator::Config,
+}
+
+/// The aggregator's settings are `Args`; this makes them a command line.
+#[derive(Parser)]
+struct AggregatorSettings {
+    #[command(flatten)]
+    config: millrace_aggregator::Config,
+}
+
+impl Settings {
+    fn new(config: &Config, data_dir: &DataDir, admin_token: &str) -> anyhow::Result<Self> {
+        let nothing = ["millrace"; 1];
+        let mut collector = millrace_collector::Config::try_parse_from(nothing)?;
+        let mut consumer = millrace_consumer::Config::try_parse_from(nothing)?;
+        let mut aggregator = AggregatorSettings::try_parse_from(nothing)?.config;
+        let clickhouse_url = format!("http://127.0.0.1:{}", config.clickhouse_port);
+        let spool = data_dir.join("spool");
+
+        collector.address = config.collector_address;
+        collector.keys_snapshot = Some(data_dir.join("keys.json"));
+        collector.log.kind = LogKind::Spool;
+        collector.log.spool_dir = spool.clone();
+
+        consumer.log = Log::Spool;
+        consumer.spool_dir = spool;
+        consumer.clickhouse_url = clickhouse_url.clone();
+        consumer.memory_bytes = config.memory_bytes;
+
+        aggregator.clickhouse_url = clickhouse_url;
+        aggregator.admin_token = Some(admin_token.to_owned());
+        Ok(Self { collector, consumer, aggregator })
+    }
+
+    fn with_postgres(mut self, url: &str) -> Self {
+        url.clone_into(&mut self.collector.database_url);
+        url.clone_into(&mut self.aggregator.postgres_url);
+        self
+    }
+}
+
+fn engine_config(config: &Config, data_dir: &DataDir) -> anyhow::Result<local::Config> {
+    anyhow::ensure!(
+        config.library.exists(),
+        "--library: there is no ClickHouse engine at {}; `make run` puts it there, or name its place",
+        config.library.display()
+    );
+    let arguments = ENGINE_SETTINGS
+        .into_iter()
+        .filter(|(variable, _, _)| std::env::var_os(variable).is_none())
+        .flat_map(|(_, flag, value)| [flag.into(), value.into()])
+        .collect();
+    Ok(local::Config {
+        program: local::program()?,
+        library: config.library.clone(),
+        data_dir: data_dir.join("clickhouse"),
+        log: data_dir.join("clickhouse.log"),
+        port: config.clickhouse_port,
+        arguments,
+    })
+}
+
+async fn listen(address: std::net::SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{setting}: cannot listen on {address}; is something else running there?"))
+}
