@@ -8,6 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # .ci/run sets --locked.
 CARGO_FLAGS ?=
 ARGS ?=
+services := collector consumer aggregator embedded
 release := $(or $(CARGO_TARGET_DIR),target)/release
 
 help: ## list these commands
@@ -34,6 +35,7 @@ check: ## formatting, lints, shell scripts, licences, tidiness
 
 bench: ## measure on this machine; results go to benches/results/
 	@deploy/install/deps.sh test
+	cargo build $(CARGO_FLAGS) --release $(services:%=-p millrace-%) -p millrace-benches --bins
 	cargo run $(CARGO_FLAGS) --release -p millrace-benches --bin bench -- $(ARGS)
 
 build:

@@ -1,1 +1,190 @@
-//! millrace-collector
+//! The collector: takes events over HTTP, checks them, and answers once the log holds them durably.
+//!
+//! A request goes through one chain, and the files are named after its links:
+//! `http/collect` → [`mod@body`] → [`key`] → [`mod@decode`] → [`limit`] → [`mod@validate`] → [`mod@encode`] →
+//! [`mod@log`] → `http/answer`.
+//!
+//! [`run`] is the whole service. It installs nothing that belongs to the process (no metrics recorder, no logger, no
+//! signal handler), so that it can run beside other services in one.
+
+mod body;
+mod bot;
+pub mod chain;
+mod client;
+mod commerce;
+mod config;
+pub mod decode;
+pub mod encode;
+mod field;
+mod http;
+mod key;
+mod limit;
+pub mod log;
+mod metric;
+mod read;
+mod split;
+mod stores;
+mod tape;
+mod time;
+pub mod validate;
+
+use std::{
+    io,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use millrace_schemas::spool::SEGMENT_BYTES;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    body::Memory,
+    http::App,
+    key::Rates,
+    limit::ClientRate,
+    log::{
+        Log,
+        kafka::{self, KafkaLog},
+        spool::{self, SpoolLog},
+    },
+    metric::Metrics,
+    stores::{ReadAt, Refresher, now_ms},
+};
+pub use crate::{
+    config::{Config, ConnectionConfig, LimitConfig, LogConfig, LogKind, RateConfig},
+    metric::describe as describe_metrics,
+};
+
+/// Why the collector cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("{address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What happened.
+        source: io::Error,
+    },
+    /// The address of Postgres is none.
+    #[error("MILLRACE_POSTGRES_URL: {0}")]
+    DatabaseUrl(#[source] sqlx::Error),
+    /// The Kafka producer's settings are not acceptable.
+    #[error("the Kafka producer: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    /// The spool cannot be used.
+    #[error("the spool: {0}")]
+    Spool(#[from] spool::Error),
+}
+
+/// The sockets that the collector listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Where events are posted to.
+    pub http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the addresses of the configuration.
+    pub async fn bind(config: &Config) -> Result<Self, Error> {
+        let http = TcpListener::bind(config.address)
+            .await
+            .map_err(|source| Error::Listen { address: config.address, source })?;
+        Ok(Self { http })
+    }
+}
+
+/// Runs the collector until `shutdown`; then it is no longer ready, lets open requests finish, and flushes the log.
+///
+/// Metrics go to the recorder that is installed when this is called.
+pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
+    let metrics = Arc::new(Metrics::new());
+    let log = open_log(&config.log)?;
+    let limits = config.limits.limits();
+    let rates = Rates {
+        events_per_second: NonZeroU32::new(config.rates.events_per_second).unwrap_or(NonZeroU32::MAX),
+        events_max: u32::try_from(limits.events_max).unwrap_or(u32::MAX),
+    };
+    let (refresher, directory) = Refresher::new(&config.postgres_url, config.keys_snapshot.as_deref(), rates)
+        .map_err(Error::DatabaseUrl)?;
+    let app = Arc::new(App {
+        directory,
+        log: Arc::clone(&log),
+        metrics: Arc::clone(&metrics),
+        clients: ClientRate::new(config.rates.client_requests_per_second),
+        memory: Memory::new(config.connections.bodies_bytes_max, limits.body_bytes_max),
+        limits,
+        trusted_proxies: config.trusted_proxies.clone(),
+        body_timeout: Duration::from_millis(config.connections.body_timeout_ms),
+        is_draining: AtomicBool::new(false),
+    });
+
+    // The log and the keys are kept alive until the last request is answered, not only until the shutdown begins.
+    let end = CancellationToken::new();
+    let refresh = Duration::from_secs(config.keys_refresh_seconds);
+    let ticking = tick(Arc::clone(&log), refresher.read_at(), Arc::clone(&metrics), end.clone());
+    let refreshing = tokio::spawn(refresher.run(refresh, end.clone()));
+
+    let stop = CancellationToken::new();
+    let patience = Duration::from_millis(config.connections.drain_timeout_ms);
+    let serving = http::serve::serve(
+        listeners.http,
+        http::router(Arc::clone(&app)),
+        metrics,
+        &config.connections,
+        stop.clone(),
+        patience,
+    );
+    let stopping = async {
+        shutdown.cancelled().await;
+        app.is_draining.store(true, Ordering::Relaxed);
+        stop.cancel();
+    };
+    tokio::join!(serving, stopping);
+
+    end.cancel();
+    let _ = tokio::join!(refreshing, ticking);
+    let closing = tokio::task::spawn_blocking(move || log.close(patience));
+    if closing.await.is_err() {
+        tracing::error!("the log was not closed in good order");
+    }
+    Ok(())
+}
+
+fn open_log(config: &LogConfig) -> Result<Arc<dyn Log>, Error> {
+    Ok(match config.kind {
+        LogKind::Kafka => Arc::new(KafkaLog::new(kafka::Settings {
+            brokers: config.kafka_brokers.clone(),
+            compression: config.kafka_compression.clone(),
+            linger_ms: config.kafka_linger_ms,
+            ack_timeout_ms: config.kafka_ack_timeout_ms,
+            queue_messages_max: config.kafka_queue_messages_max,
+            queue_bytes_max: config.kafka_queue_bytes_max,
+            partitions: config.partitions,
+            replication_factor: config.replication_factor,
+        })?),
+        LogKind::Spool => Arc::new(SpoolLog::open(&config.spool_dir, config.spool_bytes_max, SEGMENT_BYTES)?),
+    })
+}
+
+/// Looks after the log, and after the gauges, once a second.
+fn tick(log: Arc<dyn Log>, read_at: ReadAt, metrics: Arc<Metrics>, end: CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            metrics.log_queue.set(log.queued() as f64);
+            let age_ms = now_ms() - read_at.load(Ordering::Relaxed);
+            metrics.keys_age.set(age_ms.max(0) as f64 / 1000.0);
+            let ticked = Arc::clone(&log);
+            let _ = tokio::task::spawn_blocking(move || ticked.tick()).await;
+            tokio::select! {
+                () = end.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        }
+    })
+}

@@ -1,1 +1,24 @@
-//! millrace-consumer
+//! The consumer: moves contiguous ranges of the log into ClickHouse, once.
+//!
+//! In the order data flows: [`source`] (Kafka or the spool) → [`lane`] (what to do, pure) and `driver` (does it) →
+//! [`decode`] (JSON lines to rows) → [`native`] (rows to a block) → [`store`] (blocks to ClickHouse), with what has no
+//! place in a table going to [`dead_letter`]. [`memory`] bounds all of it.
+
+pub mod backoff;
+mod batch;
+pub mod config;
+pub mod consumer;
+pub mod dead_letter;
+pub mod decode;
+mod driver;
+pub mod health;
+pub mod http;
+pub mod lane;
+pub mod memory;
+pub mod native;
+pub mod source;
+pub mod store;
+
+pub use config::{Config, Log, NetworkCompression};
+pub use consumer::{RunError, describe_metrics, run};
+pub use health::Health;

@@ -1,5 +1,15 @@
 //! Names of all metrics, with what they count; base units and `_total` as Prometheus asks.
 
+/// Buckets of histograms by the end of the metric's name, the same in every service, so that they can be added up.
+pub const BUCKETS: [(&str, &[f64]); 3] = [
+    (
+        "_seconds",
+        &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
+    ),
+    ("_rows", &[1.0, 10.0, 100.0, 1_000.0, 10_000.0, 50_000.0, 100_000.0, 500_000.0]),
+    ("_bytes", &[1e3, 1e4, 1e5, 1e6, 4e6, 1.6e7, 6.4e7, 2.56e8]),
+];
+
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal;)+) => {
         $($(#[doc = $doc])+ pub const $name: &str = $text;)+
@@ -22,6 +32,8 @@ metrics! {
     COLLECTOR_TIMES_ADJUSTED = "millrace_collector_event_times_adjusted_total";
     /// Events taken for a bot's, by `reason`.
     COLLECTOR_BOTS = "millrace_collector_bot_events_total";
+    /// Events accepted without a visitor, as none was sent and no salt of the day was known to derive one.
+    COLLECTOR_ANONYMOUS = "millrace_collector_anonymous_events_total";
     /// Seconds from a request's first byte to its answer.
     COLLECTOR_REQUEST_SECONDS = "millrace_collector_request_seconds";
     /// Messages handed to the log and not yet acknowledged.

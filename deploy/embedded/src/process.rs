@@ -10,6 +10,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
@@ -110,6 +111,17 @@ impl Drop for Process {
             tracing::warn!(%error, pid = self.id(), "cannot kill a child process");
         }
     }
+}
+
+/// The path of another of Millrace's programs: they lie in one directory (tests run one directory deeper).
+pub fn program(name: &str) -> io::Result<PathBuf> {
+    let running = std::env::current_exe()?;
+    let found = running.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.exists());
+    found.ok_or_else(|| {
+        let place = running.display();
+        let message = format!("no {name} near {place}; build it with: cargo build --workspace --bins");
+        io::Error::new(io::ErrorKind::NotFound, message)
+    })
 }
 
 /// A command line that runs `program` bound to our life: the kernel sends it `signal` when we die. KILL is right

@@ -29,7 +29,12 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match command {
         Command::Run(config) => runtime.block_on(run(config)),
-        Command::Demo(config) => runtime.block_on(demo::run(config)),
+        Command::Demo(mut config) => {
+            if config.admin_token.is_none() {
+                config.admin_token = runner::kept_admin_token(&config.data_dir)?;
+            }
+            runtime.block_on(demo::run(config))
+        }
     }
 }
 

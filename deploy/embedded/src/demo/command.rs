@@ -1,6 +1,6 @@
 //! The command `millrace demo`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -26,9 +26,12 @@ pub struct Config {
         default_value = "postgres://millrace@127.0.0.1:5433/millrace"
     )]
     pub postgres_url: String,
-    /// Token of the admin API, as `millrace run` prints it.
+    /// Token of the admin API, as `millrace run` prints it; without one, the one in the data directory.
     #[arg(long, env = "MILLRACE_ADMIN_TOKEN", hide_env_values = true)]
-    pub admin_token: String,
+    pub admin_token: Option<String>,
+    /// Data directory of the running instance.
+    #[arg(long, env = "MILLRACE_DATA_DIR", default_value = ".millrace")]
+    pub data_dir: PathBuf,
     /// Different events to send; a twentieth of them is sent twice.
     #[arg(long, env = "MILLRACE_DEMO_EVENTS", default_value_t = 20_000)]
     pub events: usize,
@@ -56,6 +59,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     anyhow::ensure!((1..=365).contains(&config.days), "--days: from 1 to 365");
     anyhow::ensure!(config.events > 0, "--events: at least 1");
     anyhow::ensure!(config.speed.is_finite() && config.speed >= 0.0, "--speed: 0 or more");
+    let admin_token = config
+        .admin_token
+        .context("there is no admin token in --data-dir; is `make run` up? Else give --admin-token")?;
     let postgres = PgPoolOptions::new()
         .max_connections(2)
         .acquire_timeout(Duration::from_secs(10))
@@ -70,7 +76,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let target = Target {
         collector: config.collector_url.trim_end_matches('/').into(),
         api: config.api_url.trim_end_matches('/').into(),
-        admin_token: config.admin_token,
+        admin_token,
         postgres,
     };
     let pace = Pace {

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use crate::process::{Process, Signal, bound};
+use crate::process::{Process, Signal, bound, program};
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// The engine lets running statements end for 10 s before it kills them.
@@ -22,8 +22,6 @@ const PROGRAM: &str = "millrace-clickhouse";
 /// Where an engine keeps its data and where it listens.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The server's program.
-    pub program: PathBuf,
     /// The engine library.
     pub library: PathBuf,
     /// Directory of its tables.
@@ -39,9 +37,6 @@ pub struct Config {
 /// Why an engine does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The program is not where it should be.
-    #[error("no {PROGRAM} near {}; build it with: cargo build -p millrace-embedded", .0.display())]
-    NoProgram(PathBuf),
     /// It ended while starting.
     #[error("the ClickHouse engine ended while starting ({status}): {tail}")]
     Ended {
@@ -67,7 +62,7 @@ pub struct LocalEngine {
 impl LocalEngine {
     /// Starts the engine and waits until it answers.
     pub async fn start(config: &Config) -> Result<Self, Error> {
-        let mut command = bound(Signal::KILL, &config.program);
+        let mut command = bound(Signal::KILL, program(PROGRAM)?);
         command
             .arg(format!("--listen=127.0.0.1:{}", config.port))
             .arg("--data-dir")
@@ -111,13 +106,6 @@ impl LocalEngine {
     pub fn kill9(mut self) -> io::Result<ExitStatus> {
         self.process.kill()
     }
-}
-
-/// The server's program beside the running one (tests run one directory deeper).
-pub fn program() -> Result<PathBuf, Error> {
-    let running = std::env::current_exe()?;
-    let found = running.ancestors().skip(1).take(2).map(|dir| dir.join(PROGRAM)).find(|path| path.exists());
-    found.ok_or(Error::NoProgram(running))
 }
 
 /// Whether `GET /ping` is answered. Written out, so that this needs no HTTP client.

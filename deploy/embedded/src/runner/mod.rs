@@ -229,7 +229,7 @@ impl Settings {
     }
 
     fn with_postgres(mut self, url: &str) -> Self {
-        url.clone_into(&mut self.collector.database_url);
+        url.clone_into(&mut self.collector.postgres_url);
         url.clone_into(&mut self.aggregator.postgres_url);
         self
     }
@@ -247,7 +247,6 @@ fn engine_config(config: &Config, data_dir: &DataDir) -> anyhow::Result<local::C
         .flat_map(|(_, flag, value)| [flag.into(), value.into()])
         .collect();
     Ok(local::Config {
-        program: local::program()?,
         library: config.library.clone(),
         data_dir: data_dir.join("clickhouse"),
         log: data_dir.join("clickhouse.log"),

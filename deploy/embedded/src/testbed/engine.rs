@@ -9,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::{Error, Port};
-use crate::engine::local::{Config, LocalEngine, program};
+use crate::engine::local::{Config, LocalEngine};
 
 /// A server of its own. Dropping it kills it and removes its data.
 #[derive(Debug)]
@@ -32,7 +32,6 @@ impl Engine {
         let port = Port::reserve()?;
         let dir = tempfile::Builder::new().prefix("millrace-engine-").tempdir()?;
         let config = Config {
-            program: program()?,
             library: library(),
             data_dir: dir.path().join("clickhouse"),
             log: dir.path().join("log"),

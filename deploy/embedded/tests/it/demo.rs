@@ -1,7 +1,5 @@
 //! The sender against a collector that counts, and now and then asks for patience.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,5 @@
 //! The comparison against a real Postgres with the real migrations.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use jiff::{Timestamp, tz::TimeZone};

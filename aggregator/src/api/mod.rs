@@ -1,0 +1,168 @@
+//! The HTTP API: reading rollups with a store's token, administering with the operator's.
+//!
+//! Answers are JSON. An error is `{"error": {"message": "…", "field": "…"}}`; what went wrong inside is logged, and
+//! never told.
+
+mod admin;
+mod auth;
+mod openapi;
+mod read;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, MatchedPath, Request},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{delete, get, patch, post},
+};
+use millrace_schemas::metric;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clickhouse::Warehouse,
+    config::Config,
+    error::{Error, Result},
+    worker::Health,
+};
+
+/// Bytes of a request's body, at most.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// Longest that a request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest that open requests may keep a shutdown waiting.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the handlers share.
+#[derive(Clone, Debug)]
+pub struct State {
+    pool: PgPool,
+    warehouse: Warehouse,
+    health: Arc<Health>,
+    admin_token_hash: Option<[u8; 32]>,
+}
+
+impl State {
+    /// The state of one API.
+    pub fn new(config: &Config, pool: PgPool, warehouse: Warehouse, health: Arc<Health>) -> Self {
+        let token = config.admin_token.as_deref().filter(|token| !token.is_empty());
+        Self { pool, warehouse, health, admin_token_hash: token.map(crate::stores::hash) }
+    }
+}
+
+/// Serves until shut down; open requests get some seconds to finish.
+pub async fn serve(listener: TcpListener, state: State, shutdown: CancellationToken) -> Result<()> {
+    let stopped = shutdown.clone();
+    let serving =
+        axum::serve(listener, router(state)).with_graceful_shutdown(async move { stopped.cancelled().await });
+    let drained = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| Error::Internal(format!("serving the API: {error}"))),
+        () = drained => Ok(()),
+    }
+}
+
+fn router(state: State) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
+        .route("/readyz", get(readyz))
+        .route("/openapi.json", get(|| async { Json(openapi::document()) }))
+        .route("/api/v1/stores", get(admin::list_stores).post(admin::create_store))
+        .route("/api/v1/stores/{store_id}", patch(admin::change_store))
+        .route("/api/v1/stores/{store_id}/funnels", get(read::funnels).post(admin::put_funnel))
+        .route("/api/v1/stores/{store_id}/funnels/{funnel_name}", delete(admin::delete_funnel))
+        .route("/api/v1/stores/{store_id}/{rollup}", get(read::rollup))
+        .route("/api/v1/exchange_rates", post(admin::put_exchange_rates).put(admin::put_exchange_rates))
+        .fallback(|| async { Failure::new(StatusCode::NOT_FOUND, "there is nothing here") })
+        .layer(middleware::from_fn(around))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(state)
+}
+
+/// Counts every request, and gives up those that take too long.
+async fn around(request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let endpoint = format!("{} {}", request.method(), path.as_deref().unwrap_or("other"));
+    let answer = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(answer) => answer,
+        Err(_) => Failure::new(StatusCode::GATEWAY_TIMEOUT, "it took too long").into_response(),
+    };
+    let status = answer.status().as_u16().to_string();
+    metrics::counter!(metric::AGGREGATOR_REQUESTS, "endpoint" => endpoint, "status" => status).increment(1);
+    answer
+}
+
+async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Response {
+    let postgres = async {
+        if !state.health.is_migrated() {
+            return "the schema is not up to date yet";
+        }
+        let answer =
+            tokio::time::timeout(Duration::from_secs(3), sqlx::query("SELECT 1").execute(&state.pool));
+        if matches!(answer.await, Ok(Ok(_))) { "ok" } else { "no answer" }
+    };
+    let clickhouse = async { if state.warehouse.ping().await.is_ok() { "ok" } else { "no answer" } };
+    let (postgres, clickhouse) = tokio::join!(postgres, clickhouse);
+    let is_ready = postgres == "ok" && clickhouse == "ok";
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"ready": is_ready, "postgres": postgres, "clickhouse": clickhouse}))).into_response()
+}
+
+/// A refusal.
+#[derive(Debug)]
+struct Failure {
+    status: StatusCode,
+    message: String,
+    field: Option<String>,
+}
+
+impl Failure {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), field: None }
+    }
+
+    /// 400 for a field.
+    fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, message: message.into(), field: Some(field.into()) }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut error = json!({"message": self.message});
+        if let Some(field) = self.field {
+            error["field"] = field.into();
+        }
+        let mut answer = (self.status, Json(json!({"error": error}))).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+        }
+        answer
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        tracing::warn!(%error, "a request failed");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the request cannot be served now")
+    }
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+type Answer<T = Json<Value>> = std::result::Result<T, Failure>;

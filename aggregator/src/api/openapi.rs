@@ -1,0 +1,189 @@
+//! The OpenAPI document, made from the list of rollups that the handlers read from.
+
+use serde_json::{Map, Value, json};
+
+use super::read::{LIMIT_MAX, ROLLUPS, Rollup, Type};
+
+fn schema(ty: Type) -> Value {
+    match ty {
+        Type::Text => json!({"type": "string"}),
+        Type::Date => json!({"type": "string", "format": "date"}),
+        Type::Integer => json!({"type": ["integer", "null"], "format": "int64"}),
+        Type::Number => json!({"type": ["number", "null"]}),
+        Type::Money => {
+            json!({"type": "string", "description": "A decimal in units of the currency.", "examples": ["19.99"]})
+        }
+        Type::Object => {
+            json!({"type": "object", "description": "Minor units by currency, of what had no rate.",
+                               "additionalProperties": {"type": "integer"}})
+        }
+        Type::Flag => json!({"type": "boolean"}),
+    }
+}
+
+fn parameter(name: &str, schema: &Value) -> Value {
+    json!({"name": name, "in": "query", "required": false, "schema": schema})
+}
+
+fn answers(ok: &str, description: &str, schema: &Value) -> Value {
+    let error = |description: &str| {
+        json!({"description": description, "content": {"application/json": {
+            "schema": {"$ref": "#/components/schemas/Error"}}}})
+    };
+    json!({
+        ok: {"description": description, "content": {"application/json": {"schema": schema}}},
+        "400": error("A parameter or field is wrong; `error.field` names it."),
+        "401": error("The token is missing or unknown."),
+        "403": error("The token belongs to another store, or the admin API is closed."),
+        "404": error("There is no such thing."),
+        "503": error("A database is away; try again."),
+    })
+}
+
+fn page(item: &Value) -> Value {
+    json!({"type": "object", "required": ["data", "watermark"], "properties": {
+        "data": {"type": "array", "items": item},
+        "next_offset": {"type": ["integer", "null"], "description": "`offset` of the next page; null: there is none."},
+        "watermark": {"type": ["string", "null"], "format": "date-time",
+                      "description": "Everything received up to here is in the rows."},
+    }})
+}
+
+fn rollup_path(rollup: &Rollup) -> Value {
+    let columns: Map<String, Value> =
+        rollup.columns.iter().map(|(name, ty)| ((*name).to_owned(), schema(*ty))).collect();
+    let mut parameters = vec![
+        json!({"$ref": "#/components/parameters/store_id"}),
+        parameter("from", &json!({"type": "string", "format": "date"})),
+        parameter("to", &json!({"type": "string", "format": "date"})),
+        parameter("limit", &json!({"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": 1000})),
+        parameter("offset", &json!({"type": "integer", "minimum": 0, "default": 0})),
+    ];
+    parameters.extend(rollup.filters.iter().map(|name| parameter(name, &json!({"type": "string"}))));
+    json!({"get": {
+        "operationId": rollup.name, "summary": rollup.doc, "tags": ["read"], "security": [{"store": []}],
+        "parameters": parameters,
+        "responses": answers("200", "Rows by date.", &page(&json!({"type": "object", "properties": columns}))),
+    }})
+}
+
+fn settings(required: &[&str]) -> Value {
+    json!({"type": "object", "required": required, "additionalProperties": false, "properties": {
+        "name": {"type": "string"},
+        "timezone": {"type": "string", "description": "IANA.", "examples": ["Europe/Berlin"]},
+        "currency": {"type": "string", "description": "ISO 4217.", "examples": ["EUR"]},
+        "max_event_age_days": {"type": "integer", "minimum": 1, "maximum": 3650, "default": 30},
+        "allowed_origins": {"type": "array", "items": {"type": "string"}},
+        "events_per_second": {"type": ["integer", "null"], "minimum": 1},
+    }})
+}
+
+fn funnel() -> Value {
+    let operators = [
+        "equals",
+        "not_equals",
+        "contains",
+        "starts_with",
+        "ends_with",
+        "greater_than",
+        "less_than",
+        "exists",
+    ];
+    let filter = json!({"type": "object", "required": ["field", "operator"], "properties": {
+        "field": {"type": "string", "description": "A column of the events, or `properties.<key>`."},
+        "operator": {"type": "string", "enum": operators},
+        "value": {"type": ["string", "number", "boolean"]},
+    }});
+    json!({"type": "object", "required": ["funnel_name", "steps"], "properties": {
+        "funnel_name": {"type": "string"},
+        "order_mode": {"type": "string", "enum": ["sequential", "strict", "any"], "default": "sequential"},
+        "window_seconds": {"type": "integer", "minimum": 1, "maximum": 7_776_000, "default": 1_209_600},
+        "steps": {"type": "array", "minItems": 2, "maxItems": 20, "items": {
+            "type": "object", "required": ["step_name", "event"], "properties": {
+                "step_name": {"type": "string"},
+                "event": {"type": "string", "description": "Name of the events; `page_view`: page views."},
+                "filters": {"type": "array", "items": filter},
+                "description": {"type": "string"},
+            },
+        }},
+    }})
+}
+
+fn body(schema: &Value) -> Value {
+    json!({"required": true, "content": {"application/json": {"schema": schema}}})
+}
+
+/// The document.
+pub(super) fn document() -> Value {
+    let store_id = json!({"$ref": "#/components/parameters/store_id"});
+    let object = json!({"type": "object"});
+    let admin = |summary: &str, ok: &str, request: Option<&Value>, in_store: bool| {
+        let mut operation = json!({
+            "summary": summary, "tags": ["admin"], "security": [{"admin": []}],
+            "responses": answers(ok, "Done.", &object),
+        });
+        if let Some(request) = request {
+            operation["requestBody"] = body(request);
+        }
+        if in_store {
+            operation["parameters"] = json!([store_id]);
+        }
+        operation
+    };
+    let mut paths = Map::new();
+    for rollup in &ROLLUPS {
+        paths.insert(format!("/api/v1/stores/{{store_id}}/{}", rollup.name), rollup_path(rollup));
+    }
+    let mut remove = admin("Deletes a funnel and its rows.", "204", None, true);
+    remove["parameters"] = json!([store_id,
+        {"name": "funnel_name", "in": "path", "required": true, "schema": {"type": "string"}}]);
+    let rates = json!({"type": "array", "items": {
+        "type": "object", "required": ["date", "currency", "base", "rate"], "properties": {
+            "date": {"type": "string", "format": "date"}, "currency": {"type": "string"}, "base": {"type": "string"},
+            "rate": {"type": ["string", "number"], "description": "1 unit of `currency` in `base`."},
+        },
+    }});
+    paths.insert(
+        "/api/v1/stores".into(),
+        json!({
+            "get": admin("All stores with their settings and write keys.", "200", None, false),
+            "post": admin("Makes a store; answers its id and its keys, which are shown this once.", "201",
+                          Some(&settings(&["name", "timezone", "currency"])), false),
+        }),
+    );
+    paths.insert("/api/v1/stores/{store_id}".into(), json!({
+        "patch": admin("Changes settings. Another time zone or currency has all days rolled up again.", "200",
+                       Some(&settings(&[])), true),
+    }));
+    paths.insert("/api/v1/stores/{store_id}/funnels".into(), json!({
+        "get": {"summary": "Funnels as defined.", "tags": ["read"], "security": [{"store": []}],
+                "parameters": [store_id, parameter("funnel_name", &json!({"type": "string"}))],
+                "responses": answers("200", "Funnels by name.", &page(&funnel()))},
+        "post": admin("Makes a funnel or replaces the one of this name; all days are rolled up again.", "201",
+                      Some(&funnel()), true),
+    }));
+    paths.insert("/api/v1/stores/{store_id}/funnels/{funnel_name}".into(), json!({"delete": remove}));
+    paths.insert("/api/v1/exchange_rates".into(), json!({
+        "post": admin("Sets rates; the days of the stores that count in the base are rolled up again.", "200",
+                      Some(&rates), false),
+    }));
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Millrace: rollups and administration", "version": env!("CARGO_PKG_VERSION"),
+            "description": "Amounts named `_cents` are integers in minor units of their currency; other amounts are \
+                decimals in strings. Rates and means are numbers. Dates are days of the store's time zone.",
+        },
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "store": {"type": "http", "scheme": "bearer", "description": "The store's API token."},
+                "admin": {"type": "http", "scheme": "bearer", "description": "MILLRACE_ADMIN_TOKEN."},
+            },
+            "parameters": {"store_id": {"name": "store_id", "in": "path", "required": true,
+                                        "schema": {"type": "string"}}},
+            "schemas": {"Error": {"type": "object", "properties": {"error": {"type": "object", "properties": {
+                "message": {"type": "string"}, "field": {"type": "string"}}}}}},
+        },
+    })
+}

@@ -1,0 +1,112 @@
+//! Rolling up days because somebody asks: a range of a store's days, or all of them after a change of its settings.
+
+use std::collections::BTreeSet;
+
+use clickhouse::Row;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::civil::Date;
+use serde::Deserialize;
+use sqlx::{PgConnection, PgPool};
+
+use crate::{
+    arrival::touch,
+    calendar,
+    clickhouse::{Warehouse, is_unknown_table, text},
+    error::{Error, Result},
+    postgres::parse_date,
+    rollup::{self, scope::Store},
+};
+
+/// Days that are touched and rolled up at a time: the bar moves, and an interruption loses little.
+const STEP_DAYS: usize = 7;
+/// How long another instance may hold the store before it is asked again.
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+/// Days that one call takes.
+const DAYS_MAX: i64 = 3_660;
+
+/// Rolls up a store's days from one to another, both included, whatever stands there.
+pub async fn run(
+    warehouse: &Warehouse,
+    pool: &PgPool,
+    store_id: &str,
+    from: Date,
+    to: Date,
+    bar: &ProgressBar,
+) -> Result<usize> {
+    let refuse = |message: String| Error::Store { store_id: store_id.to_owned(), message };
+    if from > to || calendar::shift(from, DAYS_MAX) < to {
+        return Err(refuse(format!("{from} to {to} is no range of 1 to {DAYS_MAX} days")));
+    }
+    if Store::read(&mut *pool.acquire().await?, store_id).await?.is_none() {
+        return Err(refuse("there is no such store".into()));
+    }
+    let days: Vec<Date> = calendar::dates(from, to).collect();
+    bar.set_length(days.len() as u64);
+    // Newest first: what people look at is right soonest.
+    for step in days.rchunks(STEP_DAYS) {
+        touch(&mut *pool.acquire().await?, store_id, step.iter(), 0).await?;
+        let touched_at: String = sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(pool).await?;
+        while waits(pool, store_id, step, &touched_at).await? {
+            if rollup::roll_up(warehouse, pool, store_id).await?.is_none() {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+        }
+        bar.inc(step.len() as u64);
+    }
+    bar.finish();
+    Ok(days.len())
+}
+
+/// Whether any of the days still waits since then. One that was touched later is a new arrival's, and not ours.
+async fn waits(pool: &PgPool, store_id: &str, days: &[Date], touched_at: &str) -> Result<bool> {
+    let days: Vec<String> = days.iter().map(Date::to_string).collect();
+    let waits = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM touched_days
+                        WHERE store_id = $1 AND date = ANY ($2::date[]) AND touched_at <= $3::timestamptz)",
+    )
+    .bind(store_id)
+    .bind(days)
+    .bind(touched_at)
+    .fetch_one(pool)
+    .await?;
+    Ok(waits)
+}
+
+/// A bar with days, speed and the time that is left.
+pub fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} days, {elapsed} passed, {eta} left {msg}");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[derive(Row, Deserialize)]
+struct Quarter {
+    quarter: i64,
+}
+
+/// Puts every day of a store on the list: those of its events in its time zone as it is now, and those that have rows
+/// from before.
+pub async fn touch_everything(
+    warehouse: &Warehouse,
+    postgres: &mut PgConnection,
+    store: &Store,
+) -> Result<usize> {
+    let query = warehouse.query(&text::assemble(text::store_quarters)).param("store", &store.id);
+    let quarters: Vec<Quarter> = match warehouse.rows(query).await {
+        Err(error) if is_unknown_table(&error) => Vec::new(),
+        other => other?,
+    };
+    let mut dates: BTreeSet<Date> = quarters.iter().map(|row| store.calendar.date(row.quarter)).collect();
+    let written: Vec<String> = sqlx::query_scalar(
+        "SELECT date::text FROM analytics_summary WHERE store_id = $1 AND period_type = 'day'
+         UNION SELECT date::text FROM summary_days WHERE store_id = $1
+         UNION SELECT DISTINCT date::text FROM heatmap_data WHERE store_id = $1",
+    )
+    .bind(&store.id)
+    .fetch_all(&mut *postgres)
+    .await?;
+    for date in &written {
+        dates.insert(parse_date(date)?);
+    }
+    touch(postgres, &store.id, dates.iter(), 0).await?;
+    Ok(dates.len())
+}

@@ -1,0 +1,124 @@
+//! Queries to ClickHouse: texts from `sql/`, parameters by name, memory and time bounded.
+
+use std::time::Duration;
+
+use ::clickhouse::{Client, RowOwned, RowRead, query::Query};
+
+use crate::{
+    config::Config,
+    error::{Error, Result},
+};
+
+/// ClickHouse's codes for a table and a database that do not exist.
+const UNKNOWN: [&str; 2] = ["Code: 60.", "Code: 81."];
+
+/// The store of events, read only.
+#[derive(Clone)]
+pub struct Warehouse {
+    client: Client,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Warehouse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Warehouse").finish_non_exhaustive()
+    }
+}
+
+impl Warehouse {
+    /// A client; connects when first asked.
+    pub fn new(config: &Config) -> Self {
+        let memory = config.query_memory_bytes;
+        let client = Client::default()
+            .with_url(&config.clickhouse_url)
+            .with_database(&config.clickhouse_database)
+            .with_user(&config.clickhouse_user)
+            .with_password(&config.clickhouse_password)
+            .with_setting("max_memory_usage", memory.to_string())
+            .with_setting("max_bytes_before_external_group_by", (memory / 2).to_string())
+            .with_setting("max_bytes_before_external_sort", (memory / 2).to_string())
+            .with_setting("max_threads", config.query_threads.to_string())
+            .with_setting("max_execution_time", config.query_timeout_seconds.to_string())
+            // With FINAL an index may only leave out what no other copy of the row contradicts.
+            .with_setting("use_skip_indexes_if_final", "1")
+            .with_setting("use_skip_indexes_if_final_exact_mode", "1")
+            .with_setting("optimize_move_to_prewhere_if_final", "0")
+            .with_setting("join_use_nulls", "0");
+        Self { client, timeout: Duration::from_secs(config.query_timeout_seconds + 5) }
+    }
+
+    /// A query of a text with `{name:Type}` parameters.
+    pub fn query(&self, sql: &str) -> Query {
+        self.client.query_raw(sql)
+    }
+
+    /// All rows of a query.
+    pub async fn rows<T: RowOwned + RowRead>(&self, query: Query) -> Result<Vec<T>> {
+        match tokio::time::timeout(self.timeout, query.fetch_all::<T>()).await {
+            Ok(rows) => Ok(rows?),
+            Err(_) => Err(Error::ClickHouse(::clickhouse::error::Error::TimedOut)),
+        }
+    }
+
+    /// Whether ClickHouse answers.
+    pub async fn ping(&self) -> Result<()> {
+        let one = self.client.query_raw("SELECT toUInt8(1)").fetch_one::<u8>();
+        match tokio::time::timeout(Duration::from_secs(5), one).await {
+            Ok(answer) => Ok(answer.map(|_| ())?),
+            Err(_) => Err(Error::ClickHouse(::clickhouse::error::Error::TimedOut)),
+        }
+    }
+}
+
+/// Whether the tables do not exist yet: the consumer makes them, and until then nothing has arrived.
+pub fn is_unknown_table(error: &Error) -> bool {
+    match error {
+        Error::ClickHouse(::clickhouse::error::Error::BadResponse(text)) => {
+            UNKNOWN.iter().any(|code| text.contains(code))
+        }
+        _ => false,
+    }
+}
+
+/// The query texts. A text may hold another as `{{name}}`.
+pub mod text {
+    macro_rules! texts {
+        ($($name:ident),+ $(,)?) => {
+            $(#[allow(missing_docs)] pub const $name: &str = stringify!($name);)+
+            const ALL: &[(&str, &str)] = &[$((stringify!($name), include_str!(concat!("sql/", stringify!($name), ".sql")))),+];
+        };
+    }
+
+    #[allow(non_upper_case_globals)]
+    mod names {
+        texts! {
+            arrivals_lanes, arrivals_days, arrivals_orders, arrivals_showings, arrivals_sessions, arrivals_chains,
+            arrivals_clicks, arrivals_click_lanes, touched_rows, lane_rows,
+            cohort_orders, cohorts, derived_starts, heatmap_bins, heatmap_clicks, heatmap_elements, known_users, orders,
+            people, product_checkouts, product_times, products, reaching, refunds, session_reach, sessions,
+            started_before, traffic, winners, funnel, event_span, store_quarters,
+        }
+
+        /// A text by its name.
+        pub(super) fn find(name: &str) -> Option<&'static str> {
+            ALL.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+        }
+    }
+    pub use names::*;
+
+    /// A text with the texts it holds put in, and its comments left out.
+    pub fn assemble(name: &str) -> String {
+        let mut text = String::new();
+        for line in names::find(name).unwrap_or_default().lines() {
+            if !line.trim_start().starts_with("--") {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        while let Some((before, rest)) = text.split_once("{{") {
+            let Some((inner, after)) = rest.split_once("}}") else { break };
+            text = format!("{before}\n{}{after}", assemble(inner));
+        }
+        text
+    }
+}

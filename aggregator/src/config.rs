@@ -1,0 +1,98 @@
+//! Settings of the aggregator, each with its flag and its environment variable.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Args;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Args)]
+pub struct Config {
+    /// Postgres that holds stores, settings and rollups.
+    #[arg(
+        long,
+        env = "MILLRACE_POSTGRES_URL",
+        default_value = "postgres://millrace@127.0.0.1:5433/millrace"
+    )]
+    pub postgres_url: String,
+
+    /// Connections to Postgres, at most; two are kept for rolling up, the others serve the API.
+    #[arg(long, env = "MILLRACE_POSTGRES_CONNECTIONS", default_value_t = 6,
+          value_parser = clap::value_parser!(u32).range(3..=200))]
+    pub postgres_connections: u32,
+
+    /// Address of ClickHouse's HTTP interface.
+    #[arg(long, env = "MILLRACE_CLICKHOUSE_URL", default_value = "http://127.0.0.1:8123")]
+    pub clickhouse_url: String,
+
+    /// Database that holds the events.
+    #[arg(long, env = "MILLRACE_CLICKHOUSE_DATABASE", default_value = "millrace")]
+    pub clickhouse_database: String,
+
+    /// User of ClickHouse.
+    #[arg(long, env = "MILLRACE_CLICKHOUSE_USER", default_value = "default")]
+    pub clickhouse_user: String,
+
+    /// Password of that user.
+    #[arg(long, env = "MILLRACE_CLICKHOUSE_PASSWORD", default_value = "", hide_env_values = true)]
+    pub clickhouse_password: String,
+
+    /// Bytes that one query may use in ClickHouse; beyond half of it, grouping continues on disk.
+    #[arg(long, env = "MILLRACE_ROLLUP_MEMORY_BYTES", default_value_t = 256 << 20,
+          value_parser = clap::value_parser!(u64).range(16 << 20..))]
+    pub query_memory_bytes: u64,
+
+    /// Threads that one query may use in ClickHouse.
+    #[arg(long, env = "MILLRACE_ROLLUP_THREADS", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub query_threads: u32,
+
+    /// Seconds after which a query is given up.
+    #[arg(long, env = "MILLRACE_ROLLUP_TIMEOUT_SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub query_timeout_seconds: u64,
+
+    /// Address of the read and admin API.
+    #[arg(long, env = "MILLRACE_API_ADDRESS", default_value = "127.0.0.1:8090")]
+    pub api_address: SocketAddr,
+
+    /// Address of the Prometheus metrics.
+    #[arg(long, env = "MILLRACE_METRICS_ADDRESS", default_value = "127.0.0.1:9103")]
+    pub metrics_address: SocketAddr,
+
+    /// Token that the admin API asks for; without one the admin API is closed.
+    #[arg(long, env = "MILLRACE_ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<String>,
+
+    /// Milliseconds between two looks for new arrivals, at least.
+    #[arg(long, env = "MILLRACE_ROLLUP_INTERVAL_MS", default_value_t = 2000,
+          value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub interval_ms: u64,
+}
+
+impl Config {
+    /// Time between two looks for new arrivals.
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms)
+    }
+}
+
+impl Default for Config {
+    /// What the command line gives when nothing is set, whatever the environment says.
+    fn default() -> Self {
+        Self {
+            postgres_url: "postgres://millrace@127.0.0.1:5433/millrace".into(),
+            postgres_connections: 6,
+            clickhouse_url: "http://127.0.0.1:8123".into(),
+            clickhouse_database: "millrace".into(),
+            clickhouse_user: "default".into(),
+            clickhouse_password: String::new(),
+            query_memory_bytes: 256 << 20,
+            query_threads: 2,
+            query_timeout_seconds: 300,
+            api_address: SocketAddr::from(([127, 0, 0, 1], 8090)),
+            metrics_address: SocketAddr::from(([127, 0, 0, 1], 9103)),
+            admin_token: None,
+            interval_ms: 2000,
+        }
+    }
+}

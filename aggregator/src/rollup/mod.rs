@@ -1,0 +1,179 @@
+//! Rolling a store up: its touched days are computed anew from ClickHouse and written, in one transaction with the
+//! watermark and the removal of the days from the list.
+//!
+//! A chunk is a few consecutive days. What a day's rows depend on lies mostly in the day; where it does not, the module
+//! of the rollup says how far around it reads. What one touched day changes on *other* days is found when it is touched
+//! ([`crate::arrival`]), except for what follows from the calendar alone: weeks and months, stock turns, days of entry
+//! into a funnel.
+
+pub mod cohorts;
+pub mod funnels;
+pub mod heatmaps;
+pub mod money;
+pub mod orders;
+pub mod products;
+pub mod revenue;
+pub mod scope;
+pub mod sessions;
+pub mod summary;
+pub mod write;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::Arc,
+    time::Instant,
+};
+
+use jiff::civil::Date;
+use millrace_schemas::metric;
+use sqlx::{PgConnection, PgPool, Row as _};
+
+use crate::{calendar::Period, clickhouse::Warehouse, error::Result, postgres::parse_date};
+use scope::{Chunk, Store};
+use write::table;
+
+/// Days that are computed together: bounds what one query groups and what one answer holds.
+const CHUNK_DAYS: usize = 7;
+/// Touched days of a store that one transaction takes.
+pub const DAYS_MAX: i64 = 62;
+
+/// What rolling up a store has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Touched days that were rolled up.
+    pub days: usize,
+    /// Newest receipt among them, epoch milliseconds.
+    pub received_ms: i64,
+}
+
+/// Rolls up the oldest touched days of a store. `None`: another instance is at it, or nothing is touched.
+pub async fn roll_up(warehouse: &Warehouse, pool: &PgPool, store_id: &str) -> Result<Option<Done>> {
+    let mut transaction = pool.begin().await?;
+    let locked: bool =
+        sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended('millrace rollup ' || $1, 0))")
+            .bind(store_id)
+            .fetch_one(&mut *transaction)
+            .await?;
+    if !locked {
+        return Ok(None);
+    }
+    let touched = touched(&mut transaction, store_id).await?;
+    let (false, Some(store)) = (touched.is_empty(), Store::read(&mut transaction, store_id).await?) else {
+        return Ok(None);
+    };
+    let days: BTreeSet<Date> = touched.keys().copied().collect();
+    compute(warehouse, &mut transaction, &Arc::new(store), &days).await?;
+    let received_ms = touched.values().map(|touch| touch.received_ms).max().unwrap_or(0);
+    finish(&mut transaction, store_id, &touched, received_ms).await?;
+    transaction.commit().await?;
+    Ok(Some(Done { days: days.len(), received_ms }))
+}
+
+struct Touch {
+    received_ms: i64,
+    /// As text, so that it comes back to the microsecond.
+    touched_at: String,
+}
+
+async fn touched(postgres: &mut PgConnection, store_id: &str) -> Result<BTreeMap<Date, Touch>> {
+    let rows = sqlx::query(
+        "SELECT date::text AS date, touched_at::text AS touched_at,
+                (extract(epoch FROM received_at) * 1000)::bigint AS received_ms
+         FROM touched_days WHERE store_id = $1 ORDER BY date DESC LIMIT $2",
+    )
+    .bind(store_id)
+    .bind(DAYS_MAX)
+    .fetch_all(postgres)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let date: String = row.try_get("date")?;
+            let touch =
+                Touch { received_ms: row.try_get("received_ms")?, touched_at: row.try_get("touched_at")? };
+            Ok((parse_date(&date)?, touch))
+        })
+        .collect()
+}
+
+/// Takes the days off the list, unless they were touched again meanwhile, and moves the watermark.
+async fn finish(
+    postgres: &mut PgConnection,
+    store_id: &str,
+    touched: &BTreeMap<Date, Touch>,
+    received_ms: i64,
+) -> Result<()> {
+    let dates: Vec<String> = touched.keys().map(Date::to_string).collect();
+    let times: Vec<String> = touched.values().map(|touch| touch.touched_at.clone()).collect();
+    sqlx::query(
+        "DELETE FROM touched_days USING unnest($2::date[], $3::timestamptz[]) AS done (date, touched_at)
+         WHERE store_id = $1 AND touched_days.date = done.date AND touched_days.touched_at = done.touched_at",
+    )
+    .bind(store_id)
+    .bind(dates)
+    .bind(times)
+    .execute(&mut *postgres)
+    .await?;
+    sqlx::query(
+        "INSERT INTO rollup_watermarks (store_id, received_at, rolled_at)
+         VALUES ($1, least(to_timestamp($2::bigint / 1000.0),
+                           (SELECT min(received_at) FROM touched_days WHERE store_id = $1)), clock_timestamp())
+         ON CONFLICT (store_id) DO UPDATE
+         SET received_at = greatest(rollup_watermarks.received_at, EXCLUDED.received_at),
+             rolled_at = EXCLUDED.rolled_at",
+    )
+    .bind(store_id)
+    .bind(received_ms)
+    .execute(postgres)
+    .await?;
+    Ok(())
+}
+
+/// Computes and writes everything that the days' events decide.
+async fn compute(
+    warehouse: &Warehouse,
+    postgres: &mut PgConnection,
+    store: &Arc<Store>,
+    days: &BTreeSet<Date>,
+) -> Result<()> {
+    for grid in scope::grids(&store.calendar, Period::Day, days, CHUNK_DAYS) {
+        let chunk = Chunk { store: Arc::clone(store), grid };
+        compute_chunk(warehouse, postgres, &chunk).await?;
+    }
+    timed("summary", summary::write(warehouse, postgres, store, days)).await?;
+    timed("products", products::write_stock_turns(postgres, store, days)).await?;
+    timed("funnels", funnels::write(warehouse, postgres, store, days)).await?;
+    timed("cohorts", cohorts::write(warehouse, postgres, store)).await
+}
+
+async fn compute_chunk(warehouse: &Warehouse, postgres: &mut PgConnection, chunk: &Chunk) -> Result<()> {
+    let dates = &chunk.grid.dates;
+    let (Some(first), Some(last)) = (dates.first(), dates.last()) else { return Ok(()) };
+    let id = &chunk.store.id;
+    let rates = chunk.store.rates(postgres, *first, *last).await?;
+    let sales = timed("orders", orders::Sales::read(warehouse, chunk)).await?;
+    table::REVENUE.replace(postgres, id, &[], dates, revenue::rows(chunk, &sales)).await?;
+
+    let lookback = sessions::Lookback::find(warehouse, chunk).await?;
+    let sessions = timed("sessions", sessions::read(warehouse, chunk, &lookback)).await?;
+    let parts = summary::parts(chunk, &sessions, &sales, &rates);
+    table::SUMMARY_DAYS.replace(postgres, id, &[], dates, parts).await?;
+
+    let products = products::rows(warehouse, chunk, &lookback, &sessions, &sales, &rates);
+    let products = timed("products", products).await?;
+    table::PRODUCTS.replace(postgres, id, &[], dates, products).await?;
+
+    let bins = timed("heatmaps", heatmaps::bins(warehouse, chunk)).await?;
+    table::HEATMAP.replace(postgres, id, &[], dates, bins).await?;
+    let elements = timed("heatmaps", heatmaps::elements(warehouse, chunk)).await?;
+    table::ELEMENTS.replace(postgres, id, &[], dates, elements).await
+}
+
+async fn timed<T>(rollup: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let start = Instant::now();
+    let done = work.await;
+    let seconds = start.elapsed().as_secs_f64();
+    metrics::histogram!(metric::AGGREGATOR_ROLLUP_SECONDS, "rollup" => rollup).record(seconds);
+    tracing::debug!(rollup, seconds, ok = done.is_ok(), "rolled up");
+    done
+}

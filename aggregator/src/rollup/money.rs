@@ -1,0 +1,157 @@
+//! Exact money: sums in minor units, conversion with a day's rate, division; everything half up, never a float.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::civil::Date;
+use millrace_schemas::money::exponent;
+use rust_decimal::Decimal;
+
+/// `numerator / denominator`, rounded to a whole number, half away from zero; 0 where nothing is divided by.
+pub fn divide(numerator: i128, denominator: i128) -> i128 {
+    if denominator == 0 {
+        return 0;
+    }
+    let (quotient, rest) = (numerator / denominator, numerator % denominator);
+    if rest.unsigned_abs() >= denominator.unsigned_abs() - rest.unsigned_abs() {
+        quotient + numerator.signum() * denominator.signum()
+    } else {
+        quotient
+    }
+}
+
+/// `numerator / denominator` as a decimal with `decimals` places, half up; 0 where nothing is divided by.
+pub fn ratio(numerator: i128, denominator: i128, decimals: u32) -> String {
+    let scaled = numerator.saturating_mul(10_i128.pow(decimals));
+    decimal_text(divide(scaled, denominator), decimals)
+}
+
+/// An integer of `decimals` places as text: `1234` with 2 is `12.34`.
+pub fn decimal_text(minor: i128, decimals: u32) -> String {
+    let sign = if minor < 0 { "-" } else { "" };
+    let unit = 10_u128.pow(decimals);
+    let amount = minor.unsigned_abs();
+    if decimals == 0 {
+        return format!("{sign}{amount}");
+    }
+    format!("{sign}{}.{:0width$}", amount / unit, amount % unit, width = decimals as usize)
+}
+
+/// What a column of 64 bits holds of an amount. Only a store that takes more than 9 × 10¹⁸ minor units sees the bound.
+pub fn saturate(amount: i128) -> i64 {
+    i64::try_from(amount).unwrap_or(if amount < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// The rates into one currency, by day.
+#[derive(Clone, Debug, Default)]
+pub struct Rates {
+    base: String,
+    by_day: HashMap<(Date, String), Decimal>,
+}
+
+impl Rates {
+    /// Rates into `base`.
+    pub fn new(base: impl Into<String>, rates: impl IntoIterator<Item = (Date, String, Decimal)>) -> Self {
+        let by_day = rates.into_iter().map(|(date, currency, rate)| ((date, currency), rate)).collect();
+        Self { base: base.into(), by_day }
+    }
+
+    /// The currency into which these convert.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Decimals of that currency.
+    pub fn decimals(&self) -> u32 {
+        exponent(&self.base).unwrap_or(2)
+    }
+
+    /// A day's sum in one currency, in minor units of the base, rounded once; `None` without a rate.
+    pub fn convert(&self, date: Date, currency: &str, minor: i128) -> Option<i128> {
+        if currency == self.base {
+            return Some(minor);
+        }
+        let rate = self.by_day.get(&(date, currency.to_owned()))?;
+        let from = exponent(currency).unwrap_or(2);
+        let product = minor.checked_mul(rate.mantissa())?.checked_mul(10_i128.pow(self.decimals()))?;
+        Some(divide(product, 10_i128.checked_pow(rate.scale() + from)?))
+    }
+}
+
+/// Amounts of several currencies and days, converted day by day.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Converted {
+    /// What could be converted, minor units of the base.
+    pub minor: i128,
+    /// What had no rate, minor units by currency.
+    pub unconverted: BTreeMap<String, i128>,
+}
+
+impl Converted {
+    /// Adds a day's sum in one currency; says whether it had a rate.
+    pub fn add(&mut self, rates: &Rates, date: Date, currency: &str, minor: i128) -> bool {
+        match rates.convert(date, currency, minor) {
+            Some(converted) => {
+                self.minor += converted;
+                true
+            }
+            None => {
+                *self.unconverted.entry(currency.to_owned()).or_default() += minor;
+                false
+            }
+        }
+    }
+
+    /// `unconverted` as it is stored.
+    pub fn unconverted_json(&self) -> serde_json::Value {
+        self.unconverted
+            .iter()
+            .map(|(currency, minor)| (currency.clone(), serde_json::Value::from(saturate(*minor))))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::civil::date;
+    use proptest::prelude::*;
+
+    #[test]
+    fn halves_go_up() {
+        for (a, b, is) in [(1, 2, 1), (3, 2, 2), (-1, 2, -1), (1, 3, 0), (2, 3, 1), (0, 5, 0), (5, 0, 0)] {
+            assert_eq!(divide(a, b), is, "{a}/{b}");
+        }
+        assert_eq!(ratio(1, 3, 4), "0.3333");
+        assert_eq!(ratio(2, 3, 4), "0.6667");
+        assert_eq!(ratio(100, 8, 2), "12.50");
+        assert_eq!(decimal_text(-5, 2), "-0.05");
+        assert_eq!(decimal_text(1200, 0), "1200");
+    }
+
+    #[test]
+    fn currencies_have_their_own_decimals() {
+        let day = date(2026, 11, 1);
+        let rates = Rates::new(
+            "USD",
+            [(day, "JPY".into(), "0.0065".parse().unwrap()), (day, "EUR".into(), "1.08505".parse().unwrap())],
+        );
+        assert_eq!(rates.convert(day, "JPY", 1000), Some(650));
+        assert_eq!(rates.convert(day, "EUR", 1000), Some(1085));
+        assert_eq!(rates.convert(day, "EUR", 10_000), Some(10_851));
+        assert_eq!(rates.convert(day, "GBP", 10_000), None);
+        assert_eq!(rates.convert(date(2026, 11, 2), "EUR", 10_000), None);
+        assert_eq!(rates.convert(day, "USD", 7), Some(7));
+    }
+
+    proptest! {
+        #[test]
+        fn division_is_nearest(a in -1_000_000_i128..1_000_000, b in 1_i128..1000) {
+            let quotient = divide(a, b);
+            // |a/b − q| ≤ 1/2, and a half goes away from zero.
+            prop_assert!((a - quotient * b).abs() * 2 <= b);
+            if (a - quotient * b).abs() * 2 == b {
+                prop_assert!(quotient.abs() * b > a.abs());
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Orders and refunds as their winning reports say, and what they come to.
+
+use std::collections::HashMap;
+
+use clickhouse::Row;
+use serde::Deserialize;
+
+use super::scope::Chunk;
+use crate::{
+    clickhouse::{Warehouse, text},
+    error::Result,
+};
+
+/// The winning report of an order.
+#[derive(Clone, Debug, Default, Row, Deserialize)]
+pub struct Order {
+    /// Its id.
+    pub order_id: String,
+    /// When it was placed, epoch milliseconds.
+    pub at_ms: i64,
+    /// Currency of its amounts.
+    pub currency: String,
+    /// Total as sent.
+    pub total: Option<i64>,
+    /// Tax as sent.
+    pub tax: i64,
+    /// Shipping as sent.
+    pub shipping: i64,
+    /// Discount as sent.
+    pub discount: i64,
+    /// Products of its items.
+    pub product_ids: Vec<String>,
+    /// Prices of its items.
+    pub prices: Vec<i64>,
+    /// Quantities of its items.
+    pub quantities: Vec<u32>,
+    /// Discounts on one of each item.
+    pub item_discounts: Vec<i64>,
+}
+
+impl Order {
+    /// Product, quantity and amount (price after discount, times quantity) of each item.
+    pub fn items(&self) -> impl Iterator<Item = (&str, u32, i128)> {
+        self.product_ids.iter().enumerate().map(|(index, product)| {
+            let price = self.prices.get(index).copied().unwrap_or(0);
+            let off = self.item_discounts.get(index).copied().unwrap_or(0);
+            let quantity = self.quantities.get(index).copied().unwrap_or(0);
+            (product.as_str(), quantity, (i128::from(price) - i128::from(off)) * i128::from(quantity))
+        })
+    }
+
+    /// What the order comes to, minor units.
+    pub fn total(&self) -> i128 {
+        self.total.map_or_else(
+            || {
+                let items: i128 = self.items().map(|(_, _, amount)| amount).sum();
+                let rest = i128::from(self.tax) + i128::from(self.shipping) - i128::from(self.discount);
+                (items + rest).max(0)
+            },
+            i128::from,
+        )
+    }
+}
+
+/// The winning report of a refund.
+#[derive(Clone, Debug, Default, Row, Deserialize)]
+pub struct Refund {
+    /// The order it belongs to.
+    pub order_id: String,
+    /// When, epoch milliseconds.
+    pub at_ms: i64,
+    /// Currency of its amounts.
+    pub currency: String,
+    /// Amount as sent.
+    pub total: Option<i64>,
+    /// Prices of its items.
+    pub prices: Vec<i64>,
+    /// Quantities of its items.
+    pub quantities: Vec<u32>,
+}
+
+impl Refund {
+    /// What is asked for; without an amount and items the whole of the order.
+    fn amount(&self, order: Option<&Order>) -> i128 {
+        match self.total {
+            Some(total) => i128::from(total),
+            None if self.prices.is_empty() => order.map_or(0, Order::total),
+            None => {
+                let items = self.prices.iter().zip(&self.quantities);
+                items.map(|(price, quantity)| i128::from(*price) * i128::from(*quantity)).sum()
+            }
+        }
+    }
+}
+
+/// A refund with what it comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// When, epoch milliseconds.
+    pub at_ms: i64,
+    /// Currency.
+    pub currency: String,
+    /// Amount, minor units.
+    pub amount: i128,
+    /// Whether it names items: a return.
+    pub names_items: bool,
+}
+
+/// What each refund comes to. `refunds` of one order stand in the order in which they are taken.
+pub fn settle(orders: &[Order], refunds: &[Refund]) -> Vec<Settled> {
+    let by_id: HashMap<&str, &Order> = orders.iter().map(|order| (order.order_id.as_str(), order)).collect();
+    let mut taken: HashMap<&str, i128> = HashMap::new();
+    let mut settled = Vec::with_capacity(refunds.len());
+    for refund in refunds {
+        let order = by_id.get(refund.order_id.as_str()).copied();
+        let order = order.filter(|order| order.currency == refund.currency);
+        let mut amount = refund.amount(order);
+        if let Some(order) = order {
+            let taken = taken.entry(&order.order_id).or_default();
+            amount = amount.min((order.total() - *taken).max(0));
+            *taken += amount;
+        }
+        let names_items = !refund.prices.is_empty();
+        settled.push(Settled { at_ms: refund.at_ms, currency: refund.currency.clone(), amount, names_items });
+    }
+    settled
+}
+
+/// The orders and refunds that a chunk of days needs.
+#[derive(Clone, Debug, Default)]
+pub struct Sales {
+    /// Orders placed or refunded in the chunk.
+    pub orders: Vec<Order>,
+    /// Refunds of orders refunded in the chunk.
+    pub refunds: Vec<Settled>,
+}
+
+impl Sales {
+    /// Reads them. Amounts without a currency are in the store's.
+    pub async fn read(warehouse: &Warehouse, chunk: &Chunk) -> Result<Self> {
+        let mut orders: Vec<Order> = warehouse.rows(chunk.query(warehouse, text::orders)).await?;
+        let mut refunds: Vec<Refund> = warehouse.rows(chunk.query(warehouse, text::refunds)).await?;
+        let currencies = orders
+            .iter_mut()
+            .map(|order| &mut order.currency)
+            .chain(refunds.iter_mut().map(|refund| &mut refund.currency));
+        for currency in currencies.filter(|currency| currency.is_empty()) {
+            currency.clone_from(&chunk.store.currency);
+        }
+        let refunds = settle(&orders, &refunds);
+        Ok(Self { orders, refunds })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(id: &str, total: Option<i64>) -> Order {
+        Order {
+            order_id: id.into(),
+            currency: "USD".into(),
+            total,
+            tax: 80,
+            shipping: 500,
+            discount: 100,
+            product_ids: vec!["a".into(), "b".into()],
+            prices: vec![1000, 250],
+            quantities: vec![2, 1],
+            item_discounts: vec![100, 0],
+            ..Order::default()
+        }
+    }
+
+    fn refund(order_id: &str, total: Option<i64>) -> Refund {
+        Refund { order_id: order_id.into(), currency: "USD".into(), total, ..Refund::default() }
+    }
+
+    #[test]
+    fn a_total_is_what_was_sent_or_what_the_items_say() {
+        assert_eq!(order("1", Some(42)).total(), 42);
+        assert_eq!(order("1", None).total(), 1800 + 250 + 80 + 500 - 100);
+        assert_eq!(Order { discount: 100_000, ..order("1", None) }.total(), 0);
+    }
+
+    #[test]
+    fn refunds_never_pass_the_order() {
+        let orders = [order("1", Some(1000))];
+        let refunds = [refund("1", Some(700)), refund("1", Some(700)), refund("1", None)];
+        let amounts: Vec<_> = settle(&orders, &refunds).iter().map(|refund| refund.amount).collect();
+        assert_eq!(amounts, [700, 300, 0]);
+    }
+
+    #[test]
+    fn refunds_of_strangers_and_in_other_currencies_are_not_cut() {
+        let orders = [order("1", Some(1000))];
+        let foreign = Refund { currency: "EUR".into(), ..refund("1", Some(5000)) };
+        let bare = Refund { currency: "EUR".into(), ..refund("1", None) };
+        let with_items = Refund { prices: vec![100], quantities: vec![3], ..refund("9", None) };
+        let refunds = [foreign, bare, refund("9", Some(5000)), refund("9", None), with_items];
+        let settled = settle(&orders, &refunds);
+        let amounts: Vec<_> = settled.iter().map(|refund| refund.amount).collect();
+        assert_eq!(amounts, [5000, 0, 5000, 0, 300]);
+        assert!(settled[4].names_items && !settled[0].names_items);
+    }
+}

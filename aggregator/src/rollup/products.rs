@@ -1,0 +1,191 @@
+//! `product_analytics`: what events say of a product, its page's showings, the sessions that entered there, and orders.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clickhouse::Row;
+use jiff::civil::Date;
+use serde::Deserialize;
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::{
+    money::{Converted, Rates, divide, ratio, saturate},
+    orders::Sales,
+    scope::{Chunk, Store},
+    sessions::{Lookback, Sessions},
+    write::Rows,
+};
+use crate::{
+    calendar::shift,
+    clickhouse::{Warehouse, text},
+    error::Result,
+};
+
+/// Days over which stock turns are taken.
+const STOCK_DAYS: i64 = 30;
+/// The greatest mean that `average_rating` holds, in hundredths.
+const RATING_MAX: i128 = 9_999;
+
+#[derive(Default, Row, Deserialize)]
+struct Counts {
+    day: i64,
+    product_id: String,
+    views: u64,
+    unique_views: u64,
+    carts: u64,
+    removals: u64,
+    reviews: u64,
+    ratings: u64,
+    rating_sum: i128,
+    stock: u64,
+    stock_reports: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct Times {
+    day: i64,
+    product_id: String,
+    showings: u64,
+    shown_sum_ms: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct Checkouts {
+    day: i64,
+    product_id: String,
+    checkouts: u64,
+}
+
+#[derive(Default)]
+struct Line {
+    counts: Counts,
+    showings: u64,
+    shown_ms: u64,
+    checkouts: u64,
+    entries: u64,
+    bounces: u64,
+    orders: u64,
+    units: u64,
+    sums: BTreeMap<String, i128>,
+}
+
+/// The chunk's rows.
+pub async fn rows(
+    warehouse: &Warehouse,
+    chunk: &Chunk,
+    lookback: &Lookback,
+    sessions: &[Sessions],
+    sales: &Sales,
+    rates: &Rates,
+) -> Result<Rows> {
+    let mut lines: BTreeMap<(Date, String), Line> = BTreeMap::new();
+    let counts: Vec<Counts> = warehouse.rows(chunk.query(warehouse, text::products)).await?;
+    for row in counts {
+        let Some(date) = chunk.date(row.day) else { continue };
+        let product_id = row.product_id.clone();
+        lines.entry((date, product_id)).or_default().counts = row;
+    }
+    for order in &sales.orders {
+        let Some(date) = chunk.date(order.at_ms) else { continue };
+        let mut named = BTreeSet::new();
+        for (product, quantity, amount) in order.items().filter(|(product, _, _)| !product.is_empty()) {
+            let line = lines.entry((date, product.to_owned())).or_default();
+            line.orders += u64::from(named.insert(product));
+            line.units += u64::from(quantity);
+            *line.sums.entry(order.currency.clone()).or_default() += amount;
+        }
+    }
+    // These events and orders make a product's row; what follows only adds to rows that are there.
+    let mut add = |day: i64, product_id: &str, add: &dyn Fn(&mut Line)| {
+        let line = chunk.date(day).and_then(|date| lines.get_mut(&(date, product_id.to_owned())));
+        if let Some(line) = line {
+            add(line);
+        }
+    };
+    let times: Vec<Times> = warehouse.rows(chunk.query(warehouse, text::product_times)).await?;
+    for row in times {
+        add(row.day, &row.product_id, &|line| {
+            line.showings = row.showings;
+            line.shown_ms = row.shown_sum_ms;
+        });
+    }
+    let query = lookback.param(chunk.query(warehouse, text::product_checkouts));
+    let checkouts: Vec<Checkouts> = warehouse.rows(query).await?;
+    for row in checkouts {
+        add(row.day, &row.product_id, &|line| line.checkouts = row.checkouts);
+    }
+    for row in sessions.iter().filter(|row| !row.product_id.is_empty()) {
+        add(row.day, &row.product_id, &|line| {
+            line.entries = row.sessions;
+            line.bounces = row.bounces;
+        });
+    }
+    let mut rows = Rows::default();
+    for ((date, product_id), line) in lines {
+        rows.push(date, row(date, &product_id, &line, rates));
+    }
+    Ok(rows)
+}
+
+fn row(date: Date, product_id: &str, line: &Line, rates: &Rates) -> serde_json::Value {
+    let counts = &line.counts;
+    let mut revenue = Converted::default();
+    for (currency, sum) in &line.sums {
+        revenue.add(rates, date, currency, *sum);
+    }
+    // Ratings are summed in millionths.
+    let rating =
+        divide(counts.rating_sum, i128::from(counts.ratings) * 10_000).clamp(-RATING_MAX, RATING_MAX);
+    json!({
+        "product_id": product_id,
+        "views_count": counts.views,
+        "unique_views_count": counts.unique_views,
+        "add_to_cart_count": counts.carts,
+        "cart_removal_count": counts.removals,
+        "checkout_count": line.checkouts,
+        "purchase_count": line.orders,
+        "units_sold": line.units,
+        "revenue_cents": saturate(revenue.minor),
+        "currency": rates.base(),
+        "unconverted": revenue.unconverted_json(),
+        "average_time_on_page": saturate(divide(i128::from(line.shown_ms), i128::from(line.showings) * 1000)),
+        "bounce_rate": ratio(i128::from(line.bounces), i128::from(line.entries), 4),
+        "conversion_rate": ratio(i128::from(line.orders), i128::from(counts.unique_views), 4),
+        "stock_level": (counts.stock_reports > 0).then_some(counts.stock),
+        "average_rating": (counts.ratings > 0).then(|| super::money::decimal_text(rating, 2)),
+        "review_count": counts.reviews,
+    })
+}
+
+/// Computes `stock_turns` of every row that one of the days takes part in: the day's own and those of the 29 days after.
+pub async fn write_stock_turns(
+    postgres: &mut PgConnection,
+    store: &Store,
+    days: &BTreeSet<Date>,
+) -> Result<()> {
+    let reach: BTreeSet<Date> =
+        days.iter().flat_map(|day| (0..STOCK_DAYS).map(move |ahead| shift(*day, ahead))).collect();
+    let reach: Vec<String> = reach.iter().map(Date::to_string).collect();
+    sqlx::query(
+        "WITH turns AS (
+             SELECT row.date, row.product_id,
+                    round(sum(past.units_sold) * count(past.stock_level) / nullif(sum(past.stock_level), 0), 4) AS turns
+             FROM product_analytics AS row
+             JOIN product_analytics AS past
+               ON past.store_id = row.store_id AND past.product_id = row.product_id
+              AND past.date BETWEEN row.date - 29 AND row.date
+             WHERE row.store_id = $1 AND row.date = ANY ($2::date[])
+             GROUP BY row.date, row.product_id
+         )
+         UPDATE product_analytics SET stock_turns = turns.turns
+         FROM turns
+         WHERE product_analytics.store_id = $1 AND product_analytics.date = turns.date
+           AND product_analytics.product_id = turns.product_id
+           AND product_analytics.stock_turns IS DISTINCT FROM turns.turns",
+    )
+    .bind(&store.id)
+    .bind(reach)
+    .execute(postgres)
+    .await?;
+    Ok(())
+}

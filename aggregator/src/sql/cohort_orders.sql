@@ -1,0 +1,34 @@
+-- Order totals by the first day of the buyer and the day of the order.
+WITH
+    persons AS
+    (
+        SELECT person, min(ms) AS first_ms
+        FROM ({{people}})
+        GROUP BY person
+    )
+SELECT toInt64(roundDown(first_ms, {days:Array(Int64)})) AS first_day,
+       toInt64(roundDown(at_ms, {days:Array(Int64)})) AS day,
+       currency,
+       toInt128(sum(total)) AS total
+FROM
+(
+    SELECT winner.1 AS at_ms, winner.2 AS currency, winner.4 AS visitor_id,
+           toInt128(ifNull(toInt128(winner.3), greatest(toInt128(0), winner.6))) AS total,
+           winner.5 AS user_id
+    FROM
+    (
+        SELECT argMin((toUnixTimestamp64Milli(event_time), toString(currency), total_minor, visitor_id, user_id,
+                       arrayFold((sum, price, quantity, off) -> sum + (toInt128(price) - off) * quantity,
+                                 item_price_minor, item_quantity, item_discount_minor, toInt128(0))
+                       - discount_minor + tax_minor + shipping_minor),
+                      (trusted = 0, event_time, UUIDToNum(event_id), key_date, visitor_hash)) AS winner
+        FROM events FINAL
+        WHERE store_id = {store:String} AND is_bot = 0 AND name = 'purchase' AND order_id != ''
+        GROUP BY order_id
+    )
+) AS orders
+LEFT ANY JOIN ({{known_users}}) AS users ON orders.visitor_id = users.visitor_id
+INNER JOIN persons ON persons.person = multiIf(orders.user_id != '', concat('u', orders.user_id),
+    users.known_user != '', concat('u', users.known_user),
+    orders.visitor_id != '', concat('v', orders.visitor_id), '')
+GROUP BY first_day, day, currency

@@ -1,0 +1,18 @@
+SELECT store_id, visitor_id, session_id
+FROM events
+WHERE {{lane_rows}}
+UNION ALL
+SELECT store_id, visitor_id, session_id
+FROM events
+WHERE store_id IN {stores:Array(String)} AND name = 'purchase' AND order_id != ''
+  AND (store_id, order_id) IN
+      (SELECT store_id, order_id FROM events WHERE name = 'purchase' AND order_id != '' AND {{lane_rows}})
+UNION ALL
+SELECT store_id, visitor_id, session_id
+FROM events
+WHERE store_id IN {stores:Array(String)} AND name IN ('page_view', 'view_item') AND page_view_id != ''
+  AND event_time >= fromUnixTimestamp64Milli({first:Int64} - 86400000, 'UTC')
+  AND event_time <= fromUnixTimestamp64Milli({last:Int64} + 86400000, 'UTC')
+  AND (store_id, visitor_id, page_view_id) IN
+      (SELECT store_id, visitor_id, page_view_id FROM events
+       WHERE name IN ('page_view', 'view_item') AND page_view_id != '' AND {{lane_rows}})

@@ -1,0 +1,10 @@
+//! The aggregator against a real engine and a real Postgres: rows in, rollups out.
+
+// A test that cannot go on says so by failing.
+#![allow(clippy::unwrap_used)]
+
+mod api;
+mod days;
+mod equal;
+mod harness;
+mod perf;

@@ -1,0 +1,80 @@
+//! Rows as they stand in the log, made by the collector's own code from the same requests that the load sends.
+
+use millrace_collector::{
+    chain::collect_body,
+    decode::{Form, Scratch},
+    encode::Message,
+    validate::Request,
+};
+use millrace_schemas::limits::{EVENT_AGE_MAX_DAYS, Limits};
+
+use crate::event::{Fresh, Mix, Template, templates};
+
+/// The browser that all requests come from.
+pub const USER_AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
+                              Chrome/142.0.0.0 Safari/537.36";
+
+/// Different requests that are sent again and again, made fresh each time.
+pub const TEMPLATES: usize = 256;
+
+/// What the collector knows of a sender.
+pub fn sender(received_at: i64) -> Request<'static> {
+    Request {
+        store_id: "demo",
+        currency: "USD",
+        event_age_max_days: EVENT_AGE_MAX_DAYS,
+        trusted: false,
+        received_at,
+        user_agent: USER_AGENT,
+        bot_reason: "",
+        derived_visitor: "",
+        id_seed: 1,
+        limits: Limits::default(),
+    }
+}
+
+/// Makes the log's messages of one request after the other.
+pub struct Maker {
+    templates: Vec<Template>,
+    fresh: Fresh,
+    body: Vec<u8>,
+    scratch: Scratch,
+    made: usize,
+}
+
+impl Maker {
+    /// Requests of so many events each, from so many visitors.
+    pub fn new(events: usize, visitors: u64, seed: u64) -> Self {
+        Self {
+            templates: templates(Mix { events, clicks_percent: 0 }, TEMPLATES, seed),
+            fresh: Fresh::new(seed, visitors),
+            body: Vec::new(),
+            scratch: Scratch::default(),
+            made: 0,
+        }
+    }
+
+    /// A fresh request's body, received at `at_ms`.
+    pub fn body(&mut self, at_ms: i64, apart_ms: i64) -> &[u8] {
+        self.body.clear();
+        self.templates[self.made % TEMPLATES].append_to(&mut self.body, &mut self.fresh, at_ms, apart_ms);
+        self.made += 1;
+        &self.body
+    }
+
+    /// What the collector writes for a fresh request.
+    pub fn messages(&mut self, at_ms: i64, apart_ms: i64) -> anyhow::Result<Vec<Message>> {
+        self.body(at_ms, apart_ms);
+        let outcome = collect_body(&self.body, Form::Json, &sender(at_ms), &mut self.scratch)
+            .map_err(|refusal| anyhow::anyhow!("a request is refused: {}", refusal.detail))?;
+        match outcome.rejected.first() {
+            Some((_, rejection)) => anyhow::bail!("an event is rejected: {}", rejection.detail),
+            None => Ok(outcome.messages),
+        }
+    }
+}
+
+/// Now, epoch milliseconds.
+pub fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

@@ -1,0 +1,4 @@
+//! The programs of this package, run.
+
+mod bench;
+mod load;

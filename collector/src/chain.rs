@@ -1,0 +1,90 @@
+//! The pure part of the hot path: decode → validate → encode, with nothing but memory in and out.
+
+use millrace_schemas::{
+    limits::Limits,
+    reject::Rejection,
+    row::{ClickRow, EventRow},
+};
+
+use crate::{
+    decode::{Events, Form, Refusal, Scratch, decode},
+    encode::{Encoder, Message},
+    time::TimeSource,
+    validate::{Request, Valid, validate},
+};
+
+/// What became of a request's events.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What goes into the log.
+    pub messages: Vec<Message>,
+    /// Page views among the accepted.
+    pub page_views: usize,
+    /// Named events among the accepted.
+    pub named_events: usize,
+    /// Clicks among the accepted.
+    pub clicks: usize,
+    /// Accepted events whose time was corrected.
+    pub times_corrected: usize,
+    /// Accepted events whose time was replaced.
+    pub times_replaced: usize,
+    /// Accepted events without a visitor that should have had one.
+    pub anonymous: usize,
+    /// What was refused, with its place in the request.
+    pub rejected: Vec<(usize, Rejection)>,
+}
+
+impl Outcome {
+    /// Number of events accepted.
+    pub fn accepted(&self) -> usize {
+        self.page_views + self.named_events + self.clicks
+    }
+}
+
+/// Validates and encodes the events of a request.
+pub fn accept(events: &mut Events<'_>, request: &Request<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut encoder = Encoder::default();
+    events.for_each(|index, source| {
+        let valid = match &source {
+            Ok(source) => validate(source, index, request),
+            Err(rejection) => Err(rejection.clone()),
+        };
+        match valid {
+            Ok(row) => {
+                outcome.count(&row);
+                encoder.push(&row);
+            }
+            Err(rejection) => outcome.rejected.push((index, rejection)),
+        }
+    });
+    outcome.messages = encoder.finish();
+    outcome
+}
+
+impl Outcome {
+    fn count(&mut self, row: &Valid<'_>) {
+        match row {
+            Valid::Event(EventRow { r#type: "page_view", .. }) => self.page_views += 1,
+            Valid::Event(_) => self.named_events += 1,
+            Valid::Click(_) => self.clicks += 1,
+        }
+        self.times_corrected += usize::from(row.time_source_is(TimeSource::Corrected));
+        self.times_replaced += usize::from(row.time_source_is(TimeSource::Replaced));
+        let (Valid::Event(EventRow { visitor_id, trusted, .. })
+        | Valid::Click(ClickRow { visitor_id, trusted, .. })) = row;
+        self.anonymous += usize::from(visitor_id.is_empty() && *trusted == 0);
+    }
+}
+
+/// The whole pure path, for fuzzing, tests and benchmarks: a body to log messages.
+pub fn collect_body(
+    body: &[u8],
+    form: Form,
+    request: &Request<'_>,
+    scratch: &mut Scratch,
+) -> Result<Outcome, Refusal> {
+    let limits: &Limits = &request.limits;
+    let mut events = decode(body, form, limits, scratch)?;
+    Ok(accept(&mut events, request))
+}

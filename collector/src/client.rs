@@ -1,0 +1,97 @@
+//! Who sends: the client's address, and the visitor that stands for it when none is named.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use axum::http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The client's address: the peer's, or what a trusted proxy says. Of a list of proxies the last address that is no
+/// trusted proxy's counts; what stands before it anybody may have written.
+pub(crate) fn address(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
+    let peer = peer.to_canonical();
+    let is_trusted = |address: IpAddr| trusted_proxies.iter().any(|network| network.contains(&address));
+    if trusted_proxies.is_empty() || !is_trusted(peer) {
+        return peer;
+    }
+    let mut client = peer;
+    for header in headers.get_all(FORWARDED_FOR).iter().rev() {
+        for part in header.to_str().unwrap_or_default().rsplit(',') {
+            let Some(address) = parse_address(part.trim()) else { return client };
+            client = address.to_canonical();
+            if !is_trusted(client) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// An address, with or without a port.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+}
+
+/// The visitor of a day: it cannot be linked across days, as each has its own salt, nor computed without that salt.
+pub(crate) fn derived_visitor(salt: &[u8; 32], store_id: &str, client: IpAddr, user_agent: &str) -> String {
+    let network = match client {
+        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & !0xff)),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80)),
+    };
+    let mut hash = Sha256::new();
+    hash.update(salt);
+    // Lengths keep the parts apart.
+    hash.update((store_id.len() as u64).to_le_bytes());
+    hash.update(store_id);
+    match network {
+        IpAddr::V4(address) => hash.update(address.octets()),
+        IpAddr::V6(address) => hash.update(address.octets()),
+    }
+    hash.update(user_agent);
+    hex::encode(&hash.finalize()[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let check = |peer: &str, forwarded: &[&str], client: &str| {
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append(FORWARDED_FOR, value.parse().unwrap());
+            }
+            assert_eq!(address(peer.parse().unwrap(), &headers, &trusted).to_string(), client);
+        };
+        check("192.0.2.1", &["198.51.100.7"], "192.0.2.1");
+        check("10.0.0.1", &["198.51.100.7"], "198.51.100.7");
+        check("::ffff:10.0.0.1", &["203.0.113.9, 198.51.100.7, 10.1.1.1"], "198.51.100.7");
+        check("10.0.0.1", &["203.0.113.9", "198.51.100.7:4711", "10.1.1.1"], "198.51.100.7");
+        check("10.0.0.1", &["[2001:db8::1]:80"], "2001:db8::1");
+        check("10.0.0.1", &["unknown"], "10.0.0.1");
+        check("10.0.0.1", &[], "10.0.0.1");
+    }
+
+    #[test]
+    fn visitors_differ_by_what_they_are_made_of_and_share_a_network() {
+        let visitor = |salt, store, address: &str, agent| {
+            derived_visitor(&[salt; 32], store, address.parse().unwrap(), agent)
+        };
+        let one = visitor(1, "demo", "192.0.2.1", "a");
+        assert_eq!(one.len(), 32);
+        assert_eq!(one, visitor(1, "demo", "192.0.2.200", "a"));
+        assert_eq!(visitor(1, "demo", "2001:db8:1:2::1", "a"), visitor(1, "demo", "2001:db8:1:3::1", "a"));
+        for other in [
+            visitor(2, "demo", "192.0.2.1", "a"),
+            visitor(1, "other", "192.0.2.1", "a"),
+            visitor(1, "demo", "192.0.3.1", "a"),
+            visitor(1, "demo", "192.0.2.1", "b"),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+}

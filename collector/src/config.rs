@@ -1,0 +1,236 @@
+//! Settings of the collector: each a flag and an environment variable.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use ipnet::IpNet;
+use millrace_schemas::limits::Limits;
+
+use crate::tape::NESTING_MAX;
+
+/// Takes analytics events over HTTP and hands them to the log.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "millrace-collector", version)]
+pub struct Config {
+    /// Address that events are posted to.
+    #[arg(long, env = "MILLRACE_COLLECTOR_ADDRESS", default_value = "127.0.0.1:8080")]
+    pub address: SocketAddr,
+
+    /// Address of `/metrics`, for Prometheus.
+    #[arg(long, env = "MILLRACE_METRICS_ADDRESS", default_value = "127.0.0.1:9101")]
+    pub metrics_address: SocketAddr,
+
+    /// Postgres with the stores and their keys.
+    #[arg(
+        long,
+        env = "MILLRACE_POSTGRES_URL",
+        default_value = "postgres://millrace@127.0.0.1:5433/millrace",
+        hide_env_values = true
+    )]
+    pub postgres_url: String,
+
+    /// Seconds between two looks for changed stores and keys.
+    #[arg(long, env = "MILLRACE_KEYS_REFRESH_SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub keys_refresh_seconds: u64,
+
+    /// File that keeps the stores and keys last read, so that the collector can start while Postgres is away.
+    #[arg(long, env = "MILLRACE_KEYS_SNAPSHOT")]
+    pub keys_snapshot: Option<PathBuf>,
+
+    /// Proxies whose `X-Forwarded-For` is believed, as networks (`10.0.0.0/8,::1/128`).
+    #[arg(long, env = "MILLRACE_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub log: LogConfig,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub rates: RateConfig,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub connections: ConnectionConfig,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub limits: LimitConfig,
+}
+
+/// Kinds of logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogKind {
+    /// Apache Kafka.
+    Kafka,
+    /// Files on this machine, which a consumer on it reads.
+    Spool,
+}
+
+/// Where accepted events go.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Log")]
+pub struct LogConfig {
+    /// What holds accepted events.
+    #[arg(long = "log", env = "MILLRACE_LOG", value_enum, default_value = "kafka")]
+    pub kind: LogKind,
+
+    /// Kafka's brokers.
+    #[arg(long, env = "MILLRACE_KAFKA_BROKERS", default_value = "127.0.0.1:9092")]
+    pub kafka_brokers: String,
+
+    /// Compression of Kafka batches: none, gzip, snappy, lz4, zstd.
+    #[arg(long, env = "MILLRACE_KAFKA_COMPRESSION", default_value = "lz4", value_parser = ["none", "gzip", "snappy", "lz4", "zstd"])]
+    pub kafka_compression: String,
+
+    /// Milliseconds a message waits for others to share its Kafka batch with.
+    #[arg(long, env = "MILLRACE_KAFKA_LINGER_MS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub kafka_linger_ms: u32,
+
+    /// Milliseconds until a message that Kafka has not acknowledged is given up, and its request answered 503.
+    #[arg(long, env = "MILLRACE_KAFKA_ACK_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=300_000))]
+    pub kafka_ack_timeout_ms: u32,
+
+    /// Messages that may wait for Kafka in memory.
+    #[arg(long, env = "MILLRACE_KAFKA_QUEUE_MESSAGES_MAX", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub kafka_queue_messages_max: u32,
+
+    /// Bytes of messages that may wait for Kafka in memory.
+    #[arg(long, env = "MILLRACE_KAFKA_QUEUE_BYTES_MAX", default_value_t = 128 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..=2_000_000_000))]
+    pub kafka_queue_bytes_max: u32,
+
+    /// Partitions of Kafka topics that are not there yet.
+    #[arg(long, env = "MILLRACE_KAFKA_PARTITIONS", default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..))]
+    pub partitions: i32,
+
+    /// Replicas of Kafka topics that are not there yet.
+    #[arg(long, env = "MILLRACE_KAFKA_REPLICATION_FACTOR", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+    pub replication_factor: i32,
+
+    /// Directory of the spool.
+    #[arg(long, env = "MILLRACE_SPOOL_DIR", default_value = ".millrace/spool")]
+    pub spool_dir: PathBuf,
+
+    /// Bytes that the spool may take on disk; beyond, requests are answered 503.
+    #[arg(long, env = "MILLRACE_SPOOL_BYTES_MAX", default_value_t = 4 << 30)]
+    pub spool_bytes_max: u64,
+}
+
+/// How much may be sent.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Rates")]
+pub struct RateConfig {
+    /// Events per second of one store, over all its keys, where the store has no rate of its own.
+    #[arg(long, env = "MILLRACE_EVENTS_PER_SECOND", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub events_per_second: u32,
+
+    /// Requests per second of one client address (an IPv6 network of 64 bits); 0: no limit.
+    #[arg(long, env = "MILLRACE_CLIENT_REQUESTS_PER_SECOND", default_value_t = 5_000)]
+    pub client_requests_per_second: u32,
+}
+
+/// How connections are treated.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Connections")]
+pub struct ConnectionConfig {
+    /// Connections at a time; more wait in the kernel's queue.
+    #[arg(long, env = "MILLRACE_CONNECTIONS_MAX", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections_max: u32,
+
+    /// Milliseconds until a request's head must be complete; also how long a connection may stay idle.
+    #[arg(long, env = "MILLRACE_HEAD_TIMEOUT_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(10..))]
+    pub head_timeout_ms: u64,
+
+    /// Milliseconds until a request's body must be complete.
+    #[arg(long, env = "MILLRACE_BODY_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(10..))]
+    pub body_timeout_ms: u64,
+
+    /// Bytes of a request's head.
+    #[arg(long, env = "MILLRACE_HEAD_BYTES_MAX", default_value_t = 32 << 10, value_parser = clap::value_parser!(u32).range(8192..=1 << 20))]
+    pub head_bytes_max: u32,
+
+    /// Headers of a request.
+    #[arg(long, env = "MILLRACE_HEADERS_MAX", default_value_t = 100, value_parser = clap::value_parser!(u16).range(10..))]
+    pub headers_max: u16,
+
+    /// Bytes of request bodies in memory at a time, not counting the first 16 KiB of each.
+    #[arg(long, env = "MILLRACE_BODIES_BYTES_MAX", default_value_t = 128 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..))]
+    pub bodies_bytes_max: u32,
+
+    /// Milliseconds that open requests, and then the log, have to finish when the collector is stopped.
+    #[arg(long, env = "MILLRACE_DRAIN_TIMEOUT_MS", default_value_t = 15_000)]
+    pub drain_timeout_ms: u64,
+}
+
+macro_rules! limit_config {
+    ($($(#[doc = $doc:literal])+ $field:ident, $env:literal, $range:expr;)+) => {
+        /// How large anything may be.
+        #[derive(Clone, Debug, Args)]
+        #[command(next_help_heading = "Limits")]
+        pub struct LimitConfig {
+            $($(#[doc = $doc])+
+            #[arg(long, env = $env, default_value_t = Limits::default().$field, value_parser = bounded($range))]
+            pub $field: usize,)+
+        }
+
+        impl LimitConfig {
+            /// The limits as validation takes them.
+            pub fn limits(&self) -> Limits {
+                Limits { $($field: self.$field,)+ }
+            }
+        }
+    };
+}
+
+limit_config! {
+    /// Bytes of a request body as it arrives.
+    body_bytes_max, "MILLRACE_BODY_BYTES_MAX", 1..=16 << 20;
+    /// Bytes of a request body after `Content-Encoding` is undone.
+    inflated_bytes_max, "MILLRACE_INFLATED_BYTES_MAX", 1..=24 << 20;
+    /// Events in one request.
+    events_max, "MILLRACE_EVENTS_MAX", 1..=100_000;
+    /// Bytes of one event as it arrives.
+    event_bytes_max, "MILLRACE_EVENT_BYTES_MAX", 1..=1 << 20;
+    /// Entries in `properties`.
+    properties_max, "MILLRACE_PROPERTIES_MAX", 0..=1000;
+    /// Items in `items`.
+    items_max, "MILLRACE_ITEMS_MAX", 0..=10_000;
+    /// Bytes of any string but a URL.
+    string_bytes_max, "MILLRACE_STRING_BYTES_MAX", 1..=32 << 10;
+    /// Bytes of a URL.
+    url_bytes_max, "MILLRACE_URL_BYTES_MAX", 1..=64 << 10;
+    /// Levels of objects and arrays in an event, the event itself being the first.
+    nesting_max, "MILLRACE_NESTING_MAX", 2..=NESTING_MAX as u64;
+}
+
+fn bounded(range: std::ops::RangeInclusive<u64>) -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser as _;
+    clap::value_parser!(u64).range(range).map(|value| value as usize)
+}
+
+impl Default for Config {
+    /// The defaults that `--help` names, whatever the environment says.
+    fn default() -> Self {
+        let matches = Self::command().mut_args(|arg| arg.env(None)).get_matches_from(["millrace-collector"]);
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_the_contracts() {
+        Config::command().debug_assert();
+        let config = Config::default();
+        assert_eq!(config.address.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.limits.limits(), Limits::default());
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        let error = Config::try_parse_from(["c", "--events-max", "0"]).unwrap_err().to_string();
+        assert!(error.contains("--events-max"), "{error}");
+    }
+}

@@ -1,0 +1,332 @@
+//! Bytes to events: finds the events of a body and their fields, without deciding whether they are acceptable.
+//!
+//! The body is parsed once, as a whole, into simd-json's tape, and each event's fields are looked up on it by hand: an
+//! event of a wrong shape then costs its neighbours nothing, and duplicate keys are seen. Only when the body does not
+//! parse, or is so long that one of its events may be over the limit, is it split ([`crate::split`]); where it does not
+//! parse, each element is then parsed alone.
+//!
+//! Strings are borrowed from the scratch copy that simd-json unescapes in place; nothing is allocated per field.
+
+use std::ops::Range;
+
+use millrace_schemas::{
+    limits::Limits,
+    reject::{Reason, Rejection},
+};
+use simd_json::Node;
+
+use crate::{
+    field::Field,
+    split::{self, Top},
+    tape::{NESTING_MAX, Object, Parsed, Parser, Source, is_deeper, size},
+};
+
+/// How a body holds its events, as its content type says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One JSON value: an event, an array of events, or an envelope. Several of them in a row are taken for lines.
+    Json,
+    /// One event per line.
+    Lines,
+}
+
+/// Memory that is used again from request to request.
+#[derive(Default)]
+pub struct Scratch {
+    body: Parser,
+    head: Parser,
+    element: Parser,
+}
+
+/// A request that is refused whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// What to do about it; safe to show to the sender.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal with its detail.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(Rejection { reason, detail }: Rejection) -> Self {
+        Self { reason, detail }
+    }
+}
+
+/// The events of one body.
+pub struct Events<'s> {
+    /// The body's tape; in pieces the tape of what stands beside the pieces; may be empty.
+    parsed: Parsed<'s>,
+    list: List,
+    has_envelope: bool,
+    event_bytes_max: usize,
+    nesting_max: usize,
+    body: &'s [u8],
+    element: &'s mut Parser,
+}
+
+enum List {
+    /// Events start at this node of the tape; `ranges` are their bytes, where the body is long enough to ask.
+    Nodes { first: usize, count: usize, ranges: Option<Vec<Range<usize>>> },
+    /// Each event is parsed alone from these bytes.
+    Pieces(Vec<Range<usize>>),
+}
+
+/// Finds the events of a body. Refuses it whole when it is not JSON, or holds no list where one should be.
+pub fn decode<'s>(
+    body: &'s [u8],
+    form: Form,
+    limits: &Limits,
+    scratch: &'s mut Scratch,
+) -> Result<Events<'s>, Refusal> {
+    let Scratch { body: whole, head, element } = scratch;
+    let mut events = Events {
+        parsed: Parsed::nothing(),
+        list: List::Pieces(Vec::new()),
+        has_envelope: false,
+        event_bytes_max: limits.event_bytes_max,
+        nesting_max: limits.nesting_max.min(NESTING_MAX),
+        body,
+        element,
+    };
+    if form == Form::Lines {
+        events.list = List::Pieces(lines(body, limits.events_max)?);
+    } else {
+        match whole.parse(body) {
+            Ok(parsed) => {
+                events.parsed = parsed;
+                events.find_in_tape(limits.events_max)?;
+            }
+            Err(rejection) => events.find_in_pieces(limits.events_max, &rejection, head)?,
+        }
+    }
+    if events.len() > limits.events_max {
+        let detail = format!("send at most {} events in one request", limits.events_max);
+        return Err(Refusal::new(Reason::TooManyEvents, detail));
+    }
+    events.check_context()?;
+    Ok(events)
+}
+
+fn lines(body: &[u8], most: usize) -> Result<Vec<Range<usize>>, Refusal> {
+    let lines = split::lines(body, most);
+    if lines.iter().all(|line| !matches!(body[line.start], b'{' | b'[')) && !lines.is_empty() {
+        return Err(not_json("no line of the body is a JSON object"));
+    }
+    Ok(lines)
+}
+
+fn not_json(detail: impl Into<String>) -> Refusal {
+    Refusal::new(Reason::NotJson, detail)
+}
+
+fn events_are_no_array() -> Refusal {
+    Refusal::new(Reason::WrongType, "`events` must be an array of events")
+}
+
+impl<'s> Events<'s> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match &self.list {
+            List::Nodes { count, .. } => *count,
+            List::Pieces(ranges) => ranges.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The key that stands in the body.
+    pub fn write_key(&self) -> Option<&str> {
+        match Object::read(&self.parsed.tape.0, 0).ok()?.get(Field::WriteKey)? {
+            [Node::String(key), ..] => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Visits every event, in order, with its place in the request.
+    pub(crate) fn for_each(&mut self, mut visit: impl FnMut(usize, Result<Source<'_>, Rejection>)) {
+        let Self { parsed, list, element, body, .. } = self;
+        let (event_bytes_max, nesting_max) = (self.event_bytes_max, self.nesting_max);
+        let nodes = &parsed.tape.0;
+        let envelope = if self.has_envelope { Object::read(nodes, 0).ok() } else { None };
+        let context = envelope
+            .as_ref()
+            .and_then(|envelope| Object::read(nodes, envelope.position(Field::Context)?).ok());
+        let sent_at = envelope.as_ref().and_then(|envelope| envelope.get(Field::SentAt));
+        match list {
+            List::Nodes { first, count, ranges } => {
+                let mut at = *first;
+                for index in 0..*count {
+                    let end = at + size(nodes, at);
+                    let range = ranges.as_ref().and_then(|ranges| ranges.get(index));
+                    let event = check_size(range, event_bytes_max)
+                        .and_then(|()| read_event(nodes, at, end, nesting_max));
+                    visit(index, event.map(|event| Source { event, context: context.as_ref(), sent_at }));
+                    at = end;
+                }
+            }
+            List::Pieces(ranges) => {
+                for (index, range) in ranges.iter().enumerate() {
+                    let parsed = check_size(Some(range), event_bytes_max)
+                        .and_then(|()| element.parse(&body[range.clone()]));
+                    match &parsed {
+                        Ok(Parsed { tape, .. }) => visit(
+                            index,
+                            read_event(&tape.0, 0, tape.0.len(), nesting_max).map(|event| Source {
+                                event,
+                                context: context.as_ref(),
+                                sent_at,
+                            }),
+                        ),
+                        Err(rejection) => visit(index, Err(rejection.clone())),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds the events of a body that parsed.
+    fn find_in_tape(&mut self, events_max: usize) -> Result<(), Refusal> {
+        let nodes = &self.parsed.tape.0;
+        let mut list_field = None;
+        let (first, count) = match nodes[0] {
+            Node::Array { len, .. } => (1, len),
+            Node::Object { .. } => {
+                list_field = Object::read(nodes, 0).ok().and_then(|root| root.position(Field::Events));
+                match list_field.map(|at| (at, nodes[at])) {
+                    None => (0, 1),
+                    Some((at, Node::Array { len, .. })) => (at + 1, len),
+                    Some(_) => return Err(events_are_no_array()),
+                }
+            }
+            Node::String(_) | Node::Static(_) => (0, 1),
+        };
+        self.has_envelope = list_field.is_some();
+        let ranges = if self.body.len() > self.event_bytes_max {
+            Some(match split::split(self.body, events_max) {
+                Some(Top::Array(ranges)) => ranges,
+                Some(Top::Object(members)) if self.has_envelope => {
+                    let (list, _) = event_list(self.body, &members, events_max)?.unwrap_or_default();
+                    list
+                }
+                _ => vec![whole_of(self.body.trim_ascii())],
+            })
+        } else {
+            None
+        };
+        self.list = List::Nodes { first, count, ranges };
+        Ok(())
+    }
+
+    /// Finds the events of a body that does not parse as a whole.
+    fn find_in_pieces(
+        &mut self,
+        events_max: usize,
+        rejection: &Rejection,
+        head: &'s mut Parser,
+    ) -> Result<(), Refusal> {
+        let pieces = match split::split(self.body, events_max) {
+            None => return Err(not_json(format!("the body is not JSON: {}", rejection.detail))),
+            Some(Top::Array(ranges)) => ranges,
+            Some(Top::Sequence) => match lines(self.body, events_max)? {
+                lines if lines.len() > 1 => lines,
+                _ => return Err(not_json("one JSON value follows another; put each on a line of its own")),
+            },
+            Some(Top::Object(members)) => match event_list(self.body, &members, events_max)? {
+                None => vec![whole_of(self.body)],
+                Some((list, envelope)) => {
+                    self.parsed = head.parse(&envelope)?;
+                    self.has_envelope = true;
+                    list
+                }
+            },
+        };
+        self.list = List::Pieces(pieces);
+        Ok(())
+    }
+
+    /// A context that is no object would silently be missing from every event.
+    fn check_context(&self) -> Result<(), Refusal> {
+        if !self.has_envelope {
+            return Ok(());
+        }
+        let nodes = &self.parsed.tape.0;
+        let Some(at) = Object::read(nodes, 0)?.position(Field::Context) else { return Ok(()) };
+        let end = at + size(nodes, at);
+        read_event(nodes, at, end, self.nesting_max).map_err(|rejection| {
+            Refusal::new(rejection.reason, format!("in `context`: {}", rejection.detail))
+        })?;
+        Ok(())
+    }
+}
+
+fn check_size(range: Option<&Range<usize>>, bytes_max: usize) -> Result<(), Rejection> {
+    match range {
+        Some(range) if range.len() > bytes_max => {
+            let detail = format!("{} bytes, at most {bytes_max}", range.len());
+            Err(Rejection::new(Reason::EventTooLarge, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_event<'t>(
+    nodes: &'t [Node<'t>],
+    at: usize,
+    end: usize,
+    nesting_max: usize,
+) -> Result<Object<'t>, Rejection> {
+    let event = Object::read(nodes, at)?;
+    if event.has_containers && is_deeper(&nodes[at..end], nesting_max) {
+        let detail = format!("at most {nesting_max} levels of objects and arrays");
+        return Err(Rejection::new(Reason::TooDeep, detail));
+    }
+    Ok(event)
+}
+
+/// The bytes of each event of an envelope.
+type Pieces = Vec<Range<usize>>;
+
+/// The events of an envelope and its JSON without them; `None` when the object is no envelope.
+fn event_list(
+    body: &[u8],
+    members: &[(Range<usize>, Range<usize>)],
+    most: usize,
+) -> Result<Option<(Pieces, Vec<u8>)>, Refusal> {
+    let mut list = None;
+    let mut envelope = b"{\"events\":[]".to_vec();
+    for (name, value) in members {
+        let name = &body[name.clone()];
+        if name == Field::Events.name().as_bytes() {
+            if body.get(value.start) != Some(&b'[') {
+                return Err(events_are_no_array());
+            }
+            if list.is_some() {
+                return Err(Refusal::new(Reason::DuplicateKey, "`events` stands twice"));
+            }
+            let pieces = split::split_array(body, value.start, most);
+            list = Some(pieces.ok_or_else(|| not_json("`events` does not end"))?.0);
+        } else if std::str::from_utf8(name).is_ok_and(|name| Field::parse(name).is_some()) {
+            envelope.extend_from_slice(b",\"");
+            envelope.extend_from_slice(name);
+            envelope.extend_from_slice(b"\":");
+            envelope.extend_from_slice(&body[value.clone()]);
+        }
+    }
+    envelope.push(b'}');
+    Ok(list.map(|list| (list, envelope)))
+}
+
+fn whole_of(body: &[u8]) -> Range<usize> {
+    0..body.len()
+}

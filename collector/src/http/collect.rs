@@ -1,0 +1,221 @@
+//! `POST /v1/collect`: the hot path, link by link.
+//!
+//! client rate → content type → key → body → inflate → decode → store rate → validate → encode → log → answer
+
+use std::{borrow::Cow, cell::RefCell, net::IpAddr, sync::Arc, time::Instant};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderName, Uri,
+        header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, USER_AGENT},
+        request::Parts,
+    },
+    response::Response,
+};
+use millrace_schemas::reject::Reason;
+
+use super::{App, Peer, answer, answer::Refused, cors};
+use crate::{
+    body::{self, Encoding},
+    bot,
+    chain::{self, Outcome},
+    client,
+    decode::{Form, Scratch, decode},
+    key::{Directory, Key},
+    stores::now_ms,
+    validate::Request as Sender,
+};
+
+const WRITE_KEY: HeaderName = HeaderName::from_static("x-write-key");
+
+/// Longer user agents are cut: no browser's comes near.
+const USER_AGENT_BYTES_MAX: usize = 512;
+
+thread_local! {
+    /// Parsing needs memory of the size of the body; each worker thread keeps its own.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The handler.
+pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let result = collect(&app, &parts, body).await;
+    let mut response = match &result {
+        Ok(outcome) => answer::accepted(outcome.accepted(), &outcome.rejected),
+        Err(refused) => {
+            count_refused(&app, refused);
+            answer::refused(refused)
+        }
+    };
+    cors::allow(&mut response, parts.headers.get(ORIGIN));
+    response
+}
+
+/// Events that were listed have been counted by their own reasons.
+pub(crate) fn count_refused(app: &App, refused: &Refused) {
+    if refused.rejected.is_empty() {
+        app.metrics.refused(refused.refusal.reason);
+    }
+}
+
+async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refused> {
+    let client = take_client_rate(app, parts)?;
+    let form = form(&parts.headers)?;
+    let encoding = Encoding::of(&parts.headers)?;
+    let sent_key = sent_key(&parts.headers, &parts.uri);
+    let origin = cors::origin(&parts.headers);
+    // A key that stands in the head is checked before the body is read; the one in the body cannot be.
+    if let Some(sent_key) = &sent_key {
+        find_key(&app.directory.load(), Some(sent_key), origin.as_deref())?;
+    }
+    let received = body::read(body, &app.limits, app.body_timeout, &app.memory).await?;
+    app.metrics.body_bytes.increment(received.bytes.len() as u64);
+    let body = body::inflate(&received.bytes, encoding, app.limits.inflated_bytes_max)?;
+    let sender =
+        Head { headers: &parts.headers, client, key: sent_key.as_deref(), origin: origin.as_deref() };
+    let (outcome, is_bot) = accept(app, &body, form, &sender)?;
+    drop(body);
+    drop(received);
+    append(app, outcome, is_bot).await
+}
+
+/// What is known of a request before its body.
+pub(crate) struct Head<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) client: IpAddr,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) origin: Option<&'a str>,
+}
+
+/// The part of a request that waits for nothing: bytes in, log messages out.
+pub(crate) fn accept(
+    app: &App,
+    body: &[u8],
+    form: Form,
+    head: &Head<'_>,
+) -> Result<(Outcome, bool), Refused> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut events = decode(body, form, &app.limits, scratch)?;
+        let directory = app.directory.load();
+        let sent_key = head.key.or_else(|| events.write_key());
+        let key = find_key(&directory, sent_key, head.origin)?;
+        if events.is_empty() {
+            return Err(Refused::new(Reason::NoEvents, "send at least one event"));
+        }
+        let store = &key.store;
+        store.rate.take(events.len()).map_err(|wait| {
+            Refused::wait("the store is over its events per second; send this again later", wait.0)
+        })?;
+        let received_at = now_ms();
+        let user_agent = user_agent(head.headers);
+        let is_bot = !key.is_trusted && bot::is_bot(&user_agent);
+        let salt = if key.is_trusted { None } else { directory.salt(received_at) };
+        let visitor = salt.map(|salt| client::derived_visitor(salt, &store.id, head.client, &user_agent));
+        let request = Sender {
+            store_id: &store.id,
+            currency: &store.currency,
+            event_age_max_days: store.event_age_max_days,
+            trusted: key.is_trusted,
+            received_at,
+            user_agent: &user_agent,
+            bot_reason: if is_bot { "user_agent" } else { "" },
+            derived_visitor: visitor.as_deref().unwrap_or_default(),
+            id_seed: rand::random(),
+            limits: app.limits,
+        };
+        Ok((chain::accept(&mut events, &request), is_bot))
+    })
+}
+
+/// Waits until the log holds what was accepted.
+pub(crate) async fn append(app: &App, mut outcome: Outcome, is_bot: bool) -> Result<Outcome, Refused> {
+    app.metrics.rejected(&outcome);
+    if outcome.messages.is_empty() {
+        let (reason, detail) = outcome.rejected.first().map_or_else(
+            || (Reason::NoEvents, "send at least one event".to_owned()),
+            |(_, first)| (first.reason, format!("no event was acceptable; the first: {}", first.detail)),
+        );
+        return Err(Refused { rejected: outcome.rejected, ..Refused::new(reason, detail) });
+    }
+    let started = Instant::now();
+    let receipt = app.log.append(std::mem::take(&mut outcome.messages));
+    if receipt.await.is_err() {
+        return Err(Refused::new(Reason::Unavailable, "the events were not stored; send them again"));
+    }
+    app.metrics.log_seconds.record(started.elapsed().as_secs_f64());
+    app.metrics.accepted(&outcome, is_bot);
+    Ok(outcome)
+}
+
+pub(crate) fn take_client_rate(app: &App, parts: &Parts) -> Result<IpAddr, Refused> {
+    let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+    let client = client::address(peer, &parts.headers, &app.trusted_proxies);
+    app.clients.take(client).map_err(|wait| {
+        Refused::wait("this address is over its requests per second; send this again later", wait.0)
+    })?;
+    Ok(client)
+}
+
+fn find_key<'d>(
+    directory: &'d Directory,
+    sent_key: Option<&str>,
+    origin: Option<&str>,
+) -> Result<&'d Key, Refused> {
+    if !directory.is_loaded {
+        return Err(Refused::new(Reason::Unavailable, "the collector is starting; send this again"));
+    }
+    let Some(sent_key) = sent_key else {
+        let detail = "send the store's key: Authorization: Bearer, X-Write-Key, ?key= or `write_key`";
+        return Err(Refused::new(Reason::UnknownKey, detail));
+    };
+    let Some(key) = directory.find(sent_key) else {
+        return Err(Refused::new(Reason::UnknownKey, "no store has this key; it may have been revoked"));
+    };
+    match origin {
+        Some(origin) if !key.is_trusted && !key.store.allows(origin) => Err(wrong_origin(origin)),
+        _ => Ok(key),
+    }
+}
+
+pub(crate) fn wrong_origin(origin: &str) -> Refused {
+    let detail = format!("add {origin} to the store's allowed origins, or empty the list");
+    Refused::new(Reason::OriginNotAllowed, detail)
+}
+
+fn sent_key<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<Cow<'a, str>> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
+    let header = || headers.get(WRITE_KEY).and_then(|value| value.to_str().ok());
+    bearer.or_else(header).map(Cow::Borrowed).or_else(|| query_key(uri))
+}
+
+/// The key in the address.
+pub(crate) fn query_key(uri: &Uri) -> Option<Cow<'_, str>> {
+    let query = uri.query()?;
+    form_urlencoded::parse(query.as_bytes()).find_map(|(name, value)| (name == "key").then_some(value))
+}
+
+/// How the body holds its events. No content type at all is taken for JSON.
+fn form(headers: &HeaderMap) -> Result<Form, Refused> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Form::Json) };
+    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let is = |known: &str| essence.eq_ignore_ascii_case(known.as_bytes());
+    match () {
+        () if is("application/json") || is("text/plain") || essence.is_empty() => Ok(Form::Json),
+        () if is("application/x-ndjson") => Ok(Form::Lines),
+        () => {
+            let detail = "send application/json, text/plain or application/x-ndjson";
+            Err(Refused::new(Reason::UnsupportedType, detail))
+        }
+    }
+}
+
+fn user_agent(headers: &HeaderMap) -> Cow<'_, str> {
+    let bytes = headers.get(USER_AGENT).map_or(&b""[..], |value| value.as_bytes());
+    let bytes = &bytes[..bytes.len().min(USER_AGENT_BYTES_MAX)];
+    String::from_utf8_lossy(bytes)
+}

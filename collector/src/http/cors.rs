@@ -1,0 +1,62 @@
+//! What browsers need to be told before they let a page send, or read the answer.
+//!
+//! `sendBeacon` sends in credentials mode, for which `*` is no answer: the concrete origin is.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{
+            ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
+        },
+    },
+    response::Response,
+};
+use millrace_schemas::reject::Reason;
+
+use super::{App, answer, collect};
+
+/// `OPTIONS`: may this page send? Asked without the key, unless it stands in the address; the request itself is checked
+/// again.
+pub(crate) async fn preflight(State(app): State<Arc<App>>, request: Request) -> Response {
+    let headers = request.headers();
+    let directory = app.directory.load();
+    let key = collect::query_key(request.uri());
+    if let (Some(key), Some(origin)) = (key.and_then(|key| directory.find(&key)), origin(headers))
+        && !key.is_trusted
+        && !key.store.allows(&origin)
+    {
+        app.metrics.refused(Reason::OriginNotAllowed);
+        return answer::refused(&collect::wrong_origin(&origin));
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let answer = response.headers_mut();
+    answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, OPTIONS"));
+    answer.insert(
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("authorization, content-encoding, content-type, x-write-key"),
+    );
+    answer.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    allow(&mut response, headers.get(ORIGIN));
+    response
+}
+
+/// The page's origin, where a browser sent one.
+pub(crate) fn origin(headers: &HeaderMap) -> Option<String> {
+    headers.get(ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned())
+}
+
+/// Lets the page read this answer.
+pub(crate) fn allow(response: &mut Response, origin: Option<&HeaderValue>) {
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    }
+}

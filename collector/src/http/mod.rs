@@ -1,0 +1,100 @@
+//! What the collector answers over HTTP.
+
+pub(crate) mod answer;
+pub(crate) mod collect;
+pub(crate) mod cors;
+pub(crate) mod pages;
+pub(crate) mod pixel;
+pub(crate) mod serve;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use axum::{
+    Router,
+    http::Method,
+    routing::{get, post},
+};
+use ipnet::IpNet;
+use millrace_schemas::limits::Limits;
+
+use crate::{
+    body::Memory,
+    key::Directory,
+    limit::ClientRate,
+    log::Log,
+    metric::{Endpoint, Metrics},
+};
+
+/// What every request shares.
+pub(crate) struct App {
+    pub(crate) directory: Arc<ArcSwap<Directory>>,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clients: ClientRate,
+    pub(crate) memory: Memory,
+    pub(crate) limits: Limits,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) body_timeout: Duration,
+    pub(crate) is_draining: AtomicBool,
+}
+
+impl App {
+    /// Why the collector should get no requests now; empty when it should.
+    pub(crate) fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.is_draining.load(Ordering::Relaxed) {
+            reasons.push("it is being stopped".to_owned());
+        }
+        if !self.directory.load().is_loaded {
+            reasons.push("stores and keys have not been read from Postgres yet".to_owned());
+        }
+        reasons.extend(self.log.ready().err());
+        reasons
+    }
+}
+
+/// The address that a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+const COLLECT: &str = "/v1/collect";
+const PIXEL: &str = "/v1/pixel.gif";
+const TRACKER: &str = "/t.js";
+const OPENAPI: &str = "/openapi.json";
+const HEALTHZ: &str = "/healthz";
+const READYZ: &str = "/readyz";
+
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route(COLLECT, post(collect::post).options(cors::preflight))
+        .route(PIXEL, get(pixel::get))
+        .route(TRACKER, get(pages::tracker))
+        .route(OPENAPI, get(pages::openapi))
+        .route(HEALTHZ, get(pages::healthz))
+        .route(READYZ, get(pages::readyz))
+        .fallback(pages::not_found)
+        .method_not_allowed_fallback(pages::method_not_allowed)
+        .with_state(app)
+}
+
+/// What a request is counted as.
+pub(crate) fn endpoint(method: &Method, path: &str) -> Endpoint {
+    match path {
+        COLLECT if method == Method::OPTIONS => Endpoint::Other,
+        COLLECT => Endpoint::Collect,
+        PIXEL => Endpoint::Pixel,
+        TRACKER => Endpoint::Tracker,
+        OPENAPI => Endpoint::OpenApi,
+        HEALTHZ => Endpoint::Health,
+        READYZ => Endpoint::Ready,
+        _ => Endpoint::Other,
+    }
+}

@@ -1,0 +1,187 @@
+//! Keys to stores, and which pages may send with them. A key is known by its SHA-256 alone.
+
+use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::limit::StoreRate;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// What Postgres says about stores and keys; also what the snapshot file holds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub(crate) version: i64,
+    pub(crate) stores: Vec<StoreSettings>,
+    pub(crate) keys: Vec<KeySettings>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StoreSettings {
+    pub(crate) id: String,
+    pub(crate) currency: String,
+    pub(crate) max_event_age_days: u32,
+    pub(crate) allowed_origins: Vec<String>,
+    pub(crate) events_per_second: Option<u32>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct KeySettings {
+    /// Hexadecimal.
+    pub(crate) sha256: String,
+    pub(crate) store_id: String,
+    /// A secret key, not a write key.
+    pub(crate) is_secret: bool,
+}
+
+/// A store, as a request needs it.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) id: String,
+    pub(crate) currency: String,
+    pub(crate) event_age_max_days: u32,
+    allowed_origins: Vec<String>,
+    pub(crate) rate: Arc<StoreRate>,
+}
+
+/// What a key opens.
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    pub(crate) store: Arc<Store>,
+    /// Whether it is a secret key: its events come from the shop's own server.
+    pub(crate) is_trusted: bool,
+}
+
+/// A day's salt.
+pub(crate) type Salt = (i64, [u8; 32]);
+
+/// All that is known of stores; replaced as a whole when something changes.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    keys: HashMap<[u8; 32], Key>,
+    stores: HashMap<String, Arc<Store>>,
+    pub(crate) salts: Vec<Salt>,
+    /// Whether stores were ever read.
+    pub(crate) is_loaded: bool,
+}
+
+impl Directory {
+    /// Builds a directory. Stores whose rate is as before keep what they have used of it.
+    pub(crate) fn new(settings: &Settings, salts: Vec<Salt>, before: &Self, rates: Rates) -> Self {
+        let mut stores = HashMap::new();
+        for store in &settings.stores {
+            let per_second =
+                store.events_per_second.and_then(NonZeroU32::new).unwrap_or(rates.events_per_second);
+            let rate = before.stores.get(&store.id).map(|store| Arc::clone(&store.rate));
+            let rate = rate
+                .filter(|rate| rate.per_second == per_second)
+                .unwrap_or_else(|| Arc::new(StoreRate::new(per_second, rates.events_max)));
+            let store = Store {
+                id: store.id.clone(),
+                currency: store.currency.clone(),
+                event_age_max_days: store.max_event_age_days,
+                allowed_origins: store.allowed_origins.clone(),
+                rate,
+            };
+            stores.insert(store.id.clone(), Arc::new(store));
+        }
+        let mut keys = HashMap::new();
+        for key in &settings.keys {
+            let mut hash = [0; 32];
+            let is_hash = hex::decode_to_slice(&key.sha256, &mut hash).is_ok();
+            if let (true, Some(store)) = (is_hash, stores.get(&key.store_id)) {
+                keys.insert(hash, Key { store: Arc::clone(store), is_trusted: key.is_secret });
+            }
+        }
+        Self { keys, stores, salts, is_loaded: true }
+    }
+
+    /// The same stores with other salts.
+    pub(crate) fn with_salts(&self, salts: Vec<Salt>) -> Self {
+        Self { keys: self.keys.clone(), stores: self.stores.clone(), salts, is_loaded: self.is_loaded }
+    }
+
+    /// What this key opens, if anything.
+    pub(crate) fn find(&self, key: &str) -> Option<&Key> {
+        let hash: [u8; 32] = Sha256::digest(key).into();
+        self.keys.get(&hash)
+    }
+
+    /// The salt of the day that an instant lies in.
+    pub(crate) fn salt(&self, epoch_ms: i64) -> Option<&[u8; 32]> {
+        let today = epoch_ms.div_euclid(DAY_MS);
+        self.salts.iter().find(|(day, _)| *day == today).map(|(_, salt)| salt)
+    }
+}
+
+/// What stores get that say nothing about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rates {
+    pub(crate) events_per_second: NonZeroU32,
+    pub(crate) events_max: u32,
+}
+
+impl Store {
+    /// Whether pages of this origin may send with the write key. An entry is an origin (`https://shop.example`), a host
+    /// (`shop.example`), or either with `*.` for all hosts below.
+    pub(crate) fn allows(&self, origin: &str) -> bool {
+        self.allowed_origins.is_empty()
+            || self.allowed_origins.iter().any(|entry| entry_matches(entry.trim_end_matches('/'), origin))
+    }
+}
+
+fn entry_matches(entry: &str, origin: &str) -> bool {
+    let Some((scheme, host_port)) = origin.split_once("://") else { return false };
+    let (entry_scheme, entry_host) = match entry.split_once("://") {
+        Some((scheme, host)) => (Some(scheme), host),
+        None => (None, entry),
+    };
+    // An entry that is a bare host means that host on any port.
+    let host = if entry_scheme.is_some() || entry_host.contains(':') {
+        host_port
+    } else {
+        host_port.rsplit_once(':').map_or(host_port, |(host, _)| host)
+    };
+    let is_host = match entry_host.strip_prefix("*.") {
+        Some(parent) => {
+            host.len() > parent.len() + 1
+                && host.is_char_boundary(host.len() - parent.len())
+                && host[host.len() - parent.len()..].eq_ignore_ascii_case(parent)
+                && host[..host.len() - parent.len()].ends_with('.')
+        }
+        None => host.eq_ignore_ascii_case(entry_host),
+    };
+    entry == "*" || (is_host && entry_scheme.is_none_or(|entry| entry.eq_ignore_ascii_case(scheme)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_compared_whole() {
+        for (entry, origin) in [
+            ("https://shop.example", "https://shop.example"),
+            ("https://SHOP.example", "https://shop.example"),
+            ("shop.example", "http://shop.example:8080"),
+            ("https://*.shop.example", "https://www.shop.example"),
+            ("*.shop.example", "http://a.b.shop.example"),
+            ("http://localhost:3000", "http://localhost:3000"),
+            ("*", "https://any.example"),
+        ] {
+            assert!(entry_matches(entry, origin), "{entry} {origin}");
+        }
+        for (entry, origin) in [
+            ("https://shop.example", "http://shop.example"),
+            ("https://shop.example", "https://shop.example.evil.example"),
+            ("https://shop.example", "https://evilshop.example"),
+            ("https://shop.example", "https://shop.example:444"),
+            ("*.shop.example", "https://shop.example"),
+            ("*.shop.example", "https://evilshop.example"),
+            ("shop.example", "null"),
+        ] {
+            assert!(!entry_matches(entry, origin), "{entry} {origin}");
+        }
+    }
+}

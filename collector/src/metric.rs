@@ -1,0 +1,155 @@
+//! Handles of the collector's metrics, looked up once: on the hot path a count is one atomic addition.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use millrace_schemas::{event::Kind, metric, reject::Reason};
+
+use crate::chain::Outcome;
+
+/// What a request asked for, as its metric names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Collect,
+    Pixel,
+    Tracker,
+    Health,
+    Ready,
+    OpenApi,
+    /// Anything else, so that made-up paths make no metrics.
+    Other,
+    /// What ended before it was a request: a head that is malformed, too large or too slow.
+    Connection,
+}
+
+const ENDPOINTS: [(Endpoint, &str); 8] = [
+    (Endpoint::Collect, "collect"),
+    (Endpoint::Pixel, "pixel"),
+    (Endpoint::Tracker, "tracker"),
+    (Endpoint::Health, "healthz"),
+    (Endpoint::Ready, "readyz"),
+    (Endpoint::OpenApi, "openapi"),
+    (Endpoint::Other, "other"),
+    (Endpoint::Connection, "connection"),
+];
+
+/// Every status that the collector answers with.
+const STATUSES: [u16; 15] = [200, 202, 204, 304, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 503];
+/// Of what ends before it is a request.
+const HEAD_TOO_LARGE: u16 = 431;
+
+pub(crate) struct Metrics {
+    /// By endpoint and status; the last of each is of statuses not listed.
+    requests: Vec<[Counter; STATUSES.len() + 1]>,
+    pub(crate) body_bytes: Counter,
+    accepted: [Counter; 3],
+    rejected: Vec<Counter>,
+    times_corrected: Counter,
+    times_replaced: Counter,
+    bots: Counter,
+    anonymous: Counter,
+    seconds: Histogram,
+    pub(crate) log_queue: Gauge,
+    pub(crate) log_seconds: Histogram,
+    pub(crate) keys_age: Gauge,
+}
+
+impl Metrics {
+    /// Looks the handles up in the recorder that is installed now.
+    pub(crate) fn new() -> Self {
+        let requests = ENDPOINTS.map(|(_, endpoint)| {
+            std::array::from_fn(|index| {
+                let status = STATUSES.get(index).copied().unwrap_or(HEAD_TOO_LARGE);
+                counter!(metric::COLLECTOR_REQUESTS, "endpoint" => endpoint, "status" => status.to_string())
+            })
+        });
+        let accepted = |kind: Kind| counter!(metric::COLLECTOR_EVENTS_ACCEPTED, "type" => kind.as_str());
+        let adjusted = |source| counter!(metric::COLLECTOR_TIMES_ADJUSTED, "time_source" => source);
+        Self {
+            requests: requests.into(),
+            body_bytes: counter!(metric::COLLECTOR_BODY_BYTES),
+            accepted: [accepted(Kind::PageView), accepted(Kind::Event), accepted(Kind::Click)],
+            rejected: Reason::ALL
+                .iter()
+                .map(|reason| counter!(metric::COLLECTOR_REJECTED, "reason" => reason.as_str()))
+                .collect(),
+            times_corrected: adjusted("corrected"),
+            times_replaced: adjusted("replaced"),
+            bots: counter!(metric::COLLECTOR_BOTS, "reason" => "user_agent"),
+            anonymous: counter!(metric::COLLECTOR_ANONYMOUS),
+            seconds: histogram!(metric::COLLECTOR_REQUEST_SECONDS),
+            log_queue: gauge!(metric::COLLECTOR_LOG_QUEUE),
+            log_seconds: histogram!(metric::COLLECTOR_LOG_SECONDS),
+            keys_age: gauge!(metric::COLLECTOR_KEYS_AGE_SECONDS),
+        }
+    }
+
+    pub(crate) fn request(&self, endpoint: Endpoint, status: u16, elapsed: Duration) {
+        self.ended(endpoint, status);
+        self.seconds.record(elapsed.as_secs_f64());
+    }
+
+    /// Something that ended without being a request.
+    pub(crate) fn ended(&self, endpoint: Endpoint, status: u16) {
+        let status = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len());
+        self.requests[endpoint as usize][status].increment(1);
+    }
+
+    /// A request that was refused whole.
+    pub(crate) fn refused(&self, reason: Reason) {
+        self.rejected[reason as usize].increment(1);
+    }
+
+    /// Events that were rejected, whatever becomes of the rest of their request.
+    pub(crate) fn rejected(&self, outcome: &Outcome) {
+        for (_, rejection) in &outcome.rejected {
+            self.refused(rejection.reason);
+        }
+    }
+
+    /// Events that the log holds.
+    pub(crate) fn accepted(&self, outcome: &Outcome, is_bot: bool) {
+        let add = |counter: &Counter, count: usize| {
+            if count > 0 {
+                counter.increment(count as u64);
+            }
+        };
+        add(&self.accepted[0], outcome.page_views);
+        add(&self.accepted[1], outcome.named_events);
+        add(&self.accepted[2], outcome.clicks);
+        add(&self.times_corrected, outcome.times_corrected);
+        add(&self.times_replaced, outcome.times_replaced);
+        add(&self.anonymous, outcome.anonymous);
+        if is_bot {
+            add(&self.bots, outcome.accepted());
+        }
+    }
+}
+
+/// Gives every metric of the contract its `# HELP` in the recorder that is installed now.
+pub fn describe() {
+    for (name, help) in metric::ALL {
+        if name.ends_with("_total") {
+            metrics::describe_counter!(*name, *help);
+        } else if [metric::COLLECTOR_REQUEST_SECONDS, metric::COLLECTOR_LOG_SECONDS].contains(name) {
+            metrics::describe_histogram!(*name, *help);
+        } else {
+            metrics::describe_gauge!(*name, *help);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_and_reasons_are_indexes() {
+        for (index, (endpoint, _)) in ENDPOINTS.iter().enumerate() {
+            assert_eq!(*endpoint as usize, index);
+        }
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Finding the elements of a body without parsing them, so that one that is not JSON costs its neighbours nothing.
+//!
+//! The scanner knows strings and brackets and nothing else. It counts depth instead of recursing, so nesting costs
+//! neither stack nor more than linear time.
+
+use std::ops::Range;
+
+/// What a body consists of at its top level. Ranges are bytes of the body.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Top {
+    /// The elements of one array.
+    Array(Vec<Range<usize>>),
+    /// The members of one object: name (without quotes) and value.
+    Object(Vec<(Range<usize>, Range<usize>)>),
+    /// Several values, one after the other.
+    Sequence,
+}
+
+/// Splits a body at its top level; `None`: it has none that could be found. Of longer lists only the first `most + 1`
+/// elements are returned.
+pub(crate) fn split(body: &[u8], most: usize) -> Option<Top> {
+    let start = skip_whitespace(body, 0);
+    let (top, end) = match *body.get(start)? {
+        b'[' => {
+            let (elements, end) = split_array(body, start, most)?;
+            (Top::Array(elements), end)
+        }
+        b'{' => {
+            let (members, end) = split_object(body, start, most)?;
+            (Top::Object(members), end)
+        }
+        _ => return None,
+    };
+    match body.get(skip_whitespace(body, end)) {
+        None => Some(top),
+        Some(b'{' | b'[') => Some(Top::Sequence),
+        Some(_) => None,
+    }
+}
+
+/// The elements of the array that opens at `start`, and where it ends.
+pub(crate) fn split_array(body: &[u8], start: usize, most: usize) -> Option<(Vec<Range<usize>>, usize)> {
+    let mut elements = Vec::new();
+    let mut at = skip_whitespace(body, start + 1);
+    if body.get(at) == Some(&b']') {
+        return Some((elements, at + 1));
+    }
+    loop {
+        let end = end_of_value(body, at)?;
+        elements.push(at..trim_end(body, at, end));
+        match body.get(end)? {
+            b',' if elements.len() > most => return Some((elements, body.len())),
+            b',' => at = skip_whitespace(body, end + 1),
+            b']' => return Some((elements, end + 1)),
+            _ => return None,
+        }
+    }
+}
+
+/// Name and value of a member.
+type Member = (Range<usize>, Range<usize>);
+
+fn split_object(body: &[u8], start: usize, most: usize) -> Option<(Vec<Member>, usize)> {
+    let mut members = Vec::new();
+    let mut at = skip_whitespace(body, start + 1);
+    if body.get(at) == Some(&b'}') {
+        return Some((members, at + 1));
+    }
+    loop {
+        if body.get(at) != Some(&b'"') {
+            return None;
+        }
+        let name_end = end_of_string(body, at)?;
+        let colon = skip_whitespace(body, name_end);
+        if body.get(colon) != Some(&b':') {
+            return None;
+        }
+        let value = skip_whitespace(body, colon + 1);
+        let end = end_of_value(body, value)?;
+        members.push((at + 1..name_end - 1, value..trim_end(body, value, end)));
+        match body.get(end)? {
+            // Nobody needs a thousand members of an envelope: the scan is for `events` and its siblings.
+            b',' if members.len() > most.max(1000) => return None,
+            b',' => at = skip_whitespace(body, end + 1),
+            b'}' => return Some((members, end + 1)),
+            _ => return None,
+        }
+    }
+}
+
+/// The non-empty lines of a body. Of more only the first `most + 1` are returned.
+pub(crate) fn lines(body: &[u8], most: usize) -> Vec<Range<usize>> {
+    let mut lines = Vec::new();
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', body).chain([body.len()]) {
+        let from = skip_whitespace(&body[..end], start);
+        let line = from..trim_end(body, from, end);
+        start = end + 1;
+        if !line.is_empty() {
+            lines.push(line);
+            if lines.len() > most {
+                break;
+            }
+        }
+    }
+    lines
+}
+
+/// Where the value at `at` ends: at the comma or closing bracket of the list it stands in, or after the last byte.
+fn end_of_value(body: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    loop {
+        match *body.get(at)? {
+            b'"' => {
+                at = end_of_string(body, at)?;
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth == 0 => return Some(at),
+            b'}' | b']' => depth -= 1,
+            b',' if depth == 0 => return Some(at),
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+/// Where the string that opens at `at` ends: after its closing quote.
+fn end_of_string(body: &[u8], at: usize) -> Option<usize> {
+    let mut at = at + 1;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', body.get(at..)?)?;
+        if body[at] == b'"' {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
+}
+
+fn skip_whitespace(body: &[u8], at: usize) -> usize {
+    body[at.min(body.len())..]
+        .iter()
+        .position(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
+        .map_or(body.len(), |length| at + length)
+}
+
+fn trim_end(body: &[u8], start: usize, end: usize) -> usize {
+    start + body[start..end.max(start)].trim_ascii_end().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn elements(body: &str) -> Option<Vec<&str>> {
+        match split(body.as_bytes(), 100)? {
+            Top::Array(ranges) => Some(ranges.into_iter().map(|range| &body[range]).collect()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn elements_are_found_whatever_they_hold() {
+        assert_eq!(elements("[]"), Some(vec![]));
+        assert_eq!(
+            elements(" [ 1 , {\"a\":[2,3]} , \"],\\\"\" ] "),
+            Some(vec!["1", "{\"a\":[2,3]}", "\"],\\\"\""])
+        );
+        assert_eq!(elements("[NaN,{\"a\":1e999},,]"), Some(vec!["NaN", "{\"a\":1e999}", "", ""]));
+        assert_eq!(elements("[1,2"), None);
+        assert_eq!(elements("[\"]"), None);
+        assert_eq!(elements("[1] x"), None);
+        assert_eq!(elements("hello"), None);
+        assert_eq!(split(b"{\"a\":1}\n{\"a\":2}", 9), Some(Top::Sequence));
+        assert_eq!(split(b"{\"a\": NaN }", 9), Some(Top::Object(vec![(2..3, 6..9)])));
+    }
+
+    #[test]
+    fn lines_are_trimmed_and_empty_ones_skipped() {
+        assert_eq!(lines(b"{}\r\n\n [1] \n", 9), vec![0..2, 6..9]);
+        assert_eq!(lines(b"1\n2\n3\n4", 2).len(), 3);
+    }
+
+    #[test]
+    fn deep_nesting_is_linear_and_needs_no_stack() {
+        let deep = [vec![b'['; 1_000_000], vec![b']'; 1_000_000]].concat();
+        let inner = 1..deep.len() - 1;
+        assert_eq!(split(&deep, 9), Some(Top::Array(vec![inner])));
+    }
+
+    proptest! {
+        #[test]
+        fn valid_arrays_are_split_as_a_parser_would(
+            values in proptest::collection::vec("[a-z\"\\\\,\\[\\]{}: ]{0,12}", 0..6),
+        ) {
+            let values: Vec<_> = values.iter().map(|text| serde_json::json!({ "k": [text, 1] })).collect();
+            let body = serde_json::to_string(&values).unwrap();
+            let found: Vec<serde_json::Value> =
+                elements(&body).unwrap().into_iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+            prop_assert_eq!(found, values);
+        }
+
+        #[test]
+        fn any_bytes_are_split_or_refused(body in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = split(&body, 3);
+            let _ = lines(&body, 3);
+        }
+    }
+}

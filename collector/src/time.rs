@@ -1,0 +1,221 @@
+//! Times as clients send them, and the time an event is given.
+
+use millrace_schemas::{
+    limits::{CLOCK_SKEW_MIN_MS, EVENT_AHEAD_MAX_MS},
+    time::{date_of, parse_date},
+};
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Instants that the log and the store can hold: 1900-01-01 to 2299-12-31. A clock beyond them is kept at the edge.
+const CLIENT_TIMES: std::ops::RangeInclusive<i64> = -2_208_988_800_000..=10_413_791_999_999;
+
+/// JavaScript's dates end here; a number beyond is no time.
+pub(crate) const EPOCH_MS_MAX: i64 = 8_640_000_000_000_000;
+
+/// Reads RFC 3339 with any offset, or epoch milliseconds as digits.
+pub(crate) fn parse_time(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if !digits.is_empty() && digits.len() <= 16 && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok().filter(|ms: &i64| ms.abs() <= EPOCH_MS_MAX);
+    }
+    parse_rfc3339(text)
+}
+
+/// `2026-11-01T05:30:00.123456+01:00`: `T` may be a space or lower case, the fraction may be absent and is cut at
+/// milliseconds; a leap second is the first moment of the next minute.
+fn parse_rfc3339(text: &str) -> Option<i64> {
+    let bytes = text.as_bytes();
+    if bytes.len() < 20 || !text.is_ascii() || !matches!(bytes[10], b'T' | b't' | b' ') {
+        return None;
+    }
+    let days = parse_date(&text[..10])?;
+    let (hour, minute, second) = clock(&bytes[11..19])?;
+    if hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let mut rest = &bytes[19..];
+    let mut ms = 0;
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let length = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if length == 0 {
+            return None;
+        }
+        for place in 0..3 {
+            ms = ms * 10 + fraction[..length].get(place).map_or(0, |digit| i64::from(digit - b'0'));
+        }
+        rest = &fraction[length..];
+    }
+    let offset_minutes = match rest {
+        b"Z" | b"z" => 0,
+        [sign @ (b'+' | b'-'), rest @ ..] if rest.len() == 5 && rest[2] == b':' => {
+            let (hours, minutes) = (two(&rest[..2])?, two(&rest[3..])?);
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            (hours * 60 + minutes) * if *sign == b'-' { -1 } else { 1 }
+        }
+        _ => return None,
+    };
+    Some(days * DAY_MS + (((hour * 60 + minute - offset_minutes) * 60) + second) * 1000 + ms)
+}
+
+fn clock(text: &[u8]) -> Option<(i64, i64, i64)> {
+    (text[2] == b':' && text[5] == b':').then_some(())?;
+    Some((two(&text[..2])?, two(&text[3..5])?, two(&text[6..8])?))
+}
+
+fn two(text: &[u8]) -> Option<i64> {
+    let [tens @ b'0'..=b'9', ones @ b'0'..=b'9'] = text else { return None };
+    Some(i64::from((tens - b'0') * 10 + ones - b'0'))
+}
+
+/// When an event happened, and how that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EventTime {
+    pub(crate) event_time: i64,
+    pub(crate) client_time: Option<i64>,
+    pub(crate) source: TimeSource,
+}
+
+/// Where an event's time comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimeSource {
+    /// The client's clock.
+    Client,
+    /// The client's clock, corrected by how wrong it was when it sent the event.
+    Corrected,
+    /// The client sent no time.
+    Received,
+    /// What the client's clock says is implausible.
+    Replaced,
+}
+
+impl TimeSource {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            TimeSource::Client => "client",
+            TimeSource::Corrected => "corrected",
+            TimeSource::Received => "received",
+            TimeSource::Replaced => "replaced",
+        }
+    }
+}
+
+/// Decides an event's time.
+pub(crate) fn event_time(
+    client: Option<i64>,
+    sent_at: Option<i64>,
+    received_at: i64,
+    age_max_days: u32,
+) -> EventTime {
+    let Some(client) = client else {
+        return EventTime { event_time: received_at, client_time: None, source: TimeSource::Received };
+    };
+    // Below the threshold the difference is mostly the network's delay, and correcting by it would add noise.
+    let skew = sent_at.map_or(0, |sent_at| received_at.saturating_sub(sent_at));
+    let (time, source) = if skew.abs() > CLOCK_SKEW_MIN_MS {
+        (client.saturating_add(skew), TimeSource::Corrected)
+    } else {
+        (client, TimeSource::Client)
+    };
+    let oldest = received_at - i64::from(age_max_days) * DAY_MS;
+    let plausible = (oldest..=received_at + EVENT_AHEAD_MAX_MS).contains(&time);
+    EventTime {
+        event_time: if plausible { time } else { received_at },
+        client_time: Some(client.clamp(*CLIENT_TIMES.start(), *CLIENT_TIMES.end())),
+        source: if plausible { source } else { TimeSource::Replaced },
+    }
+}
+
+/// The date in an event's sorting key. It depends on what was sent alone: an event that is sent again, at any time,
+/// must land on the same key.
+pub(crate) fn key_date(client: Option<i64>, sent_event_id: Option<uuid::Uuid>) -> u16 {
+    let id_time = || {
+        let id = sent_event_id.filter(|id| id.get_version_num() == 7)?;
+        Some((id.as_u128() >> 80) as i64)
+    };
+    client.or_else(id_time).map_or(0, date_of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: i64 = 1_793_511_000_123;
+    const MINUTE: i64 = 60_000;
+
+    #[test]
+    fn times_are_read_in_every_form() {
+        for text in [
+            "2026-11-01T05:30:00.123Z",
+            "2026-11-01t05:30:00.1239z",
+            "2026-11-01 06:30:00.123+01:00",
+            "2026-10-31T23:15:00.123-06:15",
+            "1793511000123",
+        ] {
+            assert_eq!(parse_time(text), Some(NOW), "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            "now",
+            "2026-11-01",
+            "2026-11-01T05:30:00",
+            "2026-13-01T05:30:00Z",
+            "2026-02-29T05:30:00Z",
+            "2026-11-01T24:30:00Z",
+            "2026-11-01T05:30:00.Z",
+            "2026-11-01T05:30:00+0100",
+            "99999999999999999",
+            "2026-11-01T05:30:00.123ZZ",
+            "2026-11-01T05:30:00é",
+        ] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_clocks_are_corrected_and_impossible_times_replaced() {
+        let time = |client, sent_at| {
+            let EventTime { event_time, source, .. } = event_time(client, sent_at, NOW, 30);
+            (event_time - NOW, source)
+        };
+        assert_eq!(time(None, Some(0)), (0, TimeSource::Received));
+        assert_eq!(time(Some(NOW - MINUTE), None), (-MINUTE, TimeSource::Client));
+        // Four minutes between sending and receipt are the network's, six are the clock's.
+        assert_eq!(time(Some(NOW - 5 * MINUTE), Some(NOW - 4 * MINUTE)), (-5 * MINUTE, TimeSource::Client));
+        assert_eq!(time(Some(NOW - 7 * MINUTE), Some(NOW - 6 * MINUTE)), (-MINUTE, TimeSource::Corrected));
+        assert_eq!(time(Some(NOW + 90 * MINUTE), Some(NOW + 91 * MINUTE)), (-MINUTE, TimeSource::Corrected));
+        assert_eq!(time(Some(10_000), Some(70_000)), (-MINUTE, TimeSource::Corrected));
+        assert_eq!(time(Some(NOW + DAY_MS), None), (DAY_MS, TimeSource::Client));
+        assert_eq!(time(Some(NOW + DAY_MS + 1), None), (0, TimeSource::Replaced));
+        assert_eq!(time(Some(NOW - 30 * DAY_MS - 1), None), (0, TimeSource::Replaced));
+        assert_eq!(time(Some(i64::MIN), Some(i64::MIN)), (0, TimeSource::Replaced));
+    }
+
+    #[test]
+    fn the_key_date_knows_nothing_of_receipt() {
+        let v7 = uuid::Uuid::parse_str("01a19a3b-6c00-7000-8000-000000000000").unwrap();
+        let v4 = uuid::Uuid::parse_str("01a19a3b-6c00-4000-8000-000000000000").unwrap();
+        assert_eq!(key_date(Some(NOW), Some(v7)), 20_758);
+        assert_eq!(key_date(None, Some(v7)), date_of(0x01a1_9a3b_6c00));
+        assert_eq!(key_date(None, Some(v4)), 0);
+        assert_eq!(key_date(Some(-5), None), 0);
+        assert_eq!(key_date(Some(i64::MAX), None), u16::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_library_writes_is_read_alike(ms in -62_000_000_000_000_i64..250_000_000_000_000) {
+            let text = jiff::Timestamp::from_millisecond(ms).unwrap().to_string();
+            prop_assert_eq!(parse_rfc3339(&text), Some(ms), "{}", text);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
+            let _ = parse_time(&text);
+        }
+    }
+}

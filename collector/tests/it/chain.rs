@@ -1,0 +1,406 @@
+//! The pure path, bytes to log messages, against known rows and against a small model of what it should do.
+
+use millrace_collector::{
+    chain::{Outcome, collect_body},
+    decode::{Form, Scratch},
+    validate::Request,
+};
+use millrace_schemas::{limits::Limits, reject::Reason};
+use proptest::prelude::*;
+use rust_decimal::{Decimal, prelude::ToPrimitive as _};
+use serde_json::{Map, Value, json};
+
+const RECEIVED_AT: i64 = 1_793_511_000_123;
+const RECEIVED: &str = "2026-11-01 05:30:00.123";
+
+fn request() -> Request<'static> {
+    Request {
+        store_id: "demo",
+        currency: "USD",
+        event_age_max_days: 30,
+        trusted: false,
+        received_at: RECEIVED_AT,
+        user_agent: "agent",
+        bot_reason: "",
+        derived_visitor: "derived",
+        id_seed: 7,
+        limits: Limits::default(),
+    }
+}
+
+fn collect(body: &str) -> Outcome {
+    collect_body(body.as_bytes(), Form::Json, &request(), &mut Scratch::default()).unwrap()
+}
+
+/// The only row of an outcome.
+fn row(outcome: &Outcome) -> Value {
+    let [message] = outcome.messages.as_slice() else { panic!("{outcome:?}") };
+    serde_json::from_slice(&message.value).unwrap()
+}
+
+/// Checks fields of the row that an event becomes; null: the field is left out.
+fn check(event: &Value, expected: &Value) {
+    let row = row(&collect(&event.to_string()));
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(row.get(name).unwrap_or(&Value::Null), value, "{name} of {row}");
+    }
+}
+
+#[test]
+fn page_views_become_rows() {
+    let event = json!({
+        "type": "page_view", "event_id": "018f3a5e-0000-7000-8000-000000000001", "visitor_id": "v-1",
+        "url": "https://shop.example/", "title": "Tä\"g\n", "viewport_width": 1280.5, "duration_ms": 1500.4,
+        "scroll_depth": 99.6, "timestamp": "2026-11-01T06:29:00+01:00", "sequence": 3, "name": "ignored",
+        "properties": { "a": "x", "b": 1, "c": 1.5, "d": true, "e": null, "f": -2, "g": 5.0 }, "new_field": [{}],
+    });
+    let row = row(&collect(&event.to_string()));
+    assert_eq!(
+        row,
+        json!({
+            "store_id": "demo", "event_id": "018f3a5e-0000-7000-8000-000000000001", "type": "page_view",
+            "name": "page_view", "event_time": "2026-11-01 05:29:00.000", "client_time": "2026-11-01 05:29:00.000",
+            "received_at": RECEIVED, "time_source": "client", "key_date": "2026-11-01", "visitor_id": "v-1",
+            "visitor_hash": xxhash_rust::xxh3::xxh3_64(b"v-1"), "sequence": 3, "url": "https://shop.example/",
+            "title": "Tä\"g\n", "viewport_width": 1281, "duration_ms": 1500, "scroll_depth": 100,
+            "properties": { "a": "x", "b": "1", "c": "1.5", "d": "true", "f": "-2", "g": "5" },
+            "user_agent": "agent",
+        })
+    );
+}
+
+#[test]
+fn what_was_not_sent_is_filled_in_and_stays_out_of_the_key() {
+    check(
+        &json!({ "type": "event", "name": "a" }),
+        &json!({
+            "event_time": RECEIVED, "client_time": null, "time_source": "received", "key_date": null,
+            "visitor_id": "derived", "visitor_hash": null, "currency": null,
+        }),
+    );
+    let two = collect(r#"[{"type":"event","name":"a"},{"type":"event","name":"b"}]"#);
+    let ids: Vec<_> = two.messages[0]
+        .value
+        .split(|byte| *byte == b'\n')
+        .map(|line| serde_json::from_slice::<Value>(line).unwrap()["event_id"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(ids[0] < ids[1], "events without times keep their order: {ids:?}");
+    assert_eq!(uuid::Uuid::parse_str(&ids[0]).unwrap().get_version_num(), 7);
+}
+
+#[test]
+fn wrong_clocks_are_seen_through_the_envelope() {
+    let body = |sent_at: i64, timestamp: i64| json!({ "sent_at": sent_at, "events": [{ "type": "event", "name": "a", "timestamp": timestamp }] });
+    let hour = 3_600_000;
+    let outcome = collect(&body(RECEIVED_AT - hour, RECEIVED_AT - hour - 1000).to_string());
+    let corrected = row(&outcome);
+    assert_eq!(outcome.times_corrected, 1);
+    assert_eq!(corrected["event_time"], "2026-11-01 05:29:59.123");
+    assert_eq!(corrected["client_time"], "2026-11-01 04:29:59.123");
+    let outcome = collect(&body(RECEIVED_AT, RECEIVED_AT + 25 * hour).to_string());
+    assert_eq!((outcome.times_replaced, &row(&outcome)["time_source"]), (1, &json!("replaced")));
+    assert_eq!(row(&outcome)["key_date"], "2026-11-02", "the key is of what was sent");
+    for (timestamp, client_time, key_date) in [
+        (8_640_000_000_000_000, "2299-12-31 23:59:59.999", json!("2149-06-06")),
+        (-8_640_000_000_000_000, "1900-01-01 00:00:00.000", Value::Null),
+    ] {
+        let row = row(&collect(&body(RECEIVED_AT, timestamp).to_string()));
+        assert_eq!(
+            (&row["client_time"], row.get("key_date").unwrap_or(&Value::Null)),
+            (&client_time.into(), &key_date)
+        );
+    }
+}
+
+#[test]
+fn orders_are_kept_in_minor_units() {
+    check(
+        &json!({
+            "type": "event", "name": "Order Completed", "transaction_id": "o-1", "value": "25.005", "tax": 1.1,
+            "shipping": 5, "discount": "0.5", "coupon": "C", "refund_id": "r",
+            "items": [
+                { "item_id": "p", "item_variant": "v", "item_name": "n", "item_brand": "b", "item_category": "c",
+                  "price": 19.99, "index": {} },
+                { "product_id": "q", "item_id": "other", "quantity": "2", "discount": 0.1, "product_kind": "live" },
+            ],
+        }),
+        &json!({
+            "name": "purchase", "order_id": "o-1", "value": 25.005, "total_minor": 2501, "tax_minor": 110,
+            "shipping_minor": 500, "discount_minor": 50, "coupon": "C", "refund_id": "r", "currency": "USD",
+            "item_product_id": ["p", "q"], "item_variant_id": ["v", ""], "item_name": ["n", ""],
+            "item_brand": ["b", ""], "item_category": ["c", ""], "item_price_minor": [1999, 0],
+            "item_quantity": [1, 2], "item_discount_minor": [0, 10], "item_product_kind": ["", "live"],
+        }),
+    );
+    check(
+        &json!({ "type": "event", "name": "refund", "order_id": "o", "currency": "JPY", "value": 1200 }),
+        &json!({ "total_minor": 1200, "value": 1200.0.to_i64().unwrap(), "currency": "JPY" }),
+    );
+    // The value of any other event is a number, not money.
+    check(
+        &json!({ "type": "event", "name": "review", "value": -4.5, "interactive": false }),
+        &json!({ "value": -4.5, "total_minor": null, "currency": null, "non_interactive": 1 }),
+    );
+}
+
+#[test]
+fn a_large_visitor_becomes_several_messages() {
+    let event =
+        json!({ "type": "event", "name": "a", "label": "x".repeat(8000), "action": "y".repeat(8000) });
+    let outcome = collect(&Value::from(vec![event; 60]).to_string());
+    assert_eq!(outcome.accepted(), 60);
+    assert!(
+        outcome.messages.len() > 1 && outcome.messages.iter().all(|message| message.value.len() < 900_000)
+    );
+}
+
+#[test]
+fn a_long_body_is_split_the_same_way() {
+    // Beyond the size of one event, where elements are measured one by one.
+    let good = json!({ "type": "event", "name": "a", "label": "x\"]},{[\\".repeat(50) });
+    let large = json!({ "type": "event", "name": "a", "other": "x".repeat(65 << 10) });
+    let mut events = vec![good; 150];
+    events[70] = large;
+    for body in [json!(events), json!({ "sent_at": 0, "events": events, "write_key": "k" })] {
+        let outcome = collect(&body.to_string());
+        assert_eq!(outcome.accepted(), 149);
+        assert_eq!(outcome.rejected.len(), 1);
+        assert_eq!((outcome.rejected[0].0, outcome.rejected[0].1.reason), (70, Reason::EventTooLarge));
+    }
+}
+
+/// One of these values, or none.
+fn one_of(values: Value) -> impl Strategy<Value = Option<Value>> {
+    let Value::Array(values) = values else { unreachable!() };
+    proptest::option::weighted(0.7, proptest::sample::select(values))
+}
+
+fn any_event() -> impl Strategy<Value = Value> {
+    let item = (
+        one_of(json!(["p-1", "", 7])),
+        one_of(json!([1, 19.99, "0.005", -1, null, "x"])),
+        one_of(json!([0, 2, "3", -1, 1.5, null])),
+    );
+    let item = item.prop_map(|(id, price, quantity)| {
+        object([("item_id", id), ("price", price), ("quantity", quantity)])
+    });
+    let items = prop_oneof![
+        6 => proptest::collection::vec(item, 0..4).prop_map(Value::from),
+        1 => Just(json!({})),
+        1 => Just(json!([1])),
+    ];
+    let kind = one_of(json!(["event", "event", "page_view", "click", "view", 1]));
+    let name = one_of(json!(["purchase", "Order Completed", "search", "", null, 5]));
+    let url = one_of(json!(["https://a.example/?b", "http://b", "", "c", 1]));
+    let id = one_of(json!([
+        "018f3a5e-0000-7000-8000-000000000001",
+        "018f3a5e-0000-4000-8000-000000000001",
+        "x",
+        ""
+    ]));
+    let time = one_of(json!([RECEIVED_AT - 5, "2026-10-30T00:00:00Z", 0, "1793511000123", "x", true, null]));
+    let visitor = one_of(json!(["v", "w", "", null, []]));
+    let pixels = (one_of(json!([0, 1.5, 7, -1, "1"])), one_of(json!([0, 99999, null])));
+    let money = (
+        one_of(json!([19.99, "5.5", 0, 12345.675, -1, true, "x", null])),
+        one_of(json!(["USD", "JPY", "KWD", "usd", "", null])),
+        one_of(json!([1, "0.995", -0.01, {}])),
+        one_of(json!(["o", "", null, 3])),
+        proptest::option::of(items),
+    );
+    (kind, name, url, id, time, visitor, pixels, money).prop_map(
+        |(kind, name, url, id, time, visitor, pixels, money)| {
+            object([
+                ("type", kind),
+                ("name", name),
+                ("url", url),
+                ("event_id", id),
+                ("timestamp", time),
+                ("visitor_id", visitor),
+                ("x", pixels.0),
+                ("y", pixels.1),
+                ("value", money.0),
+                ("currency", money.1),
+                ("tax", money.2),
+                ("order_id", money.3),
+                ("items", money.4),
+            ])
+        },
+    )
+}
+
+fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+/// What an event should become: some fields of its row, or nothing. It shares no code with the collector.
+fn model(event: &Value) -> Option<Value> {
+    let text = |name: &str| match event.get(name) {
+        None | Some(Value::Null) => Some(""),
+        Some(value) => value.as_str(),
+    };
+    let sent = |name: &str| event.get(name).filter(|value| !value.is_null());
+    let (kind, url, id, visitor) = (text("type")?, text("url")?, text("event_id")?, text("visitor_id")?);
+    let is_url = url.starts_with("http");
+    let date = match sent("timestamp") {
+        None if id.as_bytes().get(14) == Some(&b'7') => json!("2024-05-02"),
+        None => Value::Null,
+        Some(Value::String(text)) if text.starts_with("20") => json!("2026-10-30"),
+        Some(Value::String(text)) if text.starts_with("17") => json!("2026-11-01"),
+        Some(Value::Number(number)) if *number == 0.into() => Value::Null,
+        Some(Value::Number(_)) => json!("2026-11-01"),
+        Some(_) => return None,
+    };
+    if id == "x" || !(url.is_empty() || is_url) {
+        return None;
+    }
+    let visitor = if visitor.is_empty() { "derived" } else { visitor };
+    let mut row = json!({ "visitor_id": visitor, "key_date": date, "url": if is_url { json!(url) } else { Value::Null } });
+    let pixel = |name: &str| {
+        let number = sent(name)?.as_f64()?;
+        (number >= 0.0)
+            .then(|| json!(number.round() as u64))
+            .map(|pixel| if pixel == 0 { Value::Null } else { pixel })
+    };
+    match kind {
+        "page_view" => is_url.then(|| row["name"] = json!("page_view"))?,
+        "click" => {
+            is_url.then_some(())?;
+            (row["x"], row["y"]) = (pixel("x")?, pixel("y")?);
+        }
+        "event" => model_event(event, &mut row)?,
+        _ => return None,
+    }
+    Some(row)
+}
+
+fn model_event(event: &Value, row: &mut Value) -> Option<()> {
+    let sent = |name: &str| event.get(name).filter(|value| !value.is_null());
+    let name = sent("name").map_or(Some(""), Value::as_str).filter(|name| !name.is_empty())?;
+    let is_order = name != "search";
+    row["name"] = if is_order { json!("purchase") } else { json!("search") };
+    let order = sent("order_id").map_or(Some(""), Value::as_str)?;
+    if is_order && order.is_empty() {
+        return None;
+    }
+    let places = match sent("currency").map_or(Some(""), Value::as_str)? {
+        "" | "USD" => 2,
+        "JPY" => 0,
+        "KWD" => 3,
+        _ => return None,
+    };
+    let minor = |value: &Value| {
+        let amount: Decimal = match value {
+            Value::Number(number) => number.to_string().parse().ok()?,
+            Value::String(text) => text.parse().ok()?,
+            _ => return None,
+        };
+        let scaled = amount * Decimal::from(10_u32.pow(places));
+        let rounded = scaled.round_dp_with_strategy(0, rust_decimal::RoundingStrategy::MidpointAwayFromZero);
+        (!amount.is_sign_negative() || amount.is_zero()).then(|| rounded.to_i64())?
+    };
+    if let Some(value) = sent("value") {
+        row["total_minor"] = match value {
+            Value::Bool(_) => return None,
+            Value::String(text) if text == "x" => return None,
+            value if is_order => json!(minor(value)?),
+            _ => Value::Null,
+        };
+    }
+    if let Some(tax) = sent("tax") {
+        let tax = minor(tax)?;
+        row["tax_minor"] = if tax == 0 { Value::Null } else { json!(tax) };
+    }
+    if let Some(items) = sent("items") {
+        let mut prices = Vec::new();
+        let mut quantities = Vec::new();
+        for item in items.as_array()? {
+            let item = item.as_object()?;
+            let sent = |name: &str| item.get(name).filter(|value| !value.is_null());
+            sent("item_id").map_or(Some(""), Value::as_str)?;
+            prices.push(sent("price").map_or(Some(0), minor)?);
+            quantities.push(match sent("quantity") {
+                None => 1,
+                Some(value) => match value.as_str().map_or(value.as_f64(), |text| text.parse().ok())? {
+                    quantity if quantity < 0.0 || quantity.fract() != 0.0 => return None,
+                    quantity => quantity as u32,
+                },
+            });
+        }
+        if !prices.is_empty() {
+            (row["item_price_minor"], row["item_quantity"]) = (json!(prices), json!(quantities));
+        }
+    }
+    Some(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn events_become_what_the_model_says(events in proptest::collection::vec(any_event(), 1..4)) {
+        let outcome = collect(&Value::from(events.clone()).to_string());
+        let refused: Vec<_> = outcome.rejected.iter().map(|(index, _)| *index).collect();
+        let mut rows: Vec<Value> = outcome
+            .messages
+            .iter()
+            .flat_map(|message| message.value.split(|byte| *byte == b'\n'))
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect();
+        for (index, event) in events.iter().enumerate() {
+            let Some(expected) = model(event) else {
+                prop_assert!(refused.contains(&index), "{} should be refused: {:?}", event, rows);
+                continue;
+            };
+            prop_assert!(!refused.contains(&index), "{} should be accepted: {:?}", event, outcome.rejected);
+            let matches = |row: &Value| {
+                expected.as_object().unwrap().iter().all(|(name, value)| row.get(name).unwrap_or(&Value::Null) == value)
+            };
+            let Some(place) = rows.iter().position(matches) else {
+                return Err(TestCaseError::fail(format!("{expected} is not among {rows:?}")));
+            };
+            rows.remove(place);
+        }
+        prop_assert!(rows.is_empty());
+    }
+
+    /// Whatever the form of the request, the events of it become the same.
+    #[test]
+    fn forms_differ_in_nothing(events in proptest::collection::vec(any_event(), 1..4)) {
+        let lines: Vec<_> = events.iter().map(Value::to_string).collect();
+        let array = format!("[{}]", lines.join(","));
+        let bodies = [
+            array.clone(),
+            format!("{{\"events\":{array}}}"),
+            // A broken neighbour behind them makes each of them be parsed alone.
+            format!("[{},NaN]", lines.join(",")),
+            format!("{{\"events\":[{},NaN]}}", lines.join(" , ")),
+        ];
+        let outcomes = bodies.map(|body| collect(&body));
+        let in_lines = collect_body(lines.join("\n").as_bytes(), Form::Lines, &request(), &mut Scratch::default()).unwrap();
+        for outcome in outcomes.iter().chain([&in_lines]) {
+            prop_assert_eq!(&outcome.messages, &outcomes[0].messages);
+            let rejected: Vec<_> = outcome.rejected.iter().filter(|(index, _)| *index < events.len()).cloned().collect();
+            prop_assert_eq!(&rejected, &outcomes[0].rejected);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_taken_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        for form in [Form::Json, Form::Lines] {
+            let _ = collect_body(&body, form, &request(), &mut Scratch::default());
+        }
+    }
+
+    /// JSON-like soup finds more than random bytes do.
+    #[test]
+    fn any_soup_is_taken_or_refused(body in "([\\[\\]{},:\"\\\\ \n]|\"type\"|\"events\"|\"context\"|null|NaN|1e99|\"event\"|\"name\"){0,40}") {
+        let mut scratch = Scratch::default();
+        for _ in 0..2 {
+            let _ = collect_body(body.as_bytes(), Form::Json, &request(), &mut scratch);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What browsers, monitors and people without JavaScript ask for.
+
+use serde_json::json;
+
+use crate::service::{Service, eventually};
+
+const GOOD: &str = r#"{"type":"event","name":"test"}"#;
+
+#[tokio::test]
+async fn pages_of_listed_origins_may_send() {
+    let service = Service::start().await;
+    let from = |key: &str, origin: &str| service.request(key).header("origin", origin).body(GOOD);
+    let header = |answer: &crate::service::Answer, name: &str| {
+        answer.headers.get(name).map(|value| value.to_str().unwrap().to_owned())
+    };
+
+    let answer = service.send(from("demo-write-key", "https://any.example")).await;
+    assert_eq!(answer.status, 202);
+    assert_eq!(header(&answer, "access-control-allow-origin").unwrap(), "https://any.example");
+    assert_eq!(header(&answer, "access-control-allow-credentials").unwrap(), "true");
+    assert_eq!(header(&answer, "vary").unwrap(), "origin");
+
+    assert_eq!(service.send(from("strict-write-key", "https://shop.example")).await.status, 202);
+    for origin in ["https://evil.example", "http://shop.example", "null"] {
+        let answer = service.send(from("strict-write-key", origin)).await;
+        assert_eq!(answer.error(), (403, "origin_not_allowed"), "{origin}");
+    }
+    let in_body = format!(r#"{{"write_key":"strict-write-key","events":[{GOOD}]}}"#);
+    let request =
+        service.client.post(format!("{}/v1/collect", service.url)).header("origin", "https://evil.example");
+    assert_eq!(service.send(request.body(in_body)).await.status, 403);
+    assert_eq!(service.send(from("strict-secret-key", "https://evil.example")).await.status, 202);
+    assert_eq!(service.send(service.request("strict-write-key").body(GOOD)).await.status, 202);
+    assert_eq!(service.rejected("origin_not_allowed"), 4.0);
+
+    let preflight = |path: &str, origin: &str| {
+        let url = format!("{}{path}", service.url);
+        service.client.request(reqwest::Method::OPTIONS, url).header("origin", origin)
+    };
+    let answer = service.send(preflight("/v1/collect", "https://any.example")).await;
+    assert_eq!(answer.status, 204);
+    assert_eq!(header(&answer, "access-control-allow-origin").unwrap(), "https://any.example");
+    assert!(header(&answer, "access-control-allow-headers").unwrap().contains("x-write-key"));
+    let strict = "/v1/collect?key=strict-write-key";
+    assert_eq!(service.send(preflight(strict, "https://shop.example")).await.status, 204);
+    assert_eq!(service.send(preflight(strict, "https://evil.example")).await.status, 403);
+}
+
+#[tokio::test]
+async fn the_pixel_is_an_event() {
+    let service = Service::start().await;
+    let get = |query: &str| service.client.get(format!("{}/v1/pixel.gif?{query}", service.url));
+    let response =
+        get("key=demo-write-key&type=page_view&url=https%3A%2F%2Fa.example%2F&scroll_depth=40&visitor_id=v")
+            .send()
+            .await
+            .unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "image/gif");
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    assert_eq!(response.bytes().await.unwrap().len(), 43);
+    let event = &service.events()[0];
+    assert_eq!((&event["url"], &event["scroll_depth"]), (&json!("https://a.example/"), &json!(40)));
+
+    assert_eq!(service.send(get("type=page_view&url=https://a.example/")).await.status, 401);
+    assert_eq!(service.send(get("key=demo-write-key&type=page_view")).await.error(), (422, "missing_field"));
+    let strict = "key=strict-write-key&type=event&name=a";
+    for (referrer, status) in [("https://shop.example/cart?a=b", 200), ("https://evil.example/", 403)] {
+        assert_eq!(service.send(get(strict).header("referer", referrer)).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn health_readiness_and_documents() {
+    let service = Service::start().await;
+    assert_eq!(service.get("/healthz").await.body, json!({ "status": "ok" }));
+    assert_eq!(service.get("/readyz").await.body, json!({ "status": "ready" }));
+    assert_eq!(service.get("/openapi.json").await.body["openapi"], "3.1.0");
+    let tracker = service.client.get(format!("{}/t.js", service.url)).send().await.unwrap();
+    assert!(tracker.headers()["content-type"].to_str().unwrap().starts_with("text/javascript"));
+    assert!(tracker.text().await.unwrap().contains("sendBeacon"));
+    assert_eq!(service.get("/nothing").await.error(), (404, "not_found"));
+    assert_eq!(service.get("/v1/collect").await.error(), (405, "method_not_allowed"));
+    assert_eq!(service.requests("other", 404), 1.0);
+
+    let service = Service::with(|config| config.keys_snapshot = None).await;
+    let answer = service.get("/readyz").await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.body["reasons"][0].as_str().unwrap().contains("Postgres"));
+    let answer = service.post(GOOD).await;
+    assert_eq!(answer.error(), (503, "unavailable"));
+    assert!(answer.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn open_requests_are_finished_when_it_is_stopped() {
+    let service = Service::start().await;
+    let (sender, body) = tokio::sync::oneshot::channel::<()>();
+    let chunks = futures::stream::once(async move {
+        body.await.unwrap();
+        Ok::<_, std::io::Error>(GOOD)
+    });
+    let request = service.request("demo-write-key").body(reqwest::Body::wrap_stream(chunks)).send();
+    let request = tokio::spawn(request);
+    let url = service.url.clone();
+    // The request's head has to have arrived.
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let finish = async {
+        let let_in = async || client.get(format!("{url}/healthz")).send().await.is_ok();
+        eventually("nobody new is let in", async || !let_in().await).await;
+        sender.send(()).unwrap();
+        request.await.unwrap().unwrap().status()
+    };
+    let (dir, status) = tokio::join!(service.stop(), finish);
+    assert_eq!(status, 202);
+    let records = crate::service::records(&dir.path().join("spool/millrace.events"));
+    assert_eq!(records.len(), 1);
+}

@@ -1,0 +1,126 @@
+//! Stores and keys from a real Postgres, and without it.
+
+use std::time::{Duration, Instant};
+
+use millrace_embedded::testbed::Postgres;
+use sqlx::PgPool;
+
+use crate::service::{Service, eventually};
+
+const GOOD: &str = r#"{"type":"event","name":"test"}"#;
+
+async fn migrated(postgres: &Postgres) -> PgPool {
+    let pool = PgPool::connect(postgres.url()).await.unwrap();
+    sqlx::migrate!("../schemas/postgres").run(&pool).await.unwrap();
+    sqlx::query("INSERT INTO stores (id, name, timezone, currency) VALUES ('shop', 'Shop', 'UTC', 'EUR')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    pool
+}
+
+async fn add_key(pool: &PgPool, key: &str, kind: &str) {
+    sqlx::query(
+        "INSERT INTO store_keys (key_sha256, store_id, kind, write_key)
+         VALUES (sha256(convert_to($1, 'UTF8')), 'shop', $2, CASE WHEN $2 = 'write' THEN $1 END)",
+    )
+    .bind(key)
+    .bind(kind)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+async fn status(service: &Service, key: &str) -> u16 {
+    service.send(service.request(key).body(GOOD)).await.status
+}
+
+#[tokio::test]
+async fn keys_follow_postgres_and_outlive_it() {
+    let mut postgres = Postgres::start().await.unwrap();
+    let pool = migrated(&postgres).await;
+    add_key(&pool, "first", "write").await;
+    add_key(&pool, "api", "api").await;
+    let (url, snapshot_dir) = (postgres.url().to_owned(), tempfile::tempdir().unwrap());
+    let snapshot = snapshot_dir.path().join("stores.json");
+    let service = Service::with(|config| {
+        config.postgres_url.clone_from(&url);
+        config.keys_snapshot = Some(snapshot.clone());
+    })
+    .await;
+    eventually("it gets ready", async || service.get("/readyz").await.status == 200).await;
+    assert_eq!(status(&service, "first").await, 202);
+    assert_eq!(status(&service, "api").await, 401, "API tokens are no keys to send with");
+    let event = &service.events()[0];
+    assert_eq!(event["visitor_id"].as_str().unwrap().len(), 32, "a salt was made and read");
+    let salts: i64 = sqlx::query_scalar("SELECT count(*) FROM visitor_salts").fetch_one(&pool).await.unwrap();
+    assert_eq!(salts, 2);
+
+    // Changes arrive within 5 s, also the revocation of a key and a list of origins.
+    assert_eq!(status(&service, "second").await, 401);
+    let changed = Instant::now();
+    add_key(&pool, "second", "secret").await;
+    eventually("the new key is known", async || status(&service, "second").await == 202).await;
+    sqlx::query("UPDATE store_keys SET revoked_at = now() WHERE write_key = 'first'")
+        .execute(&pool)
+        .await
+        .unwrap();
+    eventually("the revoked key is unknown", async || status(&service, "first").await == 401).await;
+    assert!(changed.elapsed() < Duration::from_secs(10));
+
+    drop(pool);
+    postgres.kill9().unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(status(&service, "second").await, 202, "Postgres is away");
+    assert_eq!(service.get("/readyz").await.status, 200);
+    assert!(service.metric("millrace_collector_keys_age_seconds") > 1.0);
+
+    // Started again while it is away: from the snapshot, and without visitors it could not derive.
+    let dir = service.stop().await;
+    let service = Service::in_dir(dir, |config| {
+        config.postgres_url.clone_from(&url);
+        config.keys_snapshot = Some(snapshot.clone());
+    })
+    .await;
+    assert_eq!(status(&service, "second").await, 202);
+    assert_eq!(status(&service, "first").await, 401);
+
+    postgres.restart().await.unwrap();
+    let pool = PgPool::connect(&url).await.unwrap();
+    add_key(&pool, "third", "write").await;
+    eventually("Postgres is heard again", async || status(&service, "third").await == 202).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn it_waits_for_a_postgres_that_is_not_ready_yet() {
+    let postgres = Postgres::start().await.unwrap();
+    let url = postgres.url().to_owned();
+    let service = Service::with(|config| {
+        config.postgres_url = url;
+        config.keys_snapshot = None;
+    })
+    .await;
+    let old = "DATE '1970-01-01' + floor(extract(epoch FROM now()) / 86400)::int - 2";
+    // No tables yet.
+    assert_eq!(service.get("/readyz").await.status, 503);
+    assert_eq!(status(&service, "first").await, 503);
+    let pool = PgPool::connect(postgres.url()).await.unwrap();
+    sqlx::migrate!("../schemas/postgres").run(&pool).await.unwrap();
+    eventually("it gets ready", async || service.get("/readyz").await.status == 200).await;
+    assert_eq!(status(&service, "first").await, 401);
+
+    // A salt whose day began 48 h ago is destroyed by whoever looks next.
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO visitor_salts VALUES ({old}, decode(repeat('00', 32), 'hex'))"
+    )))
+    .execute(&pool)
+    .await
+    .unwrap();
+    let service = Service::with(|config| config.postgres_url = postgres.url().to_owned()).await;
+    let count = async || -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM visitor_salts").fetch_one(&pool).await.unwrap()
+    };
+    eventually("old salts are destroyed", async || count().await == 2).await;
+    service.stop().await;
+}

@@ -1,0 +1,213 @@
+//! Starts everything and stops it in order: tables, source, a task per lane; then drain, then the source.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use millrace_schemas::metric;
+use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::Backoff,
+    config::{Config, ConfigError, Log},
+    decode::Table,
+    driver::{Driver, Shared, now_ms},
+    health::Health,
+    lane::Limits,
+    memory::Memory,
+    source::{Assignment, Flow, LaneId, Source, SourceError, kafka::KafkaSource, spool::SpoolSource},
+    store::Store,
+};
+
+/// Why the consumer ended other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log cannot be read.
+    #[error("cannot read the log: {0}")]
+    Source(#[from] SourceError),
+    /// A lane's task ended with a panic: a defect. The log and the intents hold what was on its way.
+    #[error("a lane ended unexpectedly: {0}")]
+    Lane(String),
+}
+
+/// How often gauges are brought up to date.
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+/// How often ClickHouse is asked whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// Runs until `shutdown` is cancelled; then stores what was read and returns, within `drain_timeout_ms`.
+///
+/// Installs nothing global: metrics go to whatever recorder the process has, problems to `health`.
+pub async fn run(config: Config, health: Health, shutdown: CancellationToken) -> Result<(), RunError> {
+    config.check()?;
+    let store = Arc::new(Store::new(&config));
+    // Ready means that the log is being read, so what is said of the start stands until then.
+    health.report("start", "tables are being made");
+    if !make_tables(&store, &config, &health, &shutdown).await {
+        return Ok(());
+    }
+    let memory = Memory::new(config.memory_bytes);
+    health.clear("start");
+    match config.log {
+        Log::Kafka => {
+            let (source, assigned) = KafkaSource::start(&config, &memory, &health)?;
+            drive(&config, source, assigned, store, memory, health, shutdown).await
+        }
+        Log::Spool => {
+            let (source, assigned) = SpoolSource::start(&config, &memory)?;
+            drive(&config, source, assigned, store, memory, health, shutdown).await
+        }
+    }
+}
+
+/// Makes the tables, however long ClickHouse is away. Says whether it was not asked to stop before.
+async fn make_tables(store: &Store, config: &Config, health: &Health, shutdown: &CancellationToken) -> bool {
+    let backoff = backoff(config);
+    for attempt in 0_u32.. {
+        let result = tokio::select! {
+            result = store.make_tables() => result,
+            () = shutdown.cancelled() => return false,
+        };
+        let Err(error) = result else { break };
+        health.report("tables", format!("tables cannot be made in ClickHouse yet: {error}"));
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause(attempt, rand::random())) => {}
+            () = shutdown.cancelled() => return false,
+        }
+    }
+    health.clear("tables");
+    true
+}
+
+fn backoff(config: &Config) -> Backoff {
+    Backoff {
+        first: Duration::from_millis(config.retry_first_ms),
+        max: Duration::from_millis(config.retry_max_ms),
+    }
+}
+
+async fn drive<S: Source>(
+    config: &Config,
+    source: Arc<S>,
+    mut assigned: UnboundedReceiver<Assignment>,
+    store: Arc<Store>,
+    memory: Arc<Memory>,
+    health: Health,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let shared = Arc::new(Shared {
+        source: source.clone(),
+        store,
+        memory,
+        health,
+        limits: Limits {
+            rows_max: config.batch_rows,
+            bytes_max: config.batch_bytes_max(),
+            age_max: Duration::from_millis(config.batch_age_ms),
+            backoff: backoff(config),
+            unknown_attempts_max: config.unknown_error_attempts,
+        },
+        drain: shutdown.child_token(),
+    });
+    let mut gauges = Gauges::default();
+    let mut lanes = JoinSet::new();
+    let mut every_second = tokio::time::interval(GAUGES_EVERY);
+    let pings = tokio::spawn(ping(shared.clone()));
+    let mut result = Ok(());
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(assignment) = assigned.recv() => {
+                gauges.watch(&assignment);
+                if let Some(table) = Table::of_topic(assignment.lane.topic) {
+                    lanes.spawn(Driver::new(shared.clone(), assignment, table).run());
+                }
+            }
+            Some(ended) = lanes.join_next() => {
+                if let Err(error) = ended {
+                    result = Err(RunError::Lane(error.to_string()));
+                    break;
+                }
+            }
+            _ = every_second.tick() => gauges.update(&shared),
+        }
+    }
+    shared.drain.cancel();
+    let drained =
+        tokio::time::timeout(config.drain_timeout(), async { while lanes.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::warn!("not everything that was read could be stored in time; the next start goes on there");
+        lanes.shutdown().await;
+    }
+    pings.abort();
+    source.close().await;
+    gauges.update(&shared);
+    drop(shared);
+    // The last owner of a Kafka client waits for it to end.
+    let _ = tokio::task::spawn_blocking(move || drop(source)).await;
+    result
+}
+
+/// Gives the consumer's metrics their `# HELP` in the recorder that is installed now.
+pub fn describe_metrics() {
+    for (name, help) in metric::ALL.iter().filter(|(name, _)| name.starts_with("millrace_consumer_")) {
+        if name.ends_with("_total") {
+            metrics::describe_counter!(*name, *help);
+        } else if HISTOGRAMS.contains(name) {
+            metrics::describe_histogram!(*name, *help);
+        } else {
+            metrics::describe_gauge!(*name, *help);
+        }
+    }
+}
+
+const HISTOGRAMS: [&str; 4] = [
+    metric::CONSUMER_BATCH_ROWS,
+    metric::CONSUMER_BATCH_BYTES,
+    metric::CONSUMER_BATCH_SECONDS,
+    metric::CONSUMER_INSERT_SECONDS,
+];
+
+/// Without events nobody would notice that ClickHouse is away.
+async fn ping<S: Source>(shared: Arc<Shared<S>>) {
+    loop {
+        match shared.store.ping().await {
+            Ok(()) => shared.health.clear("clickhouse"),
+            Err(error) => shared.health.report("clickhouse", format!("ClickHouse does not answer: {error}")),
+        }
+        tokio::time::sleep(PING_EVERY).await;
+    }
+}
+
+/// Gauges of all lanes; a lane that ended leaves zeros.
+#[derive(Default)]
+struct Gauges {
+    lanes: HashMap<LaneId, Weak<Flow>>,
+}
+
+impl Gauges {
+    fn watch(&mut self, assignment: &Assignment) {
+        self.lanes.insert(assignment.lane, Arc::downgrade(&assignment.flow));
+    }
+
+    fn update<S: Source>(&self, shared: &Shared<S>) {
+        metrics::gauge!(metric::CONSUMER_BUFFERED_BYTES).set(shared.memory.used() as f64);
+        metrics::gauge!(metric::CONSUMER_PAUSED).set(shared.source.paused() as f64);
+        for (lane, flow) in &self.lanes {
+            let (messages, newest_ms) = flow.upgrade().map_or((0, None), |flow| flow.lag());
+            let seconds = match newest_ms {
+                Some(ms) if messages > 0 => (now_ms() - ms).max(0) as f64 / 1000.0,
+                _ => 0.0,
+            };
+            let labels = [("topic", lane.topic.to_owned()), ("partition", lane.partition.to_string())];
+            metrics::gauge!(metric::CONSUMER_LAG_MESSAGES, &labels).set(messages as f64);
+            metrics::gauge!(metric::CONSUMER_LAG_SECONDS, &labels).set(seconds);
+        }
+    }
+}

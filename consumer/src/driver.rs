@@ -1,0 +1,384 @@
+//! Performs what a lane's state machine asks for, and tells it what came of it. Decides nothing.
+//!
+//! One task per lane. It decodes messages into the open batch, and has at most one thing on its way (a record, an
+//! insert, a burial), so that a lane's batches follow each other; lanes run beside each other.
+
+use std::{
+    future::Future,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use millrace_schemas::{metric, reject::Reason, spool::Position};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    batch::{ClosedBatch, OpenBatch},
+    dead_letter,
+    decode::{Decoder, Table},
+    health::Health,
+    lane::{Effect, Failure, Input, Lane, Limits},
+    memory::Memory,
+    source::{Assignment, Feed, LaneId, Messages, Source},
+    store::{Kind, Store, StoreError},
+};
+
+/// What all lanes share.
+pub(crate) struct Shared<S> {
+    pub(crate) source: Arc<S>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) health: Health,
+    pub(crate) limits: Limits,
+    /// Store what was read and stop.
+    pub(crate) drain: CancellationToken,
+}
+
+/// A lane with its hands.
+pub(crate) struct Driver<S> {
+    shared: Arc<Shared<S>>,
+    assignment: Assignment,
+    table: Table,
+    lane: Lane,
+    decoder: Decoder,
+    /// Messages that are not decoded yet, and how many of them are.
+    waiting: Option<(Messages, usize)>,
+    epoch: u64,
+    open: OpenBatch,
+    closed: Option<ClosedBatch>,
+    /// The range below which raw rows are kept, because it is searched for the row at fault.
+    search_to: Option<u64>,
+    work: Option<Work>,
+    recording: Option<Position>,
+    refusal: String,
+    stopped: bool,
+}
+
+type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What came of the work.
+enum Done {
+    Recorded(Result<(), String>),
+    Inserted(Result<std::time::Duration, StoreError>),
+    Buried(Result<(), StoreError>),
+}
+
+impl<S: Source> Driver<S> {
+    pub(crate) fn new(shared: Arc<Shared<S>>, assignment: Assignment, table: Table) -> Self {
+        let lane = Lane::new(shared.limits, assignment.position);
+        assignment.flow.set_must_read(lane.must_read_to().is_some());
+        assignment.flow.set_stored(assignment.position.map_or(0, |position| position.next), None);
+        if let Some(Position { next, pending_next: Some(pending) }) = assignment.position {
+            tracing::info!(lane = %assignment.lane, first = next, next = pending, "rebuilding an unfinished batch");
+        }
+        let open = OpenBatch::new(table, &shared.memory, false);
+        Self {
+            shared,
+            assignment,
+            table,
+            lane,
+            decoder: Decoder::default(),
+            waiting: None,
+            epoch: 0,
+            open,
+            closed: None,
+            search_to: None,
+            work: None,
+            recording: None,
+            refusal: String::new(),
+            stopped: false,
+        }
+    }
+
+    /// Runs until the partition is lost or everything read is stored and the service is to stop.
+    pub(crate) async fn run(mut self) {
+        let mut draining = false;
+        let drain = self.shared.drain.clone();
+        let lost = self.assignment.lost.clone();
+        while !self.stopped {
+            let taken = self.take_waiting();
+            if self.shared.memory.is_full() {
+                self.step(Input::MemoryFull);
+            }
+            let deadline = self.lane.deadline().map(tokio::time::Instant::from_std);
+            let memory = self.shared.memory.clone();
+            tokio::select! {
+                biased;
+                () = lost.cancelled() => break,
+                () = drain.cancelled(), if !draining => {
+                    draining = true;
+                    self.step(Input::Drain);
+                }
+                done = async { self.work.as_mut()?.await.into() }, if self.work.is_some() => {
+                    self.work = None;
+                    if let Some(done) = done {
+                        self.done(done);
+                    }
+                }
+                () = sleep_until(deadline) => self.step(Input::Timer),
+                feed = self.assignment.feed.recv(), if self.waiting.is_none() => match feed {
+                    Some(feed) => self.feed(feed),
+                    None => break,
+                },
+                // More of the same piece may be waiting: other tasks get their turn first.
+                () = tokio::task::yield_now(), if taken && self.waiting.is_some() => {}
+                () = memory.filled() => {}
+            }
+        }
+        let flow = &self.assignment.flow;
+        flow.set_must_read(false);
+        tracing::debug!(lane = %self.assignment.lane, "lane ended");
+    }
+
+    fn feed(&mut self, feed: Feed) {
+        match feed {
+            Feed::Messages(messages) => {
+                self.assignment.flow.left(&messages);
+                // Messages that were on their way when it went back come again.
+                if messages.epoch == self.epoch {
+                    self.shared.health.clear(&self.part());
+                    metrics::counter!(metric::CONSUMER_MESSAGES, "topic" => self.id().topic)
+                        .increment(messages.entries.len() as u64);
+                    self.waiting = Some((messages, 0));
+                }
+            }
+            Feed::Broken(problem) => self.shared.health.report(&self.part(), problem),
+            Feed::Well => self.shared.health.clear(&self.part()),
+        }
+    }
+
+    /// Offers waiting messages until the lane takes no more. Says whether it took any.
+    fn take_waiting(&mut self) -> bool {
+        let mut taken = false;
+        while let Some((messages, at)) = self.waiting.take() {
+            let Some(entry) = messages.entries.get(at) else { break };
+            let epoch = self.epoch;
+            let mut effects = Vec::new();
+            self.lane.step(Instant::now(), Input::Offered { offset: entry.offset }, &mut effects);
+            let take = effects.last() == Some(&Effect::Take);
+            effects.retain(|effect| *effect != Effect::Take);
+            self.perform(effects);
+            if take {
+                taken = true;
+                let lines = self.open.take(&mut self.decoder, self.assignment.lane, &messages, *entry);
+                let (open_rows, open_bytes) = (self.open.rows(), self.open.bytes());
+                self.step(Input::Taken { offset: entry.offset, lines, open_rows, open_bytes });
+            }
+            if epoch == self.epoch {
+                self.waiting = Some((messages, at + usize::from(take)));
+            }
+            if !take {
+                break;
+            }
+        }
+        self.open.charge();
+        taken
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut effects = Vec::new();
+        self.lane.step(Instant::now(), input, &mut effects);
+        self.perform(effects);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Take => {}
+                Effect::Close { first, next } => self.close(first, next),
+                Effect::Record(position) => self.record(position),
+                Effect::Insert { rows, whole } => self.insert(rows, whole),
+                Effect::Refuse { row } => {
+                    if let Some(closed) = &mut self.closed {
+                        closed.refuse(row, &self.refusal);
+                    }
+                }
+                Effect::Bury => self.bury(),
+                Effect::Release => self.release(),
+                Effect::Reread { first, next } => self.reread(first, next),
+                Effect::Stop => self.stopped = true,
+            }
+        }
+        self.assignment.flow.set_must_read(self.lane.must_read_to().is_some());
+    }
+
+    fn close(&mut self, first: u64, next: u64) {
+        self.search_to = None;
+        let fresh = OpenBatch::new(self.table, &self.shared.memory, false);
+        let closed = std::mem::replace(&mut self.open, fresh).close(first, next);
+        let table = self.table.name();
+        metrics::histogram!(metric::CONSUMER_BATCH_ROWS, "table" => table).record(f64::from(closed.rows()));
+        metrics::histogram!(metric::CONSUMER_BATCH_BYTES, "table" => table).record(closed.value_bytes as f64);
+        metrics::histogram!(metric::CONSUMER_BATCH_SECONDS, "table" => table)
+            .record(closed.opened.elapsed().as_secs_f64());
+        self.closed = Some(closed);
+    }
+
+    fn record(&mut self, position: Position) {
+        let Assignment { lane, generation, .. } = self.assignment;
+        let source = self.shared.source.clone();
+        self.recording = Some(position);
+        self.work = Some(Box::pin(async move {
+            let result = source.record(lane, generation, position).await;
+            Done::Recorded(result.map_err(|error| error.to_string()))
+        }));
+    }
+
+    fn insert(&mut self, rows: Range<u32>, whole: bool) {
+        let Some(closed) = &self.closed else { return };
+        let block = closed.block(&rows, whole, &mut self.decoder);
+        let token = self.token(self.table, closed, (!whole).then_some(rows));
+        let (store, table) = (self.shared.store.clone(), self.table);
+        self.work = Some(Box::pin(async move { Done::Inserted(store.insert(table, &token, &block).await) }));
+    }
+
+    fn bury(&mut self) {
+        let Some(closed) = &self.closed else { return };
+        if closed.dead_letters.is_empty() {
+            self.step(Input::Buried);
+            return;
+        }
+        let block = dead_letter::block(&closed.dead_letters);
+        let token = self.token(Table::DeadLetters, closed, None);
+        let letters = closed.dead_letters.clone();
+        let (store, source) = (self.shared.store.clone(), self.shared.source.clone());
+        self.work = Some(Box::pin(async move {
+            let result = store.insert(Table::DeadLetters, &token, &block).await;
+            if result.is_ok() {
+                source.show(letters).await;
+            }
+            Done::Buried(result.map(|_| ()))
+        }));
+    }
+
+    /// The same range has the same token, whoever sends it and however often.
+    fn token(&self, table: Table, closed: &ClosedBatch, part: Option<Range<u32>>) -> String {
+        let ClosedBatch { first, next, .. } = closed;
+        let part = part.map(|rows| format!("/{}-{}", rows.start, rows.end)).unwrap_or_default();
+        format!("{}/{}/{first}-{next}{part}", table.name(), self.id())
+    }
+
+    fn release(&mut self) {
+        let Some(closed) = self.closed.take() else { return };
+        let refused =
+            closed.dead_letters.iter().filter(|letter| letter.reason == Reason::RefusedByStore).count()
+                as u64;
+        metrics::counter!(metric::CONSUMER_ROWS, "table" => self.table.name())
+            .increment(u64::from(closed.rows()) - refused);
+        let undecodable = closed.dead_letters.len() as u64 - refused;
+        for (reason, count) in [(Reason::RefusedByStore, refused), (Reason::Undecodable, undecodable)] {
+            if count > 0 {
+                metrics::counter!(metric::CONSUMER_DEAD_LETTERS, "reason" => reason.as_str())
+                    .increment(count);
+                let lane = self.id();
+                tracing::warn!(%lane, count, %reason, first = closed.first, next = closed.next, "dead letters");
+            }
+        }
+        self.assignment.flow.set_stored(closed.next, closed.newest_received_ms);
+    }
+
+    fn reread(&mut self, first: u64, next: u64) {
+        tracing::warn!(lane = %self.id(), first, next, refusal = self.refusal, "searching a refused batch");
+        self.closed = None;
+        self.open = OpenBatch::new(self.table, &self.shared.memory, true);
+        self.search_to = Some(next);
+        self.waiting = None;
+        self.epoch += 1;
+        self.assignment.flow.set_must_read(true);
+        let Assignment { lane, generation, .. } = self.assignment;
+        self.shared.source.reread(lane, generation, first, self.epoch);
+    }
+
+    fn done(&mut self, done: Done) {
+        let jitter = rand::random::<f64>();
+        let input = match done {
+            Done::Recorded(Ok(())) => {
+                self.shared.health.clear(&format!("{} position", self.part()));
+                if let Some(position) = self.recording.take() {
+                    self.assignment.flow.set_stored(position.next, None);
+                }
+                Input::Recorded
+            }
+            Done::Recorded(Err(problem)) => {
+                let part = format!("{} position", self.part());
+                self.shared.health.report(&part, format!("the position cannot be recorded: {problem}"));
+                Input::RecordFailed { jitter }
+            }
+            Done::Inserted(Ok(took)) => {
+                self.shared.health.clear(&self.store_part());
+                metrics::histogram!(metric::CONSUMER_INSERT_SECONDS, "table" => self.table.name())
+                    .record(took.as_secs_f64());
+                Input::Inserted
+            }
+            Done::Buried(Ok(())) => {
+                self.shared.health.clear(&self.store_part());
+                Input::Buried
+            }
+            Done::Inserted(Err(error)) => {
+                let failure = error.failure();
+                self.failed(self.table, &error);
+                Input::InsertFailed { failure, jitter }
+            }
+            Done::Buried(Err(error)) => {
+                self.failed(Table::DeadLetters, &error);
+                Input::BuryFailed { jitter }
+            }
+        };
+        self.step(input);
+    }
+
+    fn failed(&mut self, table: Table, error: &StoreError) {
+        let code = error.code.map_or_else(|| "none".into(), |code| code.to_string());
+        metrics::counter!(metric::CONSUMER_RETRIES, "table" => table.name(), "code" => code).increment(1);
+        self.refusal = error.to_string();
+        let hint = match error.kind {
+            Kind::Passing => "will be tried again",
+            Kind::Setup => "tables, rights or settings need a person; will be tried again",
+            Kind::Refused if error.failure() == Failure::Refused => "refused",
+            Kind::Refused | Kind::Unknown => "unknown error",
+        };
+        if error.kind == Kind::Refused {
+            tracing::warn!(lane = %self.id(), table = table.name(), %error, "insert refused");
+        } else {
+            self.shared
+                .health
+                .report(&self.store_part(), format!("insert into {}: {hint}: {error}", table.name()));
+        }
+    }
+
+    fn id(&self) -> LaneId {
+        self.assignment.lane
+    }
+
+    fn part(&self) -> String {
+        self.id().to_string()
+    }
+
+    fn store_part(&self) -> String {
+        format!("{} store", self.id())
+    }
+}
+
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        // What a lane complained of is its successor's to complain of.
+        let part = self.assignment.lane.to_string();
+        for part in [format!("{part} store"), format!("{part} position"), part] {
+            self.shared.health.clear(&part);
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Now, epoch milliseconds.
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}

@@ -1,0 +1,506 @@
+//! One partition's lane as a pure state machine: inputs and the time go in, effects come out, nothing is done here.
+//!
+//! The rules that carry the guarantee, all of them visible below:
+//!
+//! * a batch is a range of offsets `[first, next)`; ranges follow each other without a gap (the log may have gaps,
+//!   the ranges cover them);
+//! * **intent before insert**: `Insert` is only asked for once `Recorded` has confirmed a position that names the
+//!   batch's range;
+//! * **position after insert**: a position beyond a batch is only recorded once all of it is inserted or buried;
+//! * a range that was recorded and not finished is **rebuilt exactly** (on start, and to search a refused batch) and
+//!   carries the same token, whatever the limits are now;
+//! * nothing is dropped because it failed: retries never end, except that a row which ClickHouse refuses for good, or
+//!   an error nobody knows keeps refusing, is buried (put to the dead letters) alone.
+//!
+//! Recording the end of one batch and the intent of the next is one record when the next is already full.
+
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use millrace_schemas::spool::Position;
+
+use crate::backoff::Backoff;
+
+/// What closes a batch, and how failures are met.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rows that close a batch.
+    pub rows_max: u32,
+    /// Bytes that close a batch.
+    pub bytes_max: usize,
+    /// Age that closes a batch.
+    pub age_max: Duration,
+    /// Pauses between attempts.
+    pub backoff: Backoff,
+    /// Attempts of an insert that fails for an unknown reason before its rows are searched.
+    pub unknown_attempts_max: u32,
+}
+
+/// Why an insert failed, as far as the lane must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It may pass: tried again without end.
+    Passing,
+    /// These rows will never be taken.
+    Refused,
+    /// Nobody knows: tried a few times, then taken for a refusal.
+    Unknown,
+}
+
+/// What happened. `jitter` is a random number in `0..1`: drawing it would not be pure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Input {
+    /// A message waits; the lane answers with [`Effect::Take`] or leaves it waiting.
+    Offered {
+        /// Its offset.
+        offset: u64,
+    },
+    /// The message that was to be taken has been added to the open batch.
+    Taken {
+        /// Its offset.
+        offset: u64,
+        /// Lines it held, rows or not.
+        lines: u32,
+        /// Rows of the open batch as it now stands.
+        open_rows: u32,
+        /// Bytes of the open batch as it now stands.
+        open_bytes: usize,
+    },
+    /// [`Lane::deadline`] has come (or has not: asking too early is harmless).
+    Timer,
+    /// The position has been recorded.
+    Recorded,
+    /// The position could not be recorded.
+    RecordFailed {
+        /// Random, `0..1`.
+        jitter: f64,
+    },
+    /// The insert is acknowledged.
+    Inserted,
+    /// The insert failed, or nobody knows.
+    InsertFailed {
+        /// Why.
+        failure: Failure,
+        /// Random, `0..1`.
+        jitter: f64,
+    },
+    /// The batch's dead letters are stored.
+    Buried,
+    /// They could not be stored.
+    BuryFailed {
+        /// Random, `0..1`.
+        jitter: f64,
+    },
+    /// Memory is full: what is open should leave.
+    MemoryFull,
+    /// Store what was read and stop.
+    Drain,
+}
+
+/// What to do. Effects of one input are performed in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Decode the message that was offered into the open batch and answer with [`Input::Taken`].
+    Take,
+    /// The open batch becomes the closed one; a new one is open.
+    Close {
+        /// Its first offset.
+        first: u64,
+        /// The offset after its last.
+        next: u64,
+    },
+    /// Record the position durably.
+    Record(Position),
+    /// Insert these rows of the closed batch, all of them or a part.
+    Insert {
+        /// Rows of the batch.
+        rows: Range<u32>,
+        /// Whether they are all rows of the batch.
+        whole: bool,
+    },
+    /// Add this row of the closed batch to its dead letters.
+    Refuse {
+        /// Row of the batch.
+        row: u32,
+    },
+    /// Store the closed batch's dead letters.
+    Bury,
+    /// The closed batch is stored: forget it.
+    Release,
+    /// Forget the open and the closed batch; read again from `first`, keeping raw rows below `next`.
+    Reread {
+        /// Where to read from.
+        first: u64,
+        /// Where the range ends.
+        next: u64,
+    },
+    /// The lane is done.
+    Stop,
+}
+
+/// The state of a lane.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    limits: Limits,
+    /// Where the next batch begins; unknown until the first message of a log without a recorded position.
+    begin: Option<u64>,
+    /// A recorded range that has to be rebuilt before anything else.
+    rebuild: Option<Rebuild>,
+    open: Option<Open>,
+    closed: Option<Closed>,
+    draining: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rebuild {
+    first: u64,
+    next: u64,
+    /// The range was refused: its rows are kept as they were read and searched.
+    search: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    first: u64,
+    next: u64,
+    rows: u32,
+    /// Rows, and lines that are none.
+    lines: u32,
+    since: Instant,
+    /// It takes nothing more and leaves as soon as the closed batch is gone.
+    full: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Closed {
+    first: u64,
+    next: u64,
+    rows: u32,
+    search: bool,
+    step: Step,
+    /// Failures of the step in a row, and how many of them nobody could explain.
+    attempts: u32,
+    unknown_attempts: u32,
+    retry_at: Option<Instant>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// The range is being recorded.
+    Intent,
+    /// The last of these parts is being inserted; the others wait.
+    Insert(Vec<Range<u32>>),
+    /// Dead letters are being stored.
+    Bury,
+    /// The position after the batch is being recorded, and nothing is waiting to be closed.
+    Position,
+}
+
+impl Lane {
+    /// A lane that goes on where `position` says; `None` begins with the first message of the log.
+    pub fn new(limits: Limits, position: Option<Position>) -> Self {
+        let rebuild = position.and_then(|position| {
+            let next = position.pending_next.filter(|next| *next > position.next)?;
+            Some(Rebuild { first: position.next, next, search: false })
+        });
+        let begin = position.map(|position| position.next);
+        Self { limits, begin, rebuild, open: None, closed: None, draining: false }
+    }
+
+    /// When [`Input::Timer`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        match (&self.closed, &self.open) {
+            (Some(closed), _) => closed.retry_at,
+            (None, Some(open)) if self.rebuild.is_none() => Some(open.since + self.limits.age_max),
+            _ => None,
+        }
+    }
+
+    /// The end of a range that must be read however full memory is, or nothing could ever leave.
+    pub fn must_read_to(&self) -> Option<u64> {
+        self.rebuild.map(|rebuild| rebuild.next)
+    }
+
+    /// Takes an input and adds what is to be done to `effects`.
+    pub fn step(&mut self, now: Instant, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Offered { offset } => self.offered(now, offset, effects),
+            Input::Taken { offset, lines, open_rows, open_bytes } => {
+                self.taken(offset, lines, open_rows, open_bytes, effects);
+            }
+            Input::Timer => self.timer(now, effects),
+            Input::Recorded => self.recorded(now, effects),
+            Input::Inserted => self.inserted(effects),
+            Input::Buried => self.finish(now, effects),
+            Input::InsertFailed { failure, jitter } => self.insert_failed(now, failure, jitter, effects),
+            Input::RecordFailed { jitter } | Input::BuryFailed { jitter } => self.retry(now, jitter),
+            Input::MemoryFull => {
+                if let (None, Some(open)) = (self.rebuild, &mut self.open) {
+                    open.full = true;
+                    self.close_if_due(now, effects);
+                }
+            }
+            Input::Drain => self.drain(now, effects),
+        }
+    }
+
+    fn offered(&mut self, now: Instant, offset: u64, effects: &mut Vec<Effect>) {
+        if self.draining {
+            return;
+        }
+        if let Some(rebuild) = self.rebuild {
+            if offset >= rebuild.next || offset < rebuild.first {
+                // The end of the range fell into a gap of the log: what there is, is all there is.
+                self.close_rebuilt(rebuild, effects);
+            }
+        } else if let Some(open) = &mut self.open
+            && offset < open.next
+        {
+            // The log begins again below (it was truncated): a new range, rather than rows passed over.
+            open.full = true;
+            self.close_if_due(now, effects);
+        }
+        let first = match (&self.rebuild, self.begin) {
+            (Some(rebuild), _) => rebuild.first,
+            (None, Some(begin)) if begin <= offset => begin,
+            _ => offset,
+        };
+        match &mut self.open {
+            Some(open) if open.full => {}
+            Some(_) => effects.push(Effect::Take),
+            None => {
+                self.open = Some(Open { first, next: first, rows: 0, lines: 0, since: now, full: false });
+                effects.push(Effect::Take);
+            }
+        }
+    }
+
+    fn taken(
+        &mut self,
+        offset: u64,
+        lines: u32,
+        open_rows: u32,
+        open_bytes: usize,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(open) = &mut self.open else { return };
+        open.next = offset + 1;
+        open.rows = open_rows;
+        open.lines += lines;
+        if let Some(rebuild) = self.rebuild {
+            if open.next >= rebuild.next {
+                self.close_rebuilt(rebuild, effects);
+            }
+        } else if open.lines >= self.limits.rows_max || open_bytes >= self.limits.bytes_max {
+            open.full = true;
+            if self.closed.is_none() {
+                self.close(effects);
+            }
+        }
+    }
+
+    fn timer(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if let Some(closed) = &mut self.closed
+            && closed.retry_at.is_some_and(|at| at <= now)
+        {
+            closed.retry_at = None;
+            self.perform(effects);
+        }
+        self.close_if_due(now, effects);
+    }
+
+    /// Closes the open batch if it is due and nothing is in its way.
+    fn close_if_due(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.closed.is_none() && self.rebuild.is_none() && self.open_is_due(now) {
+            self.close(effects);
+        }
+    }
+
+    fn open_is_due(&self, now: Instant) -> bool {
+        self.open.is_some_and(|open| {
+            open.next > open.first && (open.full || self.draining || now >= open.since + self.limits.age_max)
+        })
+    }
+
+    /// Closes the open batch; its intent has to be recorded first.
+    fn close(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(open) = self.open.take() {
+            self.put_closed(open.first, open.next, open.rows, false, Step::Intent, effects);
+        }
+    }
+
+    /// Closes a range whose intent is on record already.
+    fn close_rebuilt(&mut self, rebuild: Rebuild, effects: &mut Vec<Effect>) {
+        let Rebuild { first, next, search } = rebuild;
+        let rows = self.open.take().map_or(0, |open| open.rows);
+        self.rebuild = None;
+        self.put_closed(first, next, rows, search, Step::Insert(whole(rows)), effects);
+    }
+
+    fn put_closed(
+        &mut self,
+        first: u64,
+        next: u64,
+        rows: u32,
+        search: bool,
+        step: Step,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.begin = Some(next);
+        effects.push(Effect::Close { first, next });
+        self.closed = Some(Closed {
+            first,
+            next,
+            rows,
+            search,
+            step,
+            attempts: 0,
+            unknown_attempts: 0,
+            retry_at: None,
+        });
+        self.perform(effects);
+    }
+
+    /// Asks for whatever the closed batch's step needs.
+    fn perform(&mut self, effects: &mut Vec<Effect>) {
+        let Some(closed) = &mut self.closed else { return };
+        loop {
+            match &closed.step {
+                Step::Intent => {
+                    let intent = Position { next: closed.first, pending_next: Some(closed.next) };
+                    effects.push(Effect::Record(intent));
+                }
+                Step::Insert(parts) => match parts.last() {
+                    Some(part) => {
+                        let whole = *part == (0..closed.rows);
+                        effects.push(Effect::Insert { rows: part.clone(), whole });
+                    }
+                    None => {
+                        closed.step = Step::Bury;
+                        continue;
+                    }
+                },
+                Step::Bury => effects.push(Effect::Bury),
+                Step::Position => {
+                    effects.push(Effect::Record(Position { next: closed.next, pending_next: None }));
+                }
+            }
+            return;
+        }
+    }
+
+    fn recorded(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Some(closed) = &mut self.closed else { return };
+        closed.attempts = 0;
+        match closed.step {
+            Step::Intent => {
+                closed.step = Step::Insert(whole(closed.rows));
+                self.perform(effects);
+            }
+            Step::Position => {
+                self.closed = None;
+                self.close_if_due(now, effects);
+                self.stop_if_drained(effects);
+            }
+            Step::Insert(_) | Step::Bury => {}
+        }
+    }
+
+    fn inserted(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(closed) = &mut self.closed
+            && let Step::Insert(parts) = &mut closed.step
+        {
+            parts.pop();
+            (closed.attempts, closed.unknown_attempts) = (0, 0);
+            self.perform(effects);
+        }
+    }
+
+    fn insert_failed(&mut self, now: Instant, failure: Failure, jitter: f64, effects: &mut Vec<Effect>) {
+        let unknown_attempts_max = self.limits.unknown_attempts_max;
+        let Some(closed) = &mut self.closed else { return };
+        let Step::Insert(parts) = &mut closed.step else { return };
+        let refused = match failure {
+            Failure::Passing => false,
+            Failure::Refused => true,
+            Failure::Unknown => {
+                closed.unknown_attempts += 1;
+                closed.unknown_attempts >= unknown_attempts_max
+            }
+        };
+        if !refused {
+            self.retry(now, jitter);
+            return;
+        }
+        (closed.attempts, closed.unknown_attempts) = (0, 0);
+        if !closed.search {
+            let Closed { first, next, .. } = *closed;
+            self.open = None;
+            self.closed = None;
+            self.begin = Some(first);
+            self.rebuild = Some(Rebuild { first, next, search: true });
+            effects.push(Effect::Reread { first, next });
+            self.stop_if_drained(effects);
+            return;
+        }
+        if let Some(part) = parts.pop() {
+            if part.len() == 1 {
+                effects.push(Effect::Refuse { row: part.start });
+            } else {
+                let middle = part.start + part.len() as u32 / 2;
+                parts.push(middle..part.end);
+                parts.push(part.start..middle);
+            }
+        }
+        self.perform(effects);
+    }
+
+    fn retry(&mut self, now: Instant, jitter: f64) {
+        if let Some(closed) = &mut self.closed {
+            closed.retry_at = Some(now + self.limits.backoff.pause(closed.attempts, jitter));
+            closed.attempts = closed.attempts.saturating_add(1);
+        }
+    }
+
+    /// Everything of the closed batch is stored: the position moves beyond it.
+    fn finish(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Some(closed) = &mut self.closed else { return };
+        if closed.step != Step::Bury {
+            return;
+        }
+        effects.push(Effect::Release);
+        closed.attempts = 0;
+        closed.step = Step::Position;
+        // The next batch's intent says the same and more, unless the log began again below.
+        let next_is_first = self.open.is_some_and(|open| open.first == closed.next);
+        if self.open_is_due(now) && next_is_first {
+            self.closed = None;
+            self.close(effects);
+        } else {
+            self.perform(effects);
+        }
+    }
+
+    fn drain(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.draining = true;
+        if self.rebuild.is_some() {
+            // Half of a recorded range must not be inserted; the record stays for the next start.
+            self.open = None;
+        }
+        self.close_if_due(now, effects);
+        self.stop_if_drained(effects);
+    }
+
+    fn stop_if_drained(&mut self, effects: &mut Vec<Effect>) {
+        let nothing_open = self.open.is_none_or(|open| open.next == open.first);
+        if self.draining && self.closed.is_none() && nothing_open {
+            effects.push(Effect::Stop);
+        }
+    }
+}
+
+fn whole(rows: u32) -> Vec<Range<u32>> {
+    if rows == 0 { Vec::new() } else { std::iter::once(0..rows).collect() }
+}

@@ -1,0 +1,296 @@
+//! ClickHouse: makes the tables, inserts blocks, and says which failures pass.
+//!
+//! An insert is one block under one token (`insert_deduplication_token`), so that sending it again stores nothing
+//! twice, and it is acknowledged only when it is stored (`async_insert=0`). Every wait has an end: connecting, sending a
+//! piece, the whole. Whether a failure passes is decided here, by ClickHouse's code.
+
+use std::time::Duration;
+
+use clickhouse::{Client, Compression};
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use millrace_schemas::clickhouse::{Layout, SOURCE_COLUMNS, statements};
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::{Config, NetworkCompression},
+    decode::Table,
+    lane::Failure,
+    native::Block,
+};
+
+/// The client, and how it is used.
+pub struct Store {
+    client: Client,
+    layout: Layout,
+    permits: Semaphore,
+    send_timeout: Duration,
+    insert_timeout: Duration,
+}
+
+/// What a failure means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Network, load, maintenance: it passes.
+    Passing,
+    /// Tables, rights or settings are wrong: a person has to act, and no row is at fault.
+    Setup,
+    /// These rows will never be taken.
+    Refused,
+    /// Nobody here knows the code.
+    Unknown,
+}
+
+/// A failed statement.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct StoreError {
+    /// What it means.
+    pub kind: Kind,
+    /// ClickHouse's code, if it answered at all.
+    pub code: Option<u32>,
+    text: String,
+}
+
+/// Larger pieces are sent in parts, so that the send timeout measures progress and compression works on bounded buffers.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+/// An answer to `SELECT 1`, or to DDL on one server.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Idle connections are closed before ClickHouse does it (10 s; 3 s before 23.11).
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// ClickHouse's error texts can hold a whole row; a log line should not.
+const ERROR_BYTES_MAX: usize = 600;
+
+impl Store {
+    /// A client for the configured address; nothing is connected yet.
+    pub fn new(config: &Config) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(Duration::from_millis(config.connect_timeout_ms)));
+        connector.set_keepalive(Some(Duration::from_secs(60)));
+        connector.set_nodelay(true);
+        let http =
+            HttpClient::builder(TokioExecutor::new()).pool_idle_timeout(POOL_IDLE_TIMEOUT).build(connector);
+        let compression = match config.clickhouse_compression {
+            NetworkCompression::Lz4 => Compression::Lz4,
+            NetworkCompression::None => Compression::None,
+            NetworkCompression::Auto if is_loopback(&config.clickhouse_url) => Compression::None,
+            NetworkCompression::Auto => Compression::Lz4,
+        };
+        let mut client = Client::with_http_client(http)
+            .with_url(&config.clickhouse_url)
+            .with_compression(compression)
+            .with_product_info("millrace-consumer", env!("CARGO_PKG_VERSION"));
+        if let Some(user) = &config.clickhouse_user {
+            client = client.with_user(user);
+        }
+        if let Some(password) = &config.clickhouse_password {
+            client = client.with_password(password);
+        }
+        Self {
+            client,
+            layout: Layout {
+                database: config.clickhouse_database.clone(),
+                cluster: config.clickhouse_cluster.clone(),
+                retention_days: config.retention_days,
+            },
+            permits: Semaphore::new(config.inserts_max),
+            send_timeout: Duration::from_millis(config.send_timeout_ms),
+            insert_timeout: Duration::from_millis(config.insert_timeout_ms),
+        }
+    }
+
+    /// Makes the database, tables and views that do not exist.
+    pub async fn make_tables(&self) -> Result<(), StoreError> {
+        for statement in statements(&self.layout) {
+            self.query(&statement).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether ClickHouse answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.query("SELECT 1 FORMAT Null").await
+    }
+
+    /// Inserts the block, once per token. Returns how long it took, without the wait for its turn.
+    pub async fn insert(&self, table: Table, token: &str, block: &Block) -> Result<Duration, StoreError> {
+        // The semaphore is never closed; were it, the insert would merely not wait.
+        let _permit = self.permits.acquire().await;
+        let started = std::time::Instant::now();
+        let whole = tokio::time::timeout(self.insert_timeout, self.send(table, token, block)).await;
+        match whole {
+            Ok(Ok(())) => Ok(started.elapsed()),
+            Ok(Err(error)) => {
+                let error = StoreError::from(error);
+                if error.kind == Kind::Setup {
+                    // A table that somebody dropped comes back here; everything else waits for a person.
+                    let _ = self.make_tables().await;
+                }
+                Err(error)
+            }
+            Err(_) => Err(StoreError::passing("the insert took longer than insert-timeout-ms")),
+        }
+    }
+
+    async fn send(&self, table: Table, token: &str, block: &Block) -> clickhouse::error::Result<()> {
+        let sql = insert_statement(&self.layout.database, table);
+        let mut insert = self
+            .client
+            .insert_formatted_with(sql)
+            .with_timeouts(Some(self.send_timeout), Some(self.insert_timeout))
+            .with_setting("async_insert", "0")
+            .with_setting("optimize_on_insert", "0")
+            .with_setting("insert_deduplicate", "1")
+            .with_setting("insert_deduplication_token", token)
+            .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1");
+        if self.layout.cluster.is_some() {
+            // Otherwise the acknowledgement would mean "queued on this server's disk".
+            insert = insert.with_setting("distributed_foreground_insert", "1");
+        }
+        for piece in &block.pieces {
+            let mut rest = piece.clone();
+            while !rest.is_empty() {
+                insert.send(rest.split_to(rest.len().min(PIECE_BYTES_MAX))).await?;
+            }
+        }
+        insert.end().await
+    }
+
+    async fn query(&self, statement: &str) -> Result<(), StoreError> {
+        match tokio::time::timeout(QUERY_TIMEOUT, self.client.query_raw(statement).execute()).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(StoreError::passing("no answer within 30 s")),
+        }
+    }
+}
+
+impl StoreError {
+    fn passing(text: &str) -> Self {
+        Self { kind: Kind::Passing, code: None, text: text.into() }
+    }
+
+    /// What the lane has to know of it.
+    pub fn failure(&self) -> Failure {
+        match self.kind {
+            Kind::Passing | Kind::Setup => Failure::Passing,
+            Kind::Refused => Failure::Refused,
+            Kind::Unknown => Failure::Unknown,
+        }
+    }
+}
+
+impl From<clickhouse::error::Error> for StoreError {
+    fn from(error: clickhouse::error::Error) -> Self {
+        use clickhouse::error::Error;
+        let (kind, code) = match &error {
+            Error::BadResponse(text) => {
+                let code = code(text);
+                // An answer without a code is not ClickHouse's verdict but a proxy's.
+                (code.map_or(Kind::Passing, |code| kind(code, text)), code)
+            }
+            Error::InvalidParams(_) | Error::Unsupported(_) => (Kind::Setup, None),
+            _ => (Kind::Passing, None),
+        };
+        Self { kind, code, text: shorten(&chain(&error)) }
+    }
+}
+
+/// The error with its causes: "network error: client error (Connect): tcp connect error: …".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn shorten(text: &str) -> String {
+    let text = text.trim();
+    if text.len() <= ERROR_BYTES_MAX {
+        return text.into();
+    }
+    let end = (0..=ERROR_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}
+
+/// The number in `Code: 60. DB::Exception: …`, or a number alone (an answer whose text could not be read).
+fn code(text: &str) -> Option<u32> {
+    let text = text.trim();
+    let digits = match text.strip_prefix("Code:") {
+        Some(rest) => rest.trim_start().split(|character: char| !character.is_ascii_digit()).next()?,
+        None => text,
+    };
+    digits.parse().ok()
+}
+
+/// What ClickHouse's codes mean for an insert whose columns and settings are ours.
+fn kind(code: u32, text: &str) -> Kind {
+    match code {
+        // TOO_MANY_PARTS is load, except that one block with rows of too many months has the same code.
+        252 if text.contains("Too many partitions") => Kind::Refused,
+        // Files, disks, sockets, memory.
+        23 | 24 | 74..=77 | 87 | 88 | 95 | 96 | 99 | 173 | 198 | 209 | 210 | 241 | 243 | 424 | 425 | 439 | 499
+        // Load and quotas.
+        | 159 | 160 | 164 | 201..=203 | 252 | 394 | 473 | 574 | 745
+        // Keeper, replicas, restarts.
+        | 225 | 236 | 242 | 244 | 254 | 279 | 285 | 286 | 289 | 290 | 319 | 341 | 415 | 416 | 733 | 734 | 999 | 1000 => {
+            Kind::Passing
+        }
+        // Columns, tables, databases, settings, clusters; users and rights.
+        8 | 10 | 15 | 16 | 20 | 47 | 60 | 62 | 81 | 115 | 170 | 218 | 701 | 192..=195 | 497 | 516 => Kind::Setup,
+        // Values that do not fit their columns, constraints.
+        6 | 25 | 26 | 27 | 32 | 38 | 41 | 43 | 53 | 69 | 70 | 72 | 117 | 131 | 190 | 321 | 349 | 376 | 407 | 469 => {
+            Kind::Refused
+        }
+        _ => Kind::Unknown,
+    }
+}
+
+fn insert_statement(database: &str, table: Table) -> String {
+    let names: Vec<String> =
+        table.columns().iter().chain(&SOURCE_COLUMNS).map(|column| format!("`{}`", column.name)).collect();
+    format!("INSERT INTO {database}.{} ({}) FORMAT Native", table.name(), names.join(", "))
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    ["127.", "localhost", "[::1]"].iter().any(|prefix| host.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_found_and_judged() {
+        assert_eq!(code("Code: 252. DB::Exception: Too many parts (300)"), Some(252));
+        assert_eq!(code("241"), Some(241));
+        assert_eq!(code("502 Bad Gateway"), None);
+        assert_eq!(code("<html>"), None);
+        assert_eq!(kind(252, "Too many parts (300). Merges are processing…"), Kind::Passing);
+        assert_eq!(kind(252, "Too many partitions for single INSERT block (more than 100)"), Kind::Refused);
+        assert_eq!(kind(469, ""), Kind::Refused);
+        assert_eq!(kind(516, ""), Kind::Setup);
+        assert_eq!(kind(4242, ""), Kind::Unknown);
+    }
+
+    #[test]
+    fn loopback_addresses() {
+        assert!(is_loopback("http://127.0.0.1:8123"));
+        assert!(is_loopback("http://localhost:8123"));
+        assert!(!is_loopback("http://clickhouse:8123"));
+    }
+
+    #[test]
+    fn long_errors_are_cut_between_characters() {
+        assert!(shorten(&"é".repeat(1000)).len() <= ERROR_BYTES_MAX + '…'.len_utf8());
+    }
+}
