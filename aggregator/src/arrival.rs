@@ -10,7 +10,10 @@
 //!
 //! Days touched in vain cost time and nothing else. The watermarks move in the transaction that writes the days.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
 
 use clickhouse::{Row, query::Query};
 use jiff::civil::Date;
@@ -86,8 +89,25 @@ struct Touched {
     received_ms: HashMap<String, i64>,
 }
 
-/// Looks once for arrivals; says how many store-days they touch. `false` as second: another instance is looking.
-pub async fn look(warehouse: &Warehouse, pool: &PgPool) -> Result<usize> {
+/// When partitions never seen before are looked for: that reads all that is stored, so it may take a twentieth of the
+/// time and no more. In a small store that is every time.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    due: Option<Instant>,
+}
+
+impl Discovery {
+    fn is_due(&self) -> bool {
+        self.due.is_none_or(|due| due <= Instant::now())
+    }
+
+    fn took(&mut self, time: Duration) {
+        self.due = Some(Instant::now() + time * 20);
+    }
+}
+
+/// Looks once for arrivals; says how many store-days they touch: none also where another instance is looking.
+pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<usize> {
     let mut transaction = pool.begin().await?;
     let locked: bool =
         sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended('millrace arrivals', 0))")
@@ -99,13 +119,19 @@ pub async fn look(warehouse: &Warehouse, pool: &PgPool) -> Result<usize> {
     let watermarks = watermarks(&mut transaction).await?;
     let mut touched = Touched::default();
     let mut ranges = Vec::new();
+    let discovers = discovery.is_due();
+    let mut discovering = Duration::ZERO;
     for source in SOURCES {
-        match look_at(warehouse, &source, &watermarks, &mut touched).await {
+        let discovering = discovers.then_some(&mut discovering);
+        match look_at(warehouse, &source, &watermarks, &mut touched, discovering).await {
             Ok(range) => ranges.push(range),
             // The consumer makes the tables; before that nothing has arrived.
             Err(error) if is_unknown_table(&error) => {}
             Err(error) => return Err(error),
         }
+    }
+    if discovers {
+        discovery.took(discovering);
     }
     let days = write_days(&mut transaction, &touched).await?;
     for lane in ranges.iter().flat_map(|range| &range.lanes) {
@@ -144,8 +170,9 @@ async fn look_at(
     source: &Source,
     watermarks: &Watermarks,
     touched: &mut Touched,
+    discovering: Option<&mut Duration>,
 ) -> Result<Range> {
-    let range = arrived_range(warehouse, source, watermarks).await?;
+    let range = arrived_range(warehouse, source, watermarks, discovering).await?;
     if range.lanes.is_empty() {
         return Ok(range);
     }
@@ -196,8 +223,13 @@ async fn look_at(
     Ok(range)
 }
 
-/// The lanes that have grown. Lanes never seen before are looked for in all that is stored.
-async fn arrived_range(warehouse: &Warehouse, source: &Source, watermarks: &Watermarks) -> Result<Range> {
+/// The lanes that have grown. `discovering` takes the time spent on lanes never seen before; `None`: not this time.
+async fn arrived_range(
+    warehouse: &Warehouse,
+    source: &Source,
+    watermarks: &Watermarks,
+    mut discovering: Option<&mut Duration>,
+) -> Result<Range> {
     // A list without elements has no type.
     let mut known = Range { lanes: Vec::new(), names: vec![String::new()], froms: vec![u64::MAX] };
     for ((topic, partition), next) in watermarks {
@@ -206,6 +238,10 @@ async fn arrived_range(warehouse: &Warehouse, source: &Source, watermarks: &Wate
     }
     let mut range = Range::default();
     for (is_known, from) in [(1_u8, known.froms.iter().min().copied().unwrap_or(0)), (0, 0)] {
+        let start = Instant::now();
+        if is_known == 0 && discovering.is_none() {
+            continue;
+        }
         let query = warehouse
             .query(&text::assemble(source.lanes))
             .param("lanes", &known.names)
@@ -216,6 +252,9 @@ async fn arrived_range(warehouse: &Warehouse, source: &Source, watermarks: &Wate
             range.names.push(format!("{}/{}", lane.topic, lane.partition));
             range.froms.push(watermarks.get(&(lane.topic.clone(), lane.partition)).copied().unwrap_or(0));
             range.lanes.push(lane);
+        }
+        if let (0, Some(time)) = (is_known, &mut discovering) {
+            **time += start.elapsed();
         }
     }
     Ok(range)

@@ -24,7 +24,7 @@ pub mod rollup;
 pub mod stores;
 pub mod worker;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -33,22 +33,30 @@ pub use config::Config;
 pub use error::{Error, Result};
 pub use stores::ensure_demo_store;
 
+/// Longest that closing the connections may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Runs the aggregator until `shutdown`: prepares Postgres (and waits for it), serves the API, rolls up. Metrics go to
 /// the recorder that the process has installed.
 pub async fn run(config: Config, api_listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+    // Ours alone: that the API cannot be served ends the work, and is the caller's to judge.
+    let shutdown = shutdown.child_token();
     let pool = postgres::pool(&config)?;
     let warehouse = clickhouse::Warehouse::new(&config);
     let health = Arc::new(worker::Health::default());
     let state = api::State::new(&config, pool.clone(), warehouse.clone(), Arc::clone(&health));
-    let serving = api::serve(api_listener, state, shutdown.clone());
+    let serving = async {
+        let served = api::serve(api_listener, state, shutdown.clone()).await;
+        shutdown.cancel();
+        served
+    };
     let working = async {
         if worker::prepare(&pool, &health, &shutdown).await {
             worker::work(&warehouse, &pool, config.interval(), &shutdown).await;
         }
-        // Whoever ends first ends the other.
-        shutdown.cancel();
     };
     let (served, ()) = tokio::join!(serving, working);
-    pool.close().await;
+    // A connection whose server is away may never come back.
+    drop(tokio::time::timeout(CLOSE_TIMEOUT, pool.close()).await);
     served
 }

@@ -4,11 +4,14 @@ use std::{io::Write as _, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use millrace_aggregator::{Config, backfill, clickhouse::Warehouse, postgres};
 use millrace_schemas::metric;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// From a small store's query to a large one's backfill.
+const BUCKETS_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 /// Rolls up events from ClickHouse, per store and local day, into Postgres; serves the read and admin API.
 #[derive(Debug, Parser)]
@@ -59,7 +62,10 @@ async fn main() -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
-    let metrics = PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")?;
+    let metrics = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS_SECONDS)?
+        .install_recorder()
+        .context("installing the metrics recorder")?;
     for (name, help) in
         metric::ALL.iter().filter(|(name, _)| !name.contains("_collector_") && !name.contains("_consumer_"))
     {

@@ -9,7 +9,12 @@ use millrace_schemas::metric;
 use sqlx::{PgPool, Row as _};
 use tokio_util::sync::CancellationToken;
 
-use crate::{arrival, clickhouse::Warehouse, error::Result, rollup};
+use crate::{
+    arrival::{self, Discovery},
+    clickhouse::Warehouse,
+    error::Result,
+    rollup,
+};
 
 /// Stores that one cycle takes from the list.
 const STORES_MAX: i64 = 1_000;
@@ -54,10 +59,11 @@ pub async fn prepare(pool: &PgPool, health: &Health, shutdown: &CancellationToke
 pub async fn work(warehouse: &Warehouse, pool: &PgPool, interval: Duration, shutdown: &CancellationToken) {
     let mut pause = interval;
     let mut closed_at: Option<Instant> = None;
+    let mut discovery = Discovery::default();
     loop {
         let start = Instant::now();
         let cycle = async {
-            let days = cycle(warehouse, pool).await?;
+            let days = cycle(warehouse, pool, &mut discovery).await?;
             if closed_at.is_none_or(|at| at.elapsed() > CLOSE_EVERY) {
                 rollup::funnels::close_passed(&mut *pool.acquire().await?).await?;
                 closed_at = Some(Instant::now());
@@ -84,9 +90,9 @@ pub async fn work(warehouse: &Warehouse, pool: &PgPool, interval: Duration, shut
 }
 
 /// Looks once for arrivals and rolls up every store that waits, unless another instance is at it. Says how many days
-/// were rolled up. One store that fails does not keep the others waiting.
-pub async fn cycle(warehouse: &Warehouse, pool: &PgPool) -> Result<usize> {
-    arrival::look(warehouse, pool).await?;
+/// were rolled up. A store that fails is tried again in the next cycle, and does not keep the others waiting.
+pub async fn cycle(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<usize> {
+    arrival::look(warehouse, pool, discovery).await?;
     let mut days = 0;
     let mut failed = None;
     for store_id in waiting(pool).await? {
@@ -102,6 +108,7 @@ pub async fn cycle(warehouse: &Warehouse, pool: &PgPool) -> Result<usize> {
                 }
                 Ok(None) => break,
                 Err(error) => {
+                    metrics::counter!(metric::AGGREGATOR_FAILURES).increment(1);
                     tracing::warn!(store = store_id, %error, "rolling up a store failed");
                     failed = Some(error);
                     break;
@@ -110,7 +117,10 @@ pub async fn cycle(warehouse: &Warehouse, pool: &PgPool) -> Result<usize> {
         }
     }
     gauges(pool).await?;
-    failed.map_or(Ok(days), Err)
+    match failed {
+        Some(error) if days == 0 => Err(error),
+        _ => Ok(days),
+    }
 }
 
 /// Stores with touched days, those that have waited longest first.

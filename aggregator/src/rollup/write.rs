@@ -12,6 +12,9 @@ use crate::error::Result;
 /// Rows sent to Postgres in one statement, unless one day alone has more.
 const BATCH_ROWS: usize = 5_000;
 
+/// Bytes of a key's text that are kept; a B-tree's entry holds 2,704 of all columns together.
+const KEY_BYTES_MAX: usize = 1_000;
+
 /// Rows by day; each an object of columns.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
@@ -136,21 +139,31 @@ impl Table {
         for (column, value) in self.fixed.iter().zip(fixed) {
             row[*column] = (*value).into();
         }
-        clean(row)
+        if let Value::Object(columns) = &mut row {
+            for (column, value) in columns {
+                if let Value::String(text) = value {
+                    fit(text, self.key.contains(&column.as_str()));
+                }
+            }
+        }
+        row
     }
 }
 
-/// Postgres keeps no NUL in text; one that a sender put into a name must not stop a store's rollups.
-fn clean(mut row: Value) -> Value {
-    if let Value::Object(columns) = &mut row {
-        for text in columns.values_mut().filter_map(|value| match value {
-            Value::String(text) if text.contains('\0') => Some(text),
-            _ => None,
-        }) {
-            *text = text.replace('\0', "\u{fffd}");
-        }
+/// Makes a sender's text one that Postgres takes: it keeps no NUL, and a key only where it fits into an index. A key that
+/// does not stay as it is ends in its hash, so that it still differs from every other. Nobody who can send an event must
+/// be able to stop a store's rollups.
+fn fit(text: &mut String, is_key: bool) {
+    if !text.contains('\0') && (!is_key || text.len() <= KEY_BYTES_MAX) {
+        return;
     }
-    row
+    let hash = crate::stores::hash(text);
+    *text = text.replace('\0', "\u{fffd}");
+    if is_key {
+        text.truncate(text.floor_char_boundary(KEY_BYTES_MAX));
+        text.push('…');
+        text.push_str(&hex::encode(&hash[..12]));
+    }
 }
 
 /// The tables that rollups replace.
@@ -298,4 +311,25 @@ pub mod table {
         null_key: None,
         values: &["element_text", "clicks", "rage_clicks", "dead_clicks"],
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_fit_and_still_differ() {
+        let fitted = |text: &str| {
+            let mut text = text.to_owned();
+            fit(&mut text, true);
+            text
+        };
+        let long = "é".repeat(4_000);
+        assert_eq!(fitted("https://shop.example/é"), "https://shop.example/é");
+        assert!(fitted(&long).len() < 1_100 && fitted(&long) != fitted(&format!("{long}x")));
+        assert!(fitted("a\0") != fitted("a\u{fffd}") && !fitted("a\0").contains('\0'));
+        let mut value = "a\0b".to_owned();
+        fit(&mut value, false);
+        assert_eq!(value, "a\u{fffd}b");
+    }
 }

@@ -261,6 +261,42 @@ async fn products_have_views_carts_orders_stock_and_ratings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_stops_rollups_by_what_they_send() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    // Incompressible, so that no index entry holds it.
+    let long: String =
+        (0_u32..8_000).map(|n| char::from(b'!' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 90)).collect();
+    let of = |number, product| EventRow {
+        item_product_id: vec![product],
+        item_price_minor: vec![i64::MAX],
+        item_quantity: vec![u32::MAX],
+        item_discount_minor: vec![i64::MIN],
+        order_id: "o",
+        currency: "USD",
+        value: Some(1e300),
+        total_minor: (number == 1).then_some(i64::MAX),
+        ..event(number, if number < 3 { "purchase" } else { "review" }, "2026-10-01 10:00:00", "v'\\\"", "")
+    };
+    let mut rows = vec![of(1, "a\0"), of(3, "a\u{fffd}"), of(4, "a\0"), of(5, &long)];
+    rows.push(EventRow { order_id: "o2", ..of(2, "b") });
+    bed.insert(&rows).await;
+    let mut clicked = click(1, at("2026-10-01 10:00:00"), "v", u32::MAX, u32::MAX);
+    clicked.url = &long;
+    clicked.selector = &long;
+    clicked.text = "a\0b";
+    clicked.page_width = 1;
+    bed.insert(&[clicked]).await;
+    bed.roll().await;
+    assert_eq!(bed.rows("SELECT product_id FROM product_analytics").await.len(), 4);
+    assert_eq!(
+        bed.rows("SELECT element_text AS t FROM heatmap_elements").await,
+        [json!({"t": "a\u{fffd}b"})]
+    );
+    let revenue = bed.rows("SELECT gross_revenue_cents AS g FROM revenue_analytics").await;
+    assert_eq!(revenue, [json!({"g": i64::MAX})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn funnels_count_visitors_by_day_of_entry() {
     let bed = Bed::with_store("s", "UTC", "USD").await;
     bed.insert(&[

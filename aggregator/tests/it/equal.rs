@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_aggregator::{Config, backfill, clickhouse::Warehouse, worker};
+use millrace_aggregator::{Config, arrival::Discovery, backfill, clickhouse::Warehouse, worker};
 use millrace_schemas::row::{ClickRow, EventRow};
 use serde_json::json;
 
@@ -238,7 +238,7 @@ async fn two_instances_do_the_same_work_once() {
                 let pool = millrace_aggregator::postgres::pool(&bed.config).unwrap();
                 let warehouse = Warehouse::new(&bed.config);
                 for _ in 0..40 {
-                    worker::cycle(&warehouse, &pool).await.unwrap();
+                    worker::cycle(&warehouse, &pool, &mut Discovery::default()).await.unwrap();
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 }
             })
@@ -310,7 +310,7 @@ async fn calculate_daily_revenue_has_the_day_rolled_up() {
 async fn without_tables_nothing_has_arrived() {
     let bed = Bed::with_store("s", "UTC", "USD").await;
     bed.clickhouse("", "DROP DATABASE millrace").await;
-    assert_eq!(worker::cycle(&bed.warehouse, &bed.pool).await.unwrap(), 0);
+    assert_eq!(worker::cycle(&bed.warehouse, &bed.pool, &mut Discovery::default()).await.unwrap(), 0);
     let away = Warehouse::new(&Config { clickhouse_url: "http://127.0.0.1:1".into(), ..bed.config.clone() });
-    assert!(worker::cycle(&away, &bed.pool).await.is_err());
+    assert!(worker::cycle(&away, &bed.pool, &mut Discovery::default()).await.is_err());
 }

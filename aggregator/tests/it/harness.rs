@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use millrace_aggregator::{Config, clickhouse::Warehouse, ensure_demo_store, postgres, worker};
+use millrace_aggregator::{
+    Config, arrival::Discovery, clickhouse::Warehouse, ensure_demo_store, postgres, worker,
+};
 use millrace_embedded::testbed::{Engine, Postgres};
 use millrace_schemas::{
     clickhouse::{Layout, statements},
@@ -32,7 +34,7 @@ impl Bed {
         // Whatever went wrong behind a failing test is printed with it.
         drop(
             tracing_subscriber::fmt()
-                .with_env_filter("millrace_aggregator=warn,perf=warn")
+                .with_env_filter("millrace_aggregator=warn")
                 .with_writer(tracing_subscriber::fmt::TestWriter::new)
                 .try_init(),
         );
@@ -115,7 +117,7 @@ impl Bed {
     /// Rolls up until nothing waits.
     pub(crate) async fn roll(&self) {
         for _ in 0..20 {
-            let days = worker::cycle(&self.warehouse, &self.pool).await.unwrap();
+            let days = worker::cycle(&self.warehouse, &self.pool, &mut Discovery::default()).await.unwrap();
             let waiting: i64 =
                 sqlx::query_scalar("SELECT count(*) FROM touched_days").fetch_one(&self.pool).await.unwrap();
             if days == 0 && waiting == 0 {

@@ -7,4 +7,3 @@ mod api;
 mod days;
 mod equal;
 mod harness;
-mod perf;
