@@ -20,8 +20,13 @@ async fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 
-    let recorder =
-        PrometheusBuilder::new().install_recorder().context("cannot install the metrics recorder")?;
+    let mut builder = PrometheusBuilder::new();
+    for (ending, buckets) in metric::BUCKETS {
+        builder = builder
+            .set_buckets_for_metric(Matcher::Suffix(ending.to_owned()), buckets)
+            .context("cannot set the buckets of histograms")?;
+    }
+    let recorder = builder.install_recorder().context("cannot install the metrics recorder")?;
     describe_metrics();
     let listener = TcpListener::bind(config.metrics_address)
         .await

@@ -47,6 +47,8 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A letter for people is cut here, well below the broker's largest message.
 const SHOWN_RAW_BYTES_MAX: usize = 256 << 10;
+/// So many letters are on their way to people at once.
+const SHOWN_TOGETHER: usize = 64;
 
 /// The consumer, shared by its thread and those that record positions.
 pub struct KafkaSource {
@@ -213,6 +215,15 @@ impl KafkaSource {
     }
 }
 
+impl KafkaSource {
+    async fn show_one(&self, letter: &DeadLetter) -> KafkaResult<()> {
+        let key = format!("{}/{}/{}", letter.lane, letter.offset, letter.row);
+        let value = letter.json(SHOWN_RAW_BYTES_MAX);
+        let record = FutureRecord::to(DEAD_LETTERS).key(&key).payload(&value);
+        self.producer.send(record, REQUEST_TIMEOUT).await.map(|_| ()).map_err(|(error, _)| error)
+    }
+}
+
 impl Source for KafkaSource {
     async fn record(
         self: Arc<Self>,
@@ -234,13 +245,13 @@ impl Source for KafkaSource {
     }
 
     async fn show(self: Arc<Self>, letters: Vec<DeadLetter>) {
-        for letter in letters {
-            let key = format!("{}/{}/{}", letter.lane, letter.offset, letter.row);
-            let value = letter.json(SHOWN_RAW_BYTES_MAX);
-            let record = FutureRecord::to(DEAD_LETTERS).key(&key).payload(&value);
-            if let Err((error, _)) = self.producer.send(record, REQUEST_TIMEOUT).await {
-                // ClickHouse holds the letter; a missing topic must not hold up everything behind it.
-                tracing::warn!(%error, topic = DEAD_LETTERS, key, "cannot show a dead letter");
+        for letters in letters.chunks(SHOWN_TOGETHER) {
+            let sent = letters.iter().map(|letter| self.show_one(letter));
+            let failed = futures::future::join_all(sent).await.into_iter().find_map(Result::err);
+            if let Some(error) = failed {
+                // ClickHouse holds the letters; a missing topic must not hold up everything behind them.
+                tracing::warn!(%error, topic = DEAD_LETTERS, "cannot show dead letters");
+                return;
             }
         }
     }

@@ -15,7 +15,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
 
-use crate::parts::{Running, ask, ask_text, await_answer, await_so, click, config, event};
+use crate::parts::{Running, ask, ask_text, await_answer, await_so, click, config, event, tell};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -231,5 +231,22 @@ async fn a_broker_that_comes_back_is_read_on() {
     pair.produce(EVENTS, 0, (50..100).map(event));
     await_answer(&pair.engine, "SELECT count() FROM millrace.events", 100).await;
     await_so("well again", || health.readiness().ready).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_batch_is_searched_from_kafka() {
+    let pair = Pair::start(1).await;
+    let running = Running::start(pair.config.clone());
+    let health = running.health.clone();
+    await_so("tables are made", || health.readiness().ready).await;
+    let rule = "ALTER TABLE millrace.events ADD CONSTRAINT no_seven CHECK visitor_hash != 7";
+    tell(&pair.engine, rule).await;
+    pair.produce(EVENTS, 0, (0..300).map(event));
+    let refused = (0..300).filter(|number| number % 97 == 7).count() as u64;
+    await_answer(&pair.engine, "SELECT count() FROM millrace.events", 300 - refused).await;
+    await_answer(&pair.engine, "SELECT count() FROM millrace.dead_letters", refused).await;
+    pair.produce(EVENTS, 0, (300..400).filter(|number| number % 97 != 7).map(event));
+    await_answer(&pair.engine, "SELECT count() FROM millrace.events WHERE _offset >= 300", 99).await;
     running.stop().await;
 }
