@@ -1,8 +1,6 @@
 //! Any bytes to log rows: decode → validate → encode must neither panic nor write a line that the consumer cannot read.
 //!
-//! With `cargo fuzz run decode`, or without it:
-//! `RUSTC_BOOTSTRAP=1 RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
-//! -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table" cargo run --bin decode`.
+//! With `cargo fuzz run decode`, or on stable without it as `coverage.toml` says; `cargo run` alone fuzzes blindly.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -46,8 +44,12 @@ fuzz_target!(|input: &[u8]| {
         for line in message.value.split(|byte| *byte == b'\n') {
             let mut line = line.to_vec();
             match message.topic {
-                Topic::Events => assert!(!simd_json::from_slice::<EventRow<'_>>(&mut line).unwrap().name.is_empty()),
-                Topic::Clicks => assert!(!simd_json::from_slice::<ClickRow<'_>>(&mut line).unwrap().url.is_empty()),
+                Topic::Events => {
+                    assert!(!simd_json::from_slice::<EventRow<'_>>(&mut line).unwrap().name.is_empty())
+                }
+                Topic::Clicks => {
+                    assert!(!simd_json::from_slice::<ClickRow<'_>>(&mut line).unwrap().url.is_empty())
+                }
             }
             rows += 1;
         }

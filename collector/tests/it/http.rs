@@ -1,6 +1,10 @@
 //! What browsers, monitors and people without JavaScript ask for.
 
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::service::{Service, eventually};
 
@@ -95,25 +99,29 @@ async fn health_readiness_and_documents() {
 #[tokio::test]
 async fn open_requests_are_finished_when_it_is_stopped() {
     let service = Service::start().await;
-    let (sender, body) = tokio::sync::oneshot::channel::<()>();
-    let chunks = futures::stream::once(async move {
-        body.await.unwrap();
-        Ok::<_, std::io::Error>(GOOD)
-    });
-    let request = service.request("demo-write-key").body(reqwest::Body::wrap_stream(chunks)).send();
-    let request = tokio::spawn(request);
     let url = service.url.clone();
-    // The request's head has to have arrived.
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
+    let head = format!(
+        "POST /v1/collect?key=demo-write-key HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        GOOD.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Said when the collector begins to wait for the body.
+    let mut said = [0; 12];
+    stream.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 100");
+
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let finish = async {
         let let_in = async || client.get(format!("{url}/healthz")).send().await.is_ok();
         eventually("nobody new is let in", async || !let_in().await).await;
-        sender.send(()).unwrap();
-        request.await.unwrap().unwrap().status()
+        stream.write_all(GOOD.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     };
-    let (dir, status) = tokio::join!(service.stop(), finish);
-    assert_eq!(status, 202);
+    let (dir, answer) = tokio::join!(service.stop(), finish);
+    assert!(answer.contains("HTTP/1.1 202"), "{answer}");
     let records = crate::service::records(&dir.path().join("spool/millrace.events"));
     assert_eq!(records.len(), 1);
 }
