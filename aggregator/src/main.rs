@@ -10,9 +10,6 @@ use millrace_schemas::metric;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// From a small store's query to a large one's backfill.
-const BUCKETS_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
-
 /// Rolls up events from ClickHouse, per store and local day, into Postgres; serves the read and admin API.
 #[derive(Debug, Parser)]
 #[command(name = "millrace-aggregator", version)]
@@ -62,10 +59,11 @@ async fn main() -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
-    let metrics = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS_SECONDS)?
-        .install_recorder()
-        .context("installing the metrics recorder")?;
+    let mut builder = PrometheusBuilder::new();
+    for (ending, buckets) in metric::BUCKETS {
+        builder = builder.set_buckets_for_metric(Matcher::Suffix(ending.to_owned()), buckets)?;
+    }
+    let metrics = builder.install_recorder().context("installing the metrics recorder")?;
     for (name, help) in
         metric::ALL.iter().filter(|(name, _)| !name.contains("_collector_") && !name.contains("_consumer_"))
     {

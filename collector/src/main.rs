@@ -5,15 +5,13 @@ use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use clap::Parser as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use millrace_collector::{Config, Listeners, describe_metrics, run};
+use millrace_schemas::metric;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-
-/// Buckets of every histogram of seconds.
-const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -22,11 +20,11 @@ async fn main() -> anyhow::Result<()> {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,millrace_collector=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
-        .context("histogram buckets")?
-        .install_recorder()
-        .context("metrics recorder")?;
+    let mut builder = PrometheusBuilder::new();
+    for (ending, buckets) in metric::BUCKETS {
+        builder = builder.set_buckets_for_metric(Matcher::Suffix(ending.to_owned()), buckets)?;
+    }
+    let recorder = builder.install_recorder().context("metrics recorder")?;
     describe_metrics();
 
     let shutdown = CancellationToken::new();
