@@ -6,7 +6,7 @@ use std::{
 };
 
 use millrace_schemas::metric;
-use sqlx::{PgPool, Row as _};
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -60,21 +60,27 @@ pub async fn work(warehouse: &Warehouse, pool: &PgPool, interval: Duration, shut
     let mut pause = interval;
     let mut closed_at: Option<Instant> = None;
     let mut discovery = Discovery::default();
+    // Everything that had arrived by then is rolled up.
+    let mut complete_at = Instant::now();
     loop {
         let start = Instant::now();
         let cycle = async {
-            let days = cycle(warehouse, pool, &mut discovery).await?;
+            cycle(warehouse, pool, &mut discovery).await?;
             if closed_at.is_none_or(|at| at.elapsed() > CLOSE_EVERY) {
                 rollup::funnels::close_passed(&mut *pool.acquire().await?).await?;
                 closed_at = Some(Instant::now());
             }
-            Ok(days)
+            waiting_days(pool).await
         };
-        let done: Result<usize> = tokio::select! {
+        let waiting: Result<i64> = tokio::select! {
             () = shutdown.cancelled() => return,
-            done = cycle => done,
+            waiting = cycle => waiting,
         };
-        pause = match done {
+        if let Ok(0) = waiting {
+            complete_at = start;
+        }
+        metrics::gauge!(metric::AGGREGATOR_WATERMARK_AGE_SECONDS).set(complete_at.elapsed().as_secs_f64());
+        pause = match waiting {
             Ok(_) => interval.max(start.elapsed()),
             Err(error) => {
                 metrics::counter!(metric::AGGREGATOR_FAILURES).increment(1);
@@ -116,7 +122,6 @@ pub async fn cycle(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discove
             }
         }
     }
-    gauges(pool).await?;
     match failed {
         Some(error) if days == 0 => Err(error),
         _ => Ok(days),
@@ -149,17 +154,9 @@ fn record(done: &rollup::Done) {
     metrics::histogram!(metric::AGGREGATOR_FRESHNESS_SECONDS).record(seconds.max(0.0));
 }
 
-/// The age of the watermark is 0 while nothing waits: then everything that has arrived is rolled up.
-async fn gauges(pool: &PgPool) -> Result<()> {
-    let row = sqlx::query(
-        "SELECT count(*) AS days,
-                coalesce(extract(epoch FROM now() - min(received_at) FILTER (WHERE received_at > 'epoch')), 0)::float8
-                    AS age
-         FROM touched_days",
-    )
-    .fetch_one(pool)
-    .await?;
-    metrics::gauge!(metric::AGGREGATOR_STORE_DAYS_WAITING).set(row.try_get::<i64, _>("days")? as f64);
-    metrics::gauge!(metric::AGGREGATOR_WATERMARK_AGE_SECONDS).set(row.try_get::<f64, _>("age")?.max(0.0));
-    Ok(())
+/// Store-days that still wait: of a store that failed, or that another instance is at.
+async fn waiting_days(pool: &PgPool) -> Result<i64> {
+    let days: i64 = sqlx::query_scalar("SELECT count(*) FROM touched_days").fetch_one(pool).await?;
+    metrics::gauge!(metric::AGGREGATOR_STORE_DAYS_WAITING).set(days as f64);
+    Ok(days)
 }

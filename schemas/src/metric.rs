@@ -78,7 +78,8 @@ metrics! {
     AGGREGATOR_STORE_DAYS_WAITING = "millrace_aggregator_store_days_waiting";
     /// Rollups that failed and will be tried again.
     AGGREGATOR_FAILURES = "millrace_aggregator_failures_total";
-    /// Seconds since the newest event that every rollup includes was received: the age of the watermark.
+    /// Age of the watermark: seconds since the last moment whose arrivals are all rolled up. It grows while rolling up
+    /// fails or falls behind.
     AGGREGATOR_WATERMARK_AGE_SECONDS = "millrace_aggregator_watermark_age_seconds";
     /// Seconds from an event's receipt to its rollup's commit.
     AGGREGATOR_FRESHNESS_SECONDS = "millrace_end_to_end_freshness_seconds";

@@ -11,6 +11,8 @@ use crate::process;
 
 /// Nothing that is measured takes longer; something that hangs ends here.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// More than one machine's default, which is too little for ClickHouse's Kafka engine with blocks of this size.
+const ENGINE_BYTES_MAX: u64 = 4 << 30;
 /// How often rows are counted: often enough for a curve, and a count costs the engine nearly nothing.
 const COUNT_EVERY: Duration = Duration::from_millis(50);
 /// Merges that go on longer are left out of the figures.
@@ -39,7 +41,7 @@ pub struct Arrival {
 impl Bed {
     /// Starts an engine and makes the tables. Its CPU time counts from here.
     pub async fn start() -> anyhow::Result<Self> {
-        let engine = Engine::start().await?;
+        let engine = Engine::start_with([format!("--memory-bytes-max={ENGINE_BYTES_MAX}")]).await?;
         let client = Client::default().with_url(engine.url());
         let mut bed = Self { engine, client, cpu_before: Duration::ZERO };
         bed.store().make_tables().await?;
