@@ -21,10 +21,8 @@ run: build ## start the whole pipeline on this machine, in the foreground; Ctrl-
 demo: build ## send a realistic store's traffic to the running pipeline
 	@exec $(release)/millrace demo $(ARGS)
 
-# The programs come first: the tests start them by their path.
 test: ## run every test, against real Kafka, Postgres and ClickHouse
 	@deploy/install/deps.sh test
-	cargo build $(CARGO_FLAGS) --workspace --bins
 	cargo test $(CARGO_FLAGS) --workspace
 
 check: ## formatting, lints, shell scripts, licences, tidiness

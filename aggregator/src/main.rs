@@ -1,6 +1,6 @@
 //! `millrace-aggregator`: rolls up events into Postgres and serves what is there.
 
-use std::{io::Write as _, time::Duration};
+use std::{io::IsTerminal as _, io::Write as _, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -41,7 +41,11 @@ enum Command {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let Arguments { command, config } = Arguments::parse();
     match command {
         None | Some(Command::Serve) => serve(config).await,

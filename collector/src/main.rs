@@ -1,5 +1,7 @@
 //! The collector as a process of its own.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use clap::Parser as _;
@@ -18,7 +20,11 @@ async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,millrace_collector=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 
     let mut builder = PrometheusBuilder::new();
     for (ending, buckets) in metric::BUCKETS {

@@ -48,12 +48,12 @@ pub async fn run(config: Config, health: Health, shutdown: CancellationToken) ->
     config.check()?;
     let store = Arc::new(Store::new(&config));
     // Ready means that the log is being read, so what is said of the start stands until then.
-    health.report("start", "tables are being made");
+    health.starting("tables are being made");
     if !make_tables(&store, &config, &health, &shutdown).await {
         return Ok(());
     }
     let memory = Memory::new(config.memory_bytes);
-    health.clear("start");
+    health.started();
     match config.log {
         Log::Kafka => {
             let (source, assigned) = KafkaSource::start(&config, &memory, &health)?;

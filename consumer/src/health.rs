@@ -26,8 +26,18 @@ impl Health {
     /// A consumer that has not started yet.
     pub fn new() -> Self {
         let health = Self::default();
-        health.report("start", "the consumer has not started yet");
+        health.starting("the consumer has not started yet");
         health
+    }
+
+    /// What a start is waiting for: not ready, but nothing to warn of.
+    pub fn starting(&self, step: &str) {
+        self.lock().insert("start".into(), step.into());
+    }
+
+    /// The start is over.
+    pub fn started(&self) {
+        self.lock().remove("start");
     }
 
     /// Something is wrong with `part`, until [`Health::clear`].

@@ -1,6 +1,6 @@
 //! `millrace-consumer`: wires the library to a process.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -18,7 +18,11 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 
     let mut builder = PrometheusBuilder::new();
     for (ending, buckets) in metric::BUCKETS {

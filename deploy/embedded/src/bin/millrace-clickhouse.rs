@@ -1,6 +1,6 @@
 //! `millrace-clickhouse`: ClickHouse's HTTP interface over the engine library.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal as _, Read, Write};
 
 use anyhow::Context;
 use clap::Parser;
@@ -16,6 +16,7 @@ fn main() -> ! {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let code = match serve(Config::parse()) {
         Ok(()) => 0,

@@ -1,5 +1,7 @@
 //! `millrace`: the whole pipeline on one machine, and a demonstration of it.
 
+use std::io::IsTerminal as _;
+
 use clap::{Parser, Subcommand};
 use millrace_embedded::{demo, runner};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,8 +25,13 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,sqlx::query=error"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let command = Cli::parse().command;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match command {
