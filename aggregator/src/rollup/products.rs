@@ -166,8 +166,9 @@ pub async fn write_stock_turns(
     let reach: BTreeSet<Date> =
         days.iter().flat_map(|day| (0..STOCK_DAYS).map(move |ahead| shift(*day, ahead))).collect();
     let reach: Vec<String> = reach.iter().map(Date::to_string).collect();
+    // MATERIALIZED: folded into the join, the sums were made anew for every row that might change.
     sqlx::query(
-        "WITH turns AS (
+        "WITH turns AS MATERIALIZED (
              SELECT row.date, row.product_id,
                     round(sum(past.units_sold) * count(past.stock_level) / nullif(sum(past.stock_level), 0), 4) AS turns
              FROM product_analytics AS row
