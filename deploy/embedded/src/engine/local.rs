@@ -8,13 +8,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::process::{Process, Signal, bound, program};
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// The engine lets running statements end for 10 s before it kills them.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// A killed engine gives back hundreds of megabytes before it is gone.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 /// File name of the engine's server; it lies beside the running program.
 const PROGRAM: &str = "millrace-clickhouse";
@@ -60,8 +62,21 @@ pub struct LocalEngine {
 }
 
 impl LocalEngine {
-    /// Starts the engine and waits until it answers.
+    /// Starts the engine and waits until it answers. The engine of a runner that was killed a moment ago may still
+    /// hold its directory and its port; one that goes on holding them is somebody else's.
     pub async fn start(config: &Config) -> Result<Self, Error> {
+        let deadline = Instant::now() + PREDECESSOR_PATIENCE;
+        loop {
+            match Self::try_start(config).await {
+                Err(Error::Ended { tail, .. }) if is_held(&tail) && Instant::now() < deadline => {
+                    tokio::time::sleep(POLL * 10).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_start(config: &Config) -> Result<Self, Error> {
         let mut command = bound(Signal::KILL, program(PROGRAM)?);
         command
             .arg(format!("--listen=127.0.0.1:{}", config.port))
@@ -74,12 +89,12 @@ impl LocalEngine {
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&config.log)?);
         let mut process = Process::spawn(command)?;
-        let deadline = tokio::time::Instant::now() + START_PATIENCE;
+        let deadline = Instant::now() + START_PATIENCE;
         while !answers(config.port).await {
             if let Some(status) = process.exited()? {
                 return Err(Error::Ended { status, tail: tail(&config.log) });
             }
-            if tokio::time::Instant::now() > deadline {
+            if Instant::now() > deadline {
                 return Err(Error::Slow(config.log.clone()));
             }
             tokio::time::sleep(POLL).await;
@@ -106,6 +121,11 @@ impl LocalEngine {
     pub fn kill9(mut self) -> io::Result<ExitStatus> {
         self.process.kill()
     }
+}
+
+/// Whether an engine ended because another one holds its directory or its port.
+fn is_held(said: &str) -> bool {
+    said.contains("in use by another process") || said.contains("cannot listen on")
 }
 
 /// Whether `GET /ping` is answered. Written out, so that this needs no HTTP client.

@@ -66,15 +66,20 @@ fn start(name: &str, arguments: &[String], dir: &Path) -> Process {
 }
 
 /// Waits until `GET /readyz` says yes.
-async fn ready(process: &mut Process, base: &str) {
+async fn ready(process: &mut Process, base: &str, dir: &Path) {
+    let logs = || {
+        let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+        let logs = files.filter(|path| path.extension().is_some_and(|ending| ending == "log"));
+        logs.map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>()
+    };
     let begin = Instant::now();
     loop {
         let answer = reqwest::get(format!("{base}/readyz")).await;
         if answer.is_ok_and(|answer| answer.status().is_success()) {
             return;
         }
-        assert!(process.exited().unwrap().is_none(), "{base} ended while starting");
-        assert!(begin.elapsed() < START_PATIENCE, "{base} is not ready");
+        assert!(process.exited().unwrap().is_none(), "{base} ended while starting: {}", logs());
+        assert!(begin.elapsed() < START_PATIENCE, "{base} is not ready: {}", logs());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -105,7 +110,7 @@ impl OneMachine {
             format!("--admin-token={ADMIN_TOKEN}"),
         ];
         let mut process = start("millrace", &arguments, self.dir.path());
-        ready(&mut process, &format!("http://127.0.0.1:{metrics}")).await;
+        ready(&mut process, &format!("http://127.0.0.1:{metrics}"), self.dir.path()).await;
         process
     }
 
@@ -163,6 +168,18 @@ async fn a_second_runner_on_the_same_data_is_told_so() {
     assert!(said.contains("another millrace runs on"), "{said}");
 }
 
+/// No child outlives a killed runner for long, and a start copes with what is still dying.
+#[tokio::test]
+async fn a_killed_runner_starts_again_at_once() {
+    let machine = OneMachine::new();
+    for _ in 0..5 {
+        let mut running = machine.start().await;
+        running.kill().unwrap();
+    }
+    let mut running = machine.start().await;
+    assert!(running.stop(Signal::INT, STOP_PATIENCE).await.unwrap().success());
+}
+
 /// The three services as processes of their own, with a real Kafka between them.
 #[tokio::test]
 async fn separate_services_through_kafka_show_what_was_sent() {
@@ -205,9 +222,9 @@ async fn separate_services_through_kafka_show_what_was_sent() {
         ],
         dir.path(),
     );
-    ready(&mut aggregator, &format!("http://{api}")).await;
-    ready(&mut consumer, &format!("http://{consumer_metrics}")).await;
-    ready(&mut collecting, &format!("http://{collector}")).await;
+    ready(&mut aggregator, &format!("http://{api}"), dir.path()).await;
+    ready(&mut consumer, &format!("http://{consumer_metrics}"), dir.path()).await;
+    ready(&mut collecting, &format!("http://{collector}"), dir.path()).await;
 
     let target = target(&ports[0], &ports[3], postgres_url).await;
     let outcome = rehearsed(&target).await;
