@@ -18,6 +18,8 @@ pub struct Machine {
     pub kernel: String,
     /// File system under the spool.
     pub file_system: String,
+    /// How many processes wanted a processor in the minute before: what else the machine did.
+    pub load: String,
     /// The compiler.
     pub rustc: String,
     /// Commit, `+` when there are changes to it.
@@ -39,6 +41,10 @@ impl Machine {
             memory_gib: memory_kib / f64::from(1 << 20),
             kernel: kernel.trim().to_owned(),
             file_system: file_system(data_dir),
+            load: fs::read_to_string("/proc/loadavg")
+                .ok()
+                .and_then(|text| Some(text.split_once(' ')?.0.to_owned()))
+                .unwrap_or_else(|| "unknown".into()),
             rustc: said("rustc", &["--version"]).unwrap_or_else(|| "unknown".into()),
             commit: commit(),
         }
@@ -54,10 +60,11 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cores, cpu, memory_gib, kernel, file_system, rustc, commit } = self;
+        let Self { cores, cpu, memory_gib, kernel, file_system, load, rustc, commit } = self;
         writeln!(
             f,
-            "Machine: {cores} cores of {cpu}, {memory_gib:.0} GiB, Linux {kernel}, spool on {file_system}.\n"
+            "Machine: {cores} cores of {cpu}, {memory_gib:.0} GiB, Linux {kernel}, spool on {file_system}; its load average \
+             before the run was {load}.\n"
         )?;
         let changes = if commit.ends_with('+') { " with changes that are not committed" } else { "" };
         writeln!(f, "Built from commit {}{changes} with {rustc}.", self.commit_name())

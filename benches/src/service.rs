@@ -1,12 +1,6 @@
 //! The services as processes of their own, from the directory that this program was built into.
 
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs::File, io, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail};
 use millrace_embedded::{
@@ -61,11 +55,6 @@ impl Service {
         format!("http://127.0.0.1:{}", self.ports[listen].number())
     }
 
-    /// A directory of its own.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// CPU time so far.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         process::cpu(self.process.id()).with_context(|| format!("{} has ended: {}", self.name, self.log()))
@@ -101,13 +90,6 @@ impl Service {
     /// Stops it in good order.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         let status = self.process.stop(Signal::TERM, STOP_TIMEOUT).await?;
-        anyhow::ensure!(status.success(), "{} ended with {status}: {}", self.name, self.log());
-        Ok(())
-    }
-
-    /// Waits until it ends by itself.
-    pub async fn finish(mut self) -> anyhow::Result<()> {
-        let status = self.process.wait().await?;
         anyhow::ensure!(status.success(), "{} ended with {status}: {}", self.name, self.log());
         Ok(())
     }

@@ -95,6 +95,7 @@ async fn main() -> anyhow::Result<()> {
     ];
     let progress =
         Progress::new(measurements.iter().filter(|(part, _)| is_on(*part)).map(|(_, count)| count).sum());
+    let machine = Machine::describe(&sizes.data_dir);
     let versions = Versions::ask().await?;
     let mut sections = Vec::new();
     if is_on(Part::Collector) {
@@ -107,7 +108,6 @@ async fn main() -> anyhow::Result<()> {
         sections.extend(aggregator::measure(&sizes, &progress).await.context("measuring the aggregator")?);
     }
     progress.finish();
-    let machine = Machine::describe(&sizes.data_dir);
     let table = render(&sections);
     write!(std::io::stdout(), "{table}")?;
     let path = keep(&arguments, &sizes, &machine, &versions, &sections)?;

@@ -46,7 +46,7 @@ fn a_rate_is_kept_and_memory_is_watched() {
     let requests: usize =
         said.split_once(" requests").and_then(|(count, _)| count.parse().ok()).expect("a count");
     assert!((100..=200).contains(&requests), "{said}");
-    assert!(said.contains(&format!("{}0 events accepted, 0 rejected", requests)), "{said}");
+    assert!(said.contains(&format!("{requests}0 events accepted, 0 rejected")), "{said}");
     assert!(said.contains(&format!("| {own} |")) && said.contains("together, at one moment"), "{said}");
 }
 
