@@ -1,7 +1,7 @@
 # Millrace's commands. `make` alone lists them. Arguments go through ARGS: make demo ARGS=--help
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check bench build
+.PHONY: help run demo test check bench chaos fuzz build
 
 # rustup asks for a new shell before its programs are found.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -36,7 +36,18 @@ bench: ## measure on this machine; results go to benches/results/
 	cargo build $(CARGO_FLAGS) --release $(services:%=-p millrace-%) -p millrace-benches --bins
 	cargo run $(CARGO_FLAGS) --release -p millrace-benches --bin bench -- $(ARGS)
 
+# CHAOS_SEED and CHAOS_ROUNDS repeat a run; as root it cuts networks, too.
+chaos: ## kill, stop, freeze and cut off everything under load, then reconcile; results go to benches/results/
+	@deploy/install/deps.sh test
+	cargo build $(CARGO_FLAGS) --release $(services:%=-p millrace-%) --bins
+	@exec $(release)/millrace-chaos --results benches/results $(ARGS)
+
+fuzz: ## look for bytes that break a promise, ten minutes for each target
+	@deploy/install/deps.sh check
+	@cargo build $(CARGO_FLAGS) --workspace --bin fuzz
+	@exec $(or $(CARGO_TARGET_DIR),target)/debug/fuzz $(ARGS)
+
 build:
 	@deploy/install/deps.sh run
 	@test -x $(release)/millrace || echo "Building Millrace; the first time takes some minutes."
-	@cargo build $(CARGO_FLAGS) --release -p millrace-embedded --bins
+	@cargo build $(CARGO_FLAGS) --release -p millrace-embedded --bin millrace --bin millrace-clickhouse

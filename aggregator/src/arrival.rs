@@ -1,21 +1,27 @@
 //! What has arrived since the last look, as days that must be rolled up again.
 //!
-//! Every partition of the log is one ordered lane in the consumer, so within (topic, partition) rows become visible in
-//! the order of their offsets: what lies at or beyond the watermark is new, and all of it up to the greatest offset seen
-//! is there. An arrival touches its own day, and the days whose numbers it changes from there:
+//! Which rows have come is told by their lanes (`lanes`). An arrival touches its own day, and the days whose numbers it
+//! changes from there:
 //!
+//! * the days of other copies of it: one that was received earlier may arrive later (out of a spool), and wins;
 //! * the days of all other reports of its order, and of its showing of a page;
 //! * the day on which its session begins, and the day on which it began before;
 //! * the days of its chain of events without session id, whose cuts it may move.
 //!
+//! A copy that a merge has dropped before anybody looked is not found: then the day that it was counted on stays as it is
+//! until something else touches it. That takes an event whose time is its receipt's, two copies of it received on
+//! different days, the later stored first, and a merge of both within one look.
+//!
 //! Days touched in vain cost time and nothing else. The watermarks move in the transaction that writes the days.
+
+mod lanes;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use clickhouse::{Row, query::Query};
+use clickhouse::Row;
 use jiff::civil::Date;
 use serde::Deserialize;
 use sqlx::{PgConnection, PgPool, Row as _};
@@ -24,48 +30,29 @@ use crate::{
     calendar::Calendar,
     clickhouse::{Warehouse, is_unknown_table, text},
     error::Result,
+    postgres::{Answer as _, beside},
 };
+
+pub use lanes::Discovery;
+use lanes::{Range, Source, Watermarks, arrived_range, changed_lanes, watermarks, write_watermark};
 
 const QUARTER_MS: i64 = 900_000;
 const DAY_MS: i64 = 86_400_000;
 
-/// The queries of one table of arrivals.
-struct Source {
-    lanes: &'static str,
-    days: &'static str,
-    has_sessions: bool,
-}
-
 const SOURCES: [Source; 2] = [
-    Source { lanes: text::arrivals_lanes, days: text::arrivals_days, has_sessions: true },
-    Source { lanes: text::arrivals_click_lanes, days: text::arrivals_clicks, has_sessions: false },
+    Source {
+        lanes: text::arrivals_lanes,
+        days: text::arrivals_days,
+        copies: text::arrivals_copies,
+        has_sessions: true,
+    },
+    Source {
+        lanes: text::arrivals_click_lanes,
+        days: text::arrivals_clicks,
+        copies: text::arrivals_click_copies,
+        has_sessions: false,
+    },
 ];
-
-#[derive(Clone, Debug, Row, Deserialize)]
-struct Lane {
-    topic: String,
-    partition: u32,
-    last: u64,
-}
-
-/// Offsets of the lanes between which the arrivals lie.
-#[derive(Clone, Debug, Default)]
-struct Range {
-    lanes: Vec<Lane>,
-    names: Vec<String>,
-    froms: Vec<u64>,
-}
-
-impl Range {
-    fn param(&self, query: Query) -> Query {
-        let tos: Vec<u64> = self.lanes.iter().map(|lane| lane.last).collect();
-        query
-            .param("lanes", &self.names)
-            .param("froms", &self.froms)
-            .param("tos", tos)
-            .param("lanes_from", self.froms.iter().min().copied().unwrap_or(0))
-    }
-}
 
 #[derive(Row, Deserialize)]
 struct Arrived {
@@ -89,32 +76,19 @@ struct Touched {
     received_ms: HashMap<String, i64>,
 }
 
-/// When partitions never seen before are looked for: that reads all that is stored, so it may take a twentieth of the
-/// time and no more. In a small store that is every time.
-#[derive(Debug, Default)]
-pub struct Discovery {
-    due: Option<Instant>,
-}
+/// Waits for the lock of whoever looks for arrivals.
+pub const LOCK_SQL: &str = "SELECT pg_advisory_xact_lock(hashtextextended('millrace arrivals', 0))";
 
-impl Discovery {
-    fn is_due(&self) -> bool {
-        self.due.is_none_or(|due| due <= Instant::now())
-    }
-
-    fn took(&mut self, time: Duration) {
-        self.due = Some(Instant::now() + time * 20);
-    }
-}
-
-/// Looks once for arrivals; says how many store-days they touch: none also where another instance is looking.
-pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<usize> {
-    let mut transaction = pool.begin().await?;
+/// Looks once for arrivals; says how many store-days they touch. `None`: another instance is looking.
+pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<Option<usize>> {
+    let mut transaction = pool.begin().within().await?;
     let locked: bool =
         sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended('millrace arrivals', 0))")
             .fetch_one(&mut *transaction)
+            .within()
             .await?;
     if !locked {
-        return Ok(0);
+        return Ok(None);
     }
     let watermarks = watermarks(&mut transaction).await?;
     let mut touched = Touched::default();
@@ -122,8 +96,9 @@ pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discover
     let discovers = discovery.is_due();
     let mut discovering = Duration::ZERO;
     for source in SOURCES {
-        let discovering = discovers.then_some(&mut discovering);
-        match look_at(warehouse, &source, &watermarks, &mut touched, discovering).await {
+        let resting = discovers.then_some(&mut discovering);
+        let looking = look_at(warehouse, &source, &watermarks, &mut touched, discovery, resting);
+        match beside(&mut transaction, looking).await {
             Ok(range) => ranges.push(range),
             // The consumer makes the tables; before that nothing has arrived.
             Err(error) if is_unknown_table(&error) => {}
@@ -134,35 +109,11 @@ pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discover
         discovery.took(discovering);
     }
     let days = write_days(&mut transaction, &touched).await?;
-    for lane in ranges.iter().flat_map(|range| &range.lanes) {
-        sqlx::query(
-            "INSERT INTO arrival_watermarks (topic, partition, next_offset) VALUES ($1, $2, $3)
-             ON CONFLICT (topic, partition) DO UPDATE
-             SET next_offset = greatest(arrival_watermarks.next_offset, EXCLUDED.next_offset)",
-        )
-        .bind(&lane.topic)
-        .bind(i32::try_from(lane.partition).unwrap_or(i32::MAX))
-        .bind(i64::try_from(lane.last.saturating_add(1)).unwrap_or(i64::MAX))
-        .execute(&mut *transaction)
-        .await?;
+    for (lane, watermark) in ranges.iter().flat_map(|range| &range.moved) {
+        write_watermark(&mut transaction, lane, watermark).await?;
     }
-    transaction.commit().await?;
-    Ok(days)
-}
-
-type Watermarks = BTreeMap<(String, u32), u64>;
-
-async fn watermarks(postgres: &mut PgConnection) -> Result<Watermarks> {
-    let rows = sqlx::query("SELECT topic, partition, next_offset FROM arrival_watermarks")
-        .fetch_all(postgres)
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let partition = u32::try_from(row.try_get::<i32, _>("partition")?).unwrap_or(0);
-            let next = u64::try_from(row.try_get::<i64, _>("next_offset")?).unwrap_or(0);
-            Ok(((row.try_get("topic")?, partition), next))
-        })
-        .collect()
+    transaction.commit().within().await?;
+    Ok(Some(days))
 }
 
 async fn look_at(
@@ -170,10 +121,16 @@ async fn look_at(
     source: &Source,
     watermarks: &Watermarks,
     touched: &mut Touched,
-    discovering: Option<&mut Duration>,
+    discovery: &mut Discovery,
+    resting: Option<&mut Duration>,
 ) -> Result<Range> {
-    let range = arrived_range(warehouse, source, watermarks, discovering).await?;
-    if range.lanes.is_empty() {
+    let active = discovery.active(source);
+    let changed = changed_lanes(warehouse, source, watermarks, &active, resting).await?;
+    let range = arrived_range(warehouse, source, watermarks, &changed).await?;
+    for (lane, _) in &range.moved {
+        discovery.grew(source, lane);
+    }
+    if range.moved.is_empty() {
         return Ok(range);
     }
     let ask = |name: &str| range.param(warehouse.query(&text::assemble(name)));
@@ -186,14 +143,14 @@ async fn look_at(
         orders += row.order_reports;
         showings += row.showings;
     }
-    if !source.has_sessions || arrived.is_empty() {
+    if arrived.is_empty() {
         return Ok(range);
     }
     let stores: BTreeSet<&str> = arrived.iter().map(|row| row.store.as_str()).collect();
     let stores: Vec<&str> = stores.into_iter().collect();
     let mut first = arrived.iter().map(|row| row.quarter).min().unwrap_or(0);
     let mut last = arrived.iter().map(|row| row.quarter + QUARTER_MS).max().unwrap_or(0);
-    let mut wanted = Vec::new();
+    let mut wanted = vec![source.copies];
     if orders > 0 {
         wanted.push(text::arrivals_orders);
     }
@@ -210,6 +167,9 @@ async fn look_at(
             last = last.max(row.quarter + QUARTER_MS);
         }
     }
+    if !source.has_sessions {
+        return Ok(range);
+    }
     for name in [text::arrivals_sessions, text::arrivals_chains] {
         let query = ask(name)
             .param("stores", &stores)
@@ -218,43 +178,6 @@ async fn look_at(
             .param("since", first - DAY_MS);
         for row in warehouse.rows::<Related>(query).await? {
             touched.add(&row.store, row.quarter);
-        }
-    }
-    Ok(range)
-}
-
-/// The lanes that have grown. `discovering` takes the time spent on lanes never seen before; `None`: not this time.
-async fn arrived_range(
-    warehouse: &Warehouse,
-    source: &Source,
-    watermarks: &Watermarks,
-    mut discovering: Option<&mut Duration>,
-) -> Result<Range> {
-    // A list without elements has no type.
-    let mut known = Range { lanes: Vec::new(), names: vec![String::new()], froms: vec![u64::MAX] };
-    for ((topic, partition), next) in watermarks {
-        known.names.push(format!("{topic}/{partition}"));
-        known.froms.push(*next);
-    }
-    let mut range = Range::default();
-    for (is_known, from) in [(1_u8, known.froms.iter().min().copied().unwrap_or(0)), (0, 0)] {
-        let start = Instant::now();
-        if is_known == 0 && discovering.is_none() {
-            continue;
-        }
-        let query = warehouse
-            .query(&text::assemble(source.lanes))
-            .param("lanes", &known.names)
-            .param("froms", &known.froms)
-            .param("known", is_known)
-            .param("lanes_from", from);
-        for lane in warehouse.rows::<Lane>(query).await? {
-            range.names.push(format!("{}/{}", lane.topic, lane.partition));
-            range.froms.push(watermarks.get(&(lane.topic.clone(), lane.partition)).copied().unwrap_or(0));
-            range.lanes.push(lane);
-        }
-        if let (0, Some(time)) = (is_known, &mut discovering) {
-            **time += start.elapsed();
         }
     }
     Ok(range)
@@ -282,6 +205,7 @@ async fn write_days(postgres: &mut PgConnection, touched: &Touched) -> Result<us
     let rows = sqlx::query("SELECT id, timezone FROM stores WHERE id = ANY ($1)")
         .bind(ids)
         .fetch_all(&mut *postgres)
+        .within()
         .await?;
     let mut written = 0;
     for row in rows {
@@ -321,6 +245,7 @@ pub async fn touch(
     .bind(dates)
     .bind(received_ms)
     .execute(postgres)
+    .within()
     .await?;
     Ok(())
 }

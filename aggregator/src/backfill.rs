@@ -1,4 +1,5 @@
-//! Rolling up days because somebody asks: a range of a store's days, or all of them after a change of its settings.
+//! Rolling up days because somebody asks: a range of a store's days, all of them after a change of its settings, or
+//! everything from nothing.
 
 use std::collections::BTreeSet;
 
@@ -6,15 +7,15 @@ use clickhouse::Row;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::civil::Date;
 use serde::Deserialize;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::{
     arrival::touch,
     calendar,
     clickhouse::{Warehouse, is_unknown_table, text},
     error::{Error, Result},
-    postgres::parse_date,
-    rollup::{self, scope::Store},
+    postgres::{Answer as _, parse_date},
+    rollup::{self, scope::Store, write::table},
 };
 
 /// Days that are touched and rolled up at a time: the bar moves, and an interruption loses little.
@@ -37,15 +38,16 @@ pub async fn run(
     if from > to || calendar::shift(from, DAYS_MAX) < to {
         return Err(refuse(format!("{from} to {to} is no range of 1 to {DAYS_MAX} days")));
     }
-    if Store::read(&mut *pool.acquire().await?, store_id).await?.is_none() {
+    if Store::read(&mut *pool.acquire().within().await?, store_id).await?.is_none() {
         return Err(refuse("there is no such store".into()));
     }
     let days: Vec<Date> = calendar::dates(from, to).collect();
     bar.set_length(days.len() as u64);
     // Newest first: what people look at is right soonest.
     for step in days.rchunks(STEP_DAYS) {
-        touch(&mut *pool.acquire().await?, store_id, step.iter(), 0).await?;
-        let touched_at: String = sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(pool).await?;
+        touch(&mut *pool.acquire().within().await?, store_id, step.iter(), 0).await?;
+        let touched_at: String =
+            sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(pool).within().await?;
         while waits(pool, store_id, step, &touched_at).await? {
             if rollup::roll_up(warehouse, pool, store_id).await?.is_none() {
                 tokio::time::sleep(BUSY_PAUSE).await;
@@ -68,6 +70,7 @@ async fn waits(pool: &PgPool, store_id: &str, days: &[Date], touched_at: &str) -
     .bind(days)
     .bind(touched_at)
     .fetch_one(pool)
+    .within()
     .await?;
     Ok(waits)
 }
@@ -77,6 +80,22 @@ pub fn progress_bar() -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} days, {elapsed} passed, {eta} left {msg}");
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
+
+/// Forgets every rollup and how far arrivals were looked at; whichever instance looks next rolls up all that is stored.
+/// A rollup that another instance has under its hands is either forgotten too, or written afterwards from the same
+/// events. What ClickHouse no longer keeps (its tables' retention) cannot be rolled up again.
+pub async fn forget(pool: &PgPool) -> Result<()> {
+    let mut transaction = pool.begin().within().await?;
+    // Nobody may write a watermark afterwards that was read before.
+    sqlx::query(crate::arrival::LOCK_SQL).execute(&mut *transaction).within().await?;
+    let tables: Vec<&str> = table::ALL.iter().map(|table| table.name).chain(BOOKS).collect();
+    let forget = format!("TRUNCATE {}", tables.join(", "));
+    sqlx::query(AssertSqlSafe(forget)).execute(&mut *transaction).within().await?;
+    transaction.commit().within().await
+}
+
+/// What says how far rollups have come.
+const BOOKS: [&str; 3] = ["arrival_watermarks", "touched_days", "rollup_watermarks"];
 
 #[derive(Row, Deserialize)]
 struct Quarter {
@@ -103,6 +122,7 @@ pub async fn touch_everything(
     )
     .bind(&store.id)
     .fetch_all(&mut *postgres)
+    .within()
     .await?;
     for date in &written {
         dates.insert(parse_date(date)?);

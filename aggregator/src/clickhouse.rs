@@ -54,10 +54,14 @@ impl Warehouse {
 
     /// All rows of a query.
     pub async fn rows<T: RowOwned + RowRead>(&self, query: Query) -> Result<Vec<T>> {
-        match tokio::time::timeout(self.timeout, query.fetch_all::<T>()).await {
-            Ok(rows) => Ok(rows?),
-            Err(_) => Err(Error::ClickHouse(::clickhouse::error::Error::TimedOut)),
-        }
+        self.within(async { Ok(query.fetch_all::<T>().await?) }).await
+    }
+
+    /// Waits for a query's answer, not for ever.
+    pub async fn within<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(self.timeout, answer)
+            .await
+            .unwrap_or(Err(Error::ClickHouse(::clickhouse::error::Error::TimedOut)))
     }
 
     /// Whether ClickHouse answers.
@@ -93,7 +97,7 @@ pub mod text {
     mod names {
         texts! {
             arrivals_lanes, arrivals_days, arrivals_orders, arrivals_showings, arrivals_sessions, arrivals_chains,
-            arrivals_clicks, arrivals_click_lanes, touched_rows, lane_rows,
+            arrivals_clicks, arrivals_click_lanes, arrivals_copies, arrivals_click_copies, touched_rows, lane_rows,
             cohort_orders, cohorts, derived_starts, heatmap_bins, heatmap_clicks, heatmap_elements, known_users, orders,
             people, product_checkouts, product_times, products, reaching, refunds, session_reach, sessions,
             started_before, traffic, winners, funnel, event_span, store_quarters,

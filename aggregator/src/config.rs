@@ -20,6 +20,11 @@ pub struct Config {
           value_parser = clap::value_parser!(u32).range(3..=200))]
     pub postgres_connections: u32,
 
+    /// Seconds that one statement may take in Postgres; an answer that takes longer is given up, and asked for again.
+    #[arg(long, env = "MILLRACE_POSTGRES_TIMEOUT_SECONDS", default_value_t = 120,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub postgres_timeout_seconds: u64,
+
     /// Address of ClickHouse's HTTP interface.
     #[arg(long, env = "MILLRACE_CLICKHOUSE_URL", default_value = "http://127.0.0.1:8123")]
     pub clickhouse_url: String,
@@ -70,6 +75,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Longest that one statement may take in Postgres.
+    pub fn postgres_timeout(&self) -> Duration {
+        Duration::from_secs(self.postgres_timeout_seconds)
+    }
+
     /// Time between two looks for new arrivals.
     pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
@@ -82,6 +92,7 @@ impl Default for Config {
         Self {
             postgres_url: "postgres://millrace@127.0.0.1:5433/millrace".into(),
             postgres_connections: 6,
+            postgres_timeout_seconds: 120,
             clickhouse_url: "http://127.0.0.1:8123".into(),
             clickhouse_database: "millrace".into(),
             clickhouse_user: "default".into(),

@@ -9,6 +9,9 @@ pub enum Error {
     /// Postgres is away, or refused a statement.
     #[error("Postgres: {0}")]
     Postgres(#[from] sqlx::Error),
+    /// Postgres takes connections and answers nothing.
+    #[error("Postgres gives no answer: is it frozen, or the network to it cut? It is asked again")]
+    PostgresSilent,
     /// The migrations could not be applied.
     #[error("migrations: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgConnection, Row as _};
 
-use crate::error::Result;
+use crate::{error::Result, postgres::Answer as _};
 
 /// Steps of a funnel, at most.
 pub const STEPS_MAX: usize = 20;
@@ -130,6 +130,7 @@ impl Definition {
         )
         .bind(store_id)
         .fetch_all(postgres)
+        .within()
         .await?;
         let mut all: Vec<Self> = Vec::new();
         for row in rows {

@@ -52,10 +52,10 @@ pub async fn run(config: Config, api_listener: TcpListener, shutdown: Cancellati
     };
     let working = async {
         if worker::prepare(&pool, &health, &shutdown).await {
-            worker::work(&warehouse, &pool, config.interval(), &shutdown).await;
+            worker::work(&warehouse, &pool, &health, config.interval(), &shutdown).await;
         }
     };
-    let (served, ()) = tokio::join!(serving, working);
+    let (served, ()) = tokio::join!(serving, postgres::patient(&config, working));
     // A connection whose server is away may never come back.
     drop(tokio::time::timeout(CLOSE_TIMEOUT, pool.close()).await);
     served

@@ -11,6 +11,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Rolls up events from ClickHouse, per store and local day, into Postgres; serves the read and admin API.
+///
+/// SIGTERM or SIGINT stops it within 10 seconds: open requests to the API have 5 of them, a rollup under way is not
+/// committed and is made again by the next start. A second signal ends the process at once, with exit code 130.
 #[derive(Debug, Parser)]
 #[command(name = "millrace-aggregator", version)]
 struct Arguments {
@@ -36,6 +39,9 @@ enum Command {
         #[arg(long)]
         to: jiff::civil::Date,
     },
+    /// Forgets every rollup of every store; whatever serves then rolls up anew all that ClickHouse holds. Days older than
+    /// its retention are lost.
+    Rebuild,
 }
 
 #[tokio::main]
@@ -54,8 +60,18 @@ async fn main() -> anyhow::Result<()> {
             postgres::migrate(&pool).await?;
             let bar = backfill::progress_bar();
             bar.enable_steady_tick(Duration::from_millis(200));
-            let days = backfill::run(&Warehouse::new(&config), &pool, &store, from, to, &bar).await?;
+            let warehouse = Warehouse::new(&config);
+            let run = backfill::run(&warehouse, &pool, &store, from, to, &bar);
+            let days = postgres::patient(&config, run).await?;
             writeln!(std::io::stdout(), "{days} days of {store} rolled up, {from} to {to}")?;
+            Ok(())
+        }
+        Some(Command::Rebuild) => {
+            let pool = postgres::pool(&config)?;
+            postgres::migrate(&pool).await?;
+            postgres::patient(&config, backfill::forget(&pool)).await?;
+            let next = "they are rolled up anew by whatever instance serves (millrace_aggregator_watermark_age_seconds)";
+            writeln!(std::io::stdout(), "all rollups are forgotten; {next}")?;
             Ok(())
         }
     }
@@ -63,6 +79,7 @@ async fn main() -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
+    obey_signals(shutdown.clone()).context("signals")?;
     let mut builder = PrometheusBuilder::new();
     for (ending, buckets) in metric::BUCKETS {
         builder = builder.set_buckets_for_metric(Matcher::Suffix(ending.to_owned()), buckets)?;
@@ -84,23 +101,40 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let endpoint =
         tokio::spawn(serve_metrics(bind(config.metrics_address).await?, metrics, shutdown.clone()));
     tracing::info!(api = %config.api_address, metrics = %config.metrics_address, "the aggregator is up");
-    tokio::spawn(cancel_on_signal(shutdown.clone()));
     millrace_aggregator::run(config, api, shutdown).await?;
-    endpoint.await?
+    // Somebody may be reading the metrics, and slowly.
+    if let Ok(ended) = tokio::time::timeout(Duration::from_secs(1), endpoint).await {
+        ended??;
+    }
+    tracing::info!("stopped");
+    Ok(())
 }
 
-async fn cancel_on_signal(shutdown: CancellationToken) {
+/// The first signal drains, the second ends the process at once: a rollup that is cut off was not committed. On a thread
+/// of its own, so that nothing that hangs can keep a signal from being obeyed.
+fn obey_signals(shutdown: CancellationToken) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let obey = async move {
+        for count in 1.. {
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
                 _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
+            if count > 1 {
+                tracing::warn!("stopping at once");
+                std::process::exit(130);
+            }
+            tracing::info!("draining; a second signal stops at once");
+            shutdown.cancel();
         }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
-    }
-    shutdown.cancel();
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(obey))?;
+    Ok(())
 }
 
 async fn serve_metrics(

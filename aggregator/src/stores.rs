@@ -4,7 +4,7 @@ use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
 use sqlx::{PgConnection, PgPool};
 
-use crate::error::Result;
+use crate::{error::Result, postgres::Answer as _};
 
 /// The store that one machine starts with.
 pub const DEMO_STORE: &str = "demo";
@@ -64,6 +64,7 @@ pub async fn add_key(postgres: &mut PgConnection, store_id: &str, kind: KeyKind,
     .bind(kind.as_str())
     .bind((kind == KeyKind::Write).then_some(key))
     .execute(postgres)
+    .within()
     .await?;
     Ok(())
 }
@@ -71,12 +72,13 @@ pub async fn add_key(postgres: &mut PgConnection, store_id: &str, kind: KeyKind,
 /// Makes the store `demo` with its keys and the funnel `purchase`, unless it is there. The schema must be (see
 /// [`crate::postgres::migrate`]). For the one-machine runner only: its keys are in the documentation.
 pub async fn ensure_demo_store(pool: &PgPool) -> Result<()> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.begin().within().await?;
     let made = sqlx::query(
         "INSERT INTO stores (id, name, timezone, currency) VALUES ($1, 'demo', 'UTC', 'USD') ON CONFLICT DO NOTHING",
     )
     .bind(DEMO_STORE)
     .execute(&mut *transaction)
+    .within()
     .await?;
     if made.rows_affected() > 0 {
         for (kind, key) in [
@@ -91,6 +93,7 @@ pub async fn ensure_demo_store(pool: &PgPool) -> Result<()> {
         )
         .bind(DEMO_STORE)
         .execute(&mut *transaction)
+        .within()
         .await?;
         for (order, event) in (1..).zip(["view_item", "add_to_cart", "begin_checkout", "purchase"]) {
             sqlx::query(
@@ -102,10 +105,11 @@ pub async fn ensure_demo_store(pool: &PgPool) -> Result<()> {
             .bind(order)
             .bind(serde_json::json!({ "event": event }))
             .execute(&mut *transaction)
+            .within()
             .await?;
         }
     }
-    transaction.commit().await?;
+    transaction.commit().within().await?;
     Ok(())
 }
 

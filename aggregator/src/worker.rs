@@ -1,7 +1,10 @@
 //! The loop: look for arrivals, roll up the stores they touched, rest at least as long as that took.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -13,6 +16,7 @@ use crate::{
     arrival::{self, Discovery},
     clickhouse::Warehouse,
     error::Result,
+    postgres::Answer as _,
     rollup,
 };
 
@@ -23,10 +27,21 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often days whose funnel window has passed are looked for.
 const CLOSE_EVERY: Duration = Duration::from_secs(60);
 
-/// Whether the parts that the worker needs have answered lately.
-#[derive(Debug, Default)]
+/// How often the watermark's age is told, whatever else is going on.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// How far the worker has come.
+#[derive(Debug)]
 pub struct Health {
     migrated: AtomicBool,
+    /// Everything that had arrived by then is rolled up.
+    complete_at: Mutex<Instant>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { migrated: AtomicBool::new(false), complete_at: Mutex::new(Instant::now()) }
+    }
 }
 
 impl Health {
@@ -34,13 +49,35 @@ impl Health {
     pub fn is_migrated(&self) -> bool {
         self.migrated.load(Ordering::Acquire)
     }
+
+    /// Age of the watermark: how long ago the last moment was whose arrivals are all rolled up.
+    pub fn watermark_age(&self) -> Duration {
+        self.complete_at.lock().map_or_else(|error| error.into_inner().elapsed(), |at| at.elapsed())
+    }
+
+    fn set_complete(&self, at: Instant) {
+        *self.complete_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = at;
+    }
+
+    /// Tells the watermark's age for as long as it is asked to.
+    async fn tell(&self) -> std::convert::Infallible {
+        loop {
+            metrics::gauge!(metric::AGGREGATOR_WATERMARK_AGE_SECONDS).set(self.watermark_age().as_secs_f64());
+            tokio::time::sleep(TELL_EVERY).await;
+        }
+    }
 }
 
 /// Brings Postgres's schema up to date, trying again while it is away. `false`: shut down before it came.
 pub async fn prepare(pool: &PgPool, health: &Health, shutdown: &CancellationToken) -> bool {
     let mut pause = Duration::from_millis(200);
     loop {
-        match crate::postgres::migrate(pool).await {
+        let migrated = tokio::select! {
+            () = shutdown.cancelled() => return false,
+            migrated = crate::postgres::migrate(pool) => migrated,
+            never = health.tell() => match never {},
+        };
+        match migrated {
             Ok(()) => {
                 health.migrated.store(true, Ordering::Release);
                 return true;
@@ -50,55 +87,74 @@ pub async fn prepare(pool: &PgPool, health: &Health, shutdown: &CancellationToke
         tokio::select! {
             () = shutdown.cancelled() => return false,
             () = tokio::time::sleep(pause) => {}
+            never = health.tell() => match never {},
         }
-        pause = (pause * 2).min(PAUSE_MAX);
+        pause = longer(pause, Duration::ZERO);
     }
 }
 
-/// Rolls up until shut down. A cycle that is cut off leaves no trace: its transaction is never committed.
-pub async fn work(warehouse: &Warehouse, pool: &PgPool, interval: Duration, shutdown: &CancellationToken) {
+/// The pause after one more failure.
+fn longer(pause: Duration, interval: Duration) -> Duration {
+    (pause * 2).clamp(interval, PAUSE_MAX.max(interval))
+}
+
+/// Rolls up until shut down. A cycle that is cut off leaves no trace: its transaction is never committed. While Postgres
+/// or ClickHouse is away nothing is kept: what has arrived meanwhile is found when both are back.
+pub async fn work(
+    warehouse: &Warehouse,
+    pool: &PgPool,
+    health: &Health,
+    interval: Duration,
+    shutdown: &CancellationToken,
+) {
     let mut pause = interval;
     let mut closed_at: Option<Instant> = None;
     let mut discovery = Discovery::default();
-    // Everything that had arrived by then is rolled up.
-    let mut complete_at = Instant::now();
     loop {
         let start = Instant::now();
         let cycle = async {
-            cycle(warehouse, pool, &mut discovery).await?;
+            let looked = arrival::look(warehouse, pool, &mut discovery).await?;
+            roll_up_waiting(warehouse, pool).await?;
             if closed_at.is_none_or(|at| at.elapsed() > CLOSE_EVERY) {
-                rollup::funnels::close_passed(&mut *pool.acquire().await?).await?;
+                rollup::funnels::close_passed(pool).await?;
                 closed_at = Some(Instant::now());
             }
-            waiting_days(pool).await
+            Ok((looked, waiting_days(pool).await?))
         };
-        let waiting: Result<i64> = tokio::select! {
+        let done: Result<(Option<usize>, i64)> = tokio::select! {
             () = shutdown.cancelled() => return,
-            waiting = cycle => waiting,
+            done = cycle => done,
+            never = health.tell() => match never {},
         };
-        if let Ok(0) = waiting {
-            complete_at = start;
+        // Where another instance is looking, nobody here knows what has arrived: it may be frozen.
+        if let Ok((Some(_), 0)) = done {
+            health.set_complete(start);
         }
-        metrics::gauge!(metric::AGGREGATOR_WATERMARK_AGE_SECONDS).set(complete_at.elapsed().as_secs_f64());
-        pause = match waiting {
+        pause = match done {
             Ok(_) => interval.max(start.elapsed()),
             Err(error) => {
                 metrics::counter!(metric::AGGREGATOR_FAILURES).increment(1);
                 tracing::warn!(%error, ?pause, "rolling up failed; trying again");
-                (pause * 2).clamp(interval, PAUSE_MAX.max(interval))
+                longer(pause, interval)
             }
         };
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+            never = health.tell() => match never {},
         }
     }
 }
 
 /// Looks once for arrivals and rolls up every store that waits, unless another instance is at it. Says how many days
-/// were rolled up. A store that fails is tried again in the next cycle, and does not keep the others waiting.
+/// were rolled up.
 pub async fn cycle(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<usize> {
     arrival::look(warehouse, pool, discovery).await?;
+    roll_up_waiting(warehouse, pool).await
+}
+
+/// A store that fails is tried again in the next cycle, and does not keep the others waiting.
+async fn roll_up_waiting(warehouse: &Warehouse, pool: &PgPool) -> Result<usize> {
     let mut days = 0;
     let mut failed = None;
     for store_id in waiting(pool).await? {
@@ -135,6 +191,7 @@ async fn waiting(pool: &PgPool) -> Result<Vec<String>> {
     )
     .bind(STORES_MAX)
     .fetch_all(pool)
+    .within()
     .await?;
     Ok(ids)
 }
@@ -156,7 +213,28 @@ fn record(done: &rollup::Done) {
 
 /// Store-days that still wait: of a store that failed, or that another instance is at.
 async fn waiting_days(pool: &PgPool) -> Result<i64> {
-    let days: i64 = sqlx::query_scalar("SELECT count(*) FROM touched_days").fetch_one(pool).await?;
+    let days: i64 = sqlx::query_scalar("SELECT count(*) FROM touched_days").fetch_one(pool).within().await?;
     metrics::gauge!(metric::AGGREGATOR_STORE_DAYS_WAITING).set(days as f64);
     Ok(days)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_half_a_minute() {
+        let interval = Duration::from_secs(2);
+        let mut pause = interval;
+        let pauses: Vec<u64> = (0..20)
+            .map(|_| {
+                pause = longer(pause, interval);
+                pause.as_secs()
+            })
+            .collect();
+        assert_eq!(pauses[..5], [4, 8, 16, 30, 30]);
+        assert!(pauses[5..].iter().all(|pause| *pause == 30));
+        // Of whoever wants to look every hour a failure does not make a busybody.
+        assert_eq!(longer(Duration::from_secs(3600), Duration::from_secs(3600)), Duration::from_secs(3600));
+    }
 }

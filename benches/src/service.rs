@@ -55,6 +55,11 @@ impl Service {
         format!("http://127.0.0.1:{}", self.ports[listen].number())
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// CPU time so far.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         process::cpu(self.process.id()).with_context(|| format!("{} has ended: {}", self.name, self.log()))

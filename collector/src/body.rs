@@ -1,6 +1,13 @@
-//! A request's body: read with a deadline and a cap, then inflated with a cap of its own.
+//! A request's body: read with a deadline and a cap, then inflated with caps of its own.
 
-use std::{borrow::Cow, io::Read, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    io::Read,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -14,27 +21,96 @@ use tokio::{
     time::Instant,
 };
 
-use crate::decode::Refusal;
+use crate::{client, decode::Refusal};
 
 /// Bytes of a body that need no permission: connections are bounded, so their sum is.
 const FREE_BYTES: usize = 16 << 10;
+/// Memory is taken in such steps as bytes arrive: what a sender announces, and does not send, costs nobody anything.
+const STEP_BYTES: usize = 64 << 10;
+/// What one client's bodies may take is this part of the whole.
+const CLIENT_PART: usize = 8;
+/// How long a body waits for others to give memory back.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Bounds what bodies may take in memory together.
+/// Bounds what bodies may take in memory together, and what those of one client's network may take of it.
 #[derive(Clone, Debug)]
-pub(crate) struct Memory(Arc<Semaphore>);
+pub(crate) struct Memory {
+    all: Arc<Semaphore>,
+    client_bytes_max: usize,
+    clients: Arc<Mutex<Clients>>,
+}
+
+/// Networks with bodies in memory now, with the number of these.
+type Clients = HashMap<IpAddr, (Arc<Semaphore>, usize)>;
 
 impl Memory {
     pub(crate) fn new(bytes_max: u32, body_bytes_max: usize) -> Self {
         // One body of the largest size must always fit.
-        Self(Arc::new(Semaphore::new((bytes_max as usize).max(body_bytes_max))))
+        let least = body_bytes_max.next_multiple_of(STEP_BYTES);
+        let bytes_max = (bytes_max as usize).max(least);
+        Self {
+            all: Arc::new(Semaphore::new(bytes_max)),
+            client_bytes_max: (bytes_max / CLIENT_PART).max(least),
+            clients: Arc::default(),
+        }
     }
 
-    async fn take(&self, bytes: usize, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        match tokio::time::timeout_at(deadline, Arc::clone(&self.0).acquire_many_owned(permits)).await {
-            Ok(Ok(permit)) => Ok(permit),
+    fn share(&self, client: IpAddr) -> Share {
+        let network = client::network(client);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let (own, bodies) =
+            clients.entry(network).or_insert_with(|| (Arc::new(Semaphore::new(self.client_bytes_max)), 0));
+        *bodies += 1;
+        Share { own: Arc::clone(own), memory: self.clone(), network, bytes: 0, permits: Vec::new() }
+    }
+}
+
+/// What one body has taken; dropping it gives that back.
+#[derive(Debug)]
+struct Share {
+    memory: Memory,
+    network: IpAddr,
+    own: Arc<Semaphore>,
+    bytes: usize,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    /// Takes memory for a body of so many bytes.
+    async fn grow(&mut self, bytes: usize, deadline: Instant) -> Result<(), Refusal> {
+        let more = bytes.next_multiple_of(STEP_BYTES).saturating_sub(self.bytes);
+        if more == 0 {
+            return Ok(());
+        }
+        let permits = u32::try_from(more).unwrap_or(u32::MAX);
+        let (own, all) = (Arc::clone(&self.own), Arc::clone(&self.memory.all));
+        let take = async {
+            Ok::<_, tokio::sync::AcquireError>([
+                own.acquire_many_owned(permits).await?,
+                all.acquire_many_owned(permits).await?,
+            ])
+        };
+        let deadline = deadline.min(Instant::now() + MEMORY_PATIENCE);
+        match tokio::time::timeout_at(deadline, take).await {
+            Ok(Ok(taken)) => {
+                self.permits.extend(taken);
+                self.bytes += more;
+                Ok(())
+            }
             Ok(Err(_)) | Err(_) => {
                 Err(Refusal::new(Reason::Unavailable, "too many large bodies at once; send this one again"))
+            }
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut clients = self.memory.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bodies)) = clients.get_mut(&self.network) {
+            *bodies -= 1;
+            if *bodies == 0 {
+                clients.remove(&self.network);
             }
         }
     }
@@ -43,7 +119,7 @@ impl Memory {
 /// A body that has arrived, and its share of memory.
 pub(crate) struct Received {
     pub(crate) bytes: bytes::Bytes,
-    _memory: Option<OwnedSemaphorePermit>,
+    _share: Option<Share>,
 }
 
 /// Reads a body to its end.
@@ -52,6 +128,7 @@ pub(crate) async fn read(
     limits: &Limits,
     patience: Duration,
     memory: &Memory,
+    client: IpAddr,
 ) -> Result<Received, Refusal> {
     let deadline = Instant::now() + patience;
     let too_large = || {
@@ -63,10 +140,7 @@ pub(crate) async fn read(
     if least > limits.body_bytes_max {
         return Err(too_large());
     }
-    let mut permit = None;
-    if least > FREE_BYTES {
-        permit = Some(memory.take(least, deadline).await?);
-    }
+    let mut share = None;
     let mut first = bytes::Bytes::new();
     let mut more = Vec::new();
     loop {
@@ -84,9 +158,8 @@ pub(crate) async fn read(
         if length > limits.body_bytes_max {
             return Err(too_large());
         }
-        // A body of unknown length asks once, for the most it can become.
-        if length > FREE_BYTES && permit.is_none() {
-            permit = Some(memory.take(limits.body_bytes_max, deadline).await?);
+        if length > FREE_BYTES {
+            share.get_or_insert_with(|| memory.share(client)).grow(length, deadline).await?;
         }
         if first.is_empty() && more.is_empty() {
             first = data;
@@ -99,16 +172,21 @@ pub(crate) async fn read(
         }
     }
     let bytes = if more.is_empty() { first } else { more.into() };
-    Ok(Received { bytes, _memory: permit })
+    Ok(Received { bytes, _share: share })
 }
 
 /// How a body is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Encoding {
+pub enum Encoding {
+    /// As it is.
     Identity,
+    /// RFC 1952.
     Gzip,
+    /// RFC 1950, or 1951 without the frame.
     Deflate,
+    /// RFC 7932.
     Brotli,
+    /// RFC 8878.
     Zstd,
 }
 
@@ -137,8 +215,19 @@ impl Encoding {
 /// Windows of zstd frames up to 8 MiB, as RFC 9659 asks of HTTP.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// Events in JSON shrink to a tenth, the most alike of them to a fortieth; what shrinks to less than a hundredth is made
+/// to cost its reader more than its sender.
+const INFLATED_RATIO_MAX: usize = 100;
+/// Whatever the ratio, so much is never too much.
+const INFLATED_BYTES_FREE: usize = 64 << 10;
+
+/// What a body of so many bytes may inflate to.
+pub(crate) fn inflated_max(body_bytes: usize, bytes_max: usize) -> usize {
+    bytes_max.min(body_bytes.saturating_mul(INFLATED_RATIO_MAX).max(INFLATED_BYTES_FREE))
+}
+
 /// Undoes an encoding. Stops as soon as the cap is passed, so a bomb costs no more than the cap.
-pub(crate) fn inflate(body: &[u8], encoding: Encoding, bytes_max: usize) -> Result<Cow<'_, [u8]>, Refusal> {
+pub fn inflate(body: &[u8], encoding: Encoding, bytes_max: usize) -> Result<Cow<'_, [u8]>, Refusal> {
     let mut inflated = Vec::new();
     let result = match encoding {
         Encoding::Identity => return Ok(Cow::Borrowed(body)),
@@ -156,7 +245,8 @@ pub(crate) fn inflate(body: &[u8], encoding: Encoding, bytes_max: usize) -> Resu
     };
     match result {
         Ok(()) if inflated.len() > bytes_max => {
-            let detail = format!("the body inflates to more than {bytes_max} bytes");
+            let detail =
+                format!("the body inflates to more than {bytes_max} bytes: send less in one request");
             Err(Refusal::new(Reason::BodyTooLarge, detail))
         }
         Ok(()) => Ok(Cow::Owned(inflated)),

@@ -13,6 +13,8 @@ use crate::{
     validate::{Request, Valid, validate},
 };
 
+pub use crate::body::{Encoding, inflate};
+
 /// What became of a request's events.
 #[derive(Debug, Default)]
 pub struct Outcome {

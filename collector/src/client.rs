@@ -29,6 +29,14 @@ pub(crate) fn address(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNe
     client
 }
 
+/// The part of an address that belongs to one customer of a provider: an IPv6 network of 64 bits is the least.
+pub(crate) fn network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    }
+}
+
 /// An address, with or without a port.
 fn parse_address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))

@@ -9,6 +9,9 @@ use millrace_schemas::limits::Limits;
 use crate::tape::NESTING_MAX;
 
 /// Takes analytics events over HTTP and hands them to the log.
+///
+/// SIGTERM or SIGINT drains: not ready any more, then no longer listening, open requests finished, the log closed, within
+/// the times below. A second signal ends the process at once, with exit code 130; what was acknowledged is in the log.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "millrace-collector", version)]
 pub struct Config {
@@ -61,7 +64,7 @@ pub struct Config {
 /// Kinds of logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogKind {
-    /// Apache Kafka.
+    /// Apache Kafka; while it is away, files on this machine, from which it is caught up in order.
     Kafka,
     /// Files on this machine, which a consumer on it reads.
     Spool,
@@ -87,8 +90,9 @@ pub struct LogConfig {
     #[arg(long, env = "MILLRACE_KAFKA_LINGER_MS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub kafka_linger_ms: u32,
 
-    /// Milliseconds until a message that Kafka has not acknowledged is given up, and its request answered 503.
-    #[arg(long, env = "MILLRACE_KAFKA_ACK_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=300_000))]
+    /// Milliseconds, and up to a second more, until a message that Kafka has not acknowledged goes to the spool
+    /// instead, with all that come after it until Kafka answers again.
+    #[arg(long, env = "MILLRACE_KAFKA_ACK_TIMEOUT_MS", default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(100..=300_000))]
     pub kafka_ack_timeout_ms: u32,
 
     /// Messages that may wait for Kafka in memory.
@@ -107,13 +111,18 @@ pub struct LogConfig {
     #[arg(long, env = "MILLRACE_KAFKA_REPLICATION_FACTOR", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
     pub replication_factor: i32,
 
-    /// Directory of the spool.
+    /// Directory of the spool: the log itself, or where events wait while Kafka is away. Of one collector alone.
     #[arg(long, env = "MILLRACE_SPOOL_DIR", default_value = ".millrace/spool")]
     pub spool_dir: PathBuf,
 
     /// Bytes that the spool may take on disk; beyond, requests are answered 503.
     #[arg(long, env = "MILLRACE_SPOOL_BYTES_MAX", default_value_t = 4 << 30)]
     pub spool_bytes_max: u64,
+
+    /// Seconds that an event may wait in the spool, for the consumer or for Kafka. Once the oldest has waited longer,
+    /// requests are answered 503: nothing that was acknowledged is dropped.
+    #[arg(long, env = "MILLRACE_SPOOL_AGE_MAX_SECONDS", default_value_t = 7 * 24 * 3600, value_parser = clap::value_parser!(u64).range(60..))]
+    pub spool_age_max_seconds: u64,
 }
 
 /// How much may be sent.
@@ -133,7 +142,9 @@ pub struct RateConfig {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connections")]
 pub struct ConnectionConfig {
-    /// Connections at a time; more wait in the kernel's queue.
+    /// Connections at a time, and never more than open files allow. When all are taken, those that wait for their
+    /// client's next bytes make room for new ones: first of the address that holds the most, and of its connections the
+    /// one waited for the longest.
     #[arg(long, env = "MILLRACE_CONNECTIONS_MAX", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
 
@@ -145,6 +156,10 @@ pub struct ConnectionConfig {
     #[arg(long, env = "MILLRACE_BODY_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(10..))]
     pub body_timeout_ms: u64,
 
+    /// Milliseconds that a client may take none of its answer's bytes, before its connection is closed.
+    #[arg(long, env = "MILLRACE_WRITE_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub write_timeout_ms: u64,
+
     /// Bytes of a request's head.
     #[arg(long, env = "MILLRACE_HEAD_BYTES_MAX", default_value_t = 32 << 10, value_parser = clap::value_parser!(u32).range(8192..=1 << 20))]
     pub head_bytes_max: u32,
@@ -153,12 +168,23 @@ pub struct ConnectionConfig {
     #[arg(long, env = "MILLRACE_HEADERS_MAX", default_value_t = 100, value_parser = clap::value_parser!(u16).range(10..))]
     pub headers_max: u16,
 
-    /// Bytes of request bodies in memory at a time, not counting the first 16 KiB of each.
+    /// Bytes of request bodies in memory at a time, not counting those of at most 16 KiB. One client address (an IPv6
+    /// network of 64 bits) may have an eighth of it; what it has beyond waits, and is answered 503 after two seconds.
     #[arg(long, env = "MILLRACE_BODIES_BYTES_MAX", default_value_t = 128 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..))]
     pub bodies_bytes_max: u32,
 
-    /// Milliseconds that open requests, and then the log, have to finish when the collector is stopped.
-    #[arg(long, env = "MILLRACE_DRAIN_TIMEOUT_MS", default_value_t = 15_000)]
+    /// Bytes of accepted events that may wait for the log's word; beyond, requests are answered 503.
+    #[arg(long, env = "MILLRACE_UNLOGGED_BYTES_MAX", default_value_t = 128 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..=1 << 29))]
+    pub unlogged_bytes_max: u32,
+
+    /// Milliseconds between SIGTERM or SIGINT, when `/readyz` begins to answer 503, and the end of listening: the time
+    /// that a load balancer needs to notice. Requests are served meanwhile, each answer with `Connection: close`.
+    #[arg(long, env = "MILLRACE_DRAIN_DELAY_MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=600_000))]
+    pub drain_delay_ms: u64,
+
+    /// Milliseconds in which the collector ends after that: three quarters for open requests, the rest for the log. What
+    /// is not finished then is cut off, unanswered. A second signal ends the process at once.
+    #[arg(long, env = "MILLRACE_DRAIN_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub drain_timeout_ms: u64,
 }
 

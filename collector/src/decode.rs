@@ -255,6 +255,19 @@ impl<'s> Events<'s> {
         Ok(())
     }
 
+    /// Bytes that the events take with their context, about: it is sent once and kept with every event, so a small body
+    /// can become very many bytes.
+    pub fn expanded_bytes(&self) -> usize {
+        let context_bytes = || {
+            let nodes = &self.parsed.tape.0;
+            let at = Object::read(nodes, 0).ok()?.position(Field::Context)?;
+            let bytes = |node: &Node<'_>| if let Node::String(text) = node { text.len() + 4 } else { 8 };
+            Some(nodes[at..at + size(nodes, at)].iter().map(bytes).sum::<usize>())
+        };
+        let context_bytes = if self.has_envelope { context_bytes().unwrap_or(0) } else { 0 };
+        self.body.len().saturating_add(self.len().saturating_mul(context_bytes))
+    }
+
     /// A context that is no object would silently be missing from every event.
     fn check_context(&self) -> Result<(), Refusal> {
         if !self.has_envelope {

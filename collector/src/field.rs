@@ -61,11 +61,26 @@ fields! {
     RefundId = "refund_id",
     Coupon = "coupon",
     Items = "items",
+    Ecommerce = "ecommerce",
     Properties = "properties",
     WriteKey = "write_key",
     Context = "context",
     Events = "events",
 }
+
+/// Fields that may also stand together in the object `ecommerce`, as GA4's data layer has them.
+pub(crate) const COMMERCE: [Field; 10] = [
+    Field::Value,
+    Field::Currency,
+    Field::Tax,
+    Field::Shipping,
+    Field::Discount,
+    Field::OrderId,
+    Field::TransactionId,
+    Field::RefundId,
+    Field::Coupon,
+    Field::Items,
+];
 
 /// Number of fields.
 pub(crate) const COUNT: usize = Field::ALL.len();

@@ -8,6 +8,8 @@ use sha2::{Digest as _, Sha256};
 use crate::limit::StoreRate;
 
 const DAY_MS: i64 = 86_400_000;
+/// No key is longer; longer ones are not worth hashing.
+const KEY_BYTES_MAX: usize = 256;
 
 /// What Postgres says about stores and keys; also what the snapshot file holds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -102,8 +104,12 @@ impl Directory {
         Self { keys: self.keys.clone(), stores: self.stores.clone(), salts, is_loaded: self.is_loaded }
     }
 
-    /// What this key opens, if anything.
+    /// What this key opens, if anything. Unknown keys are looked up like any other, in memory: nothing is remembered of
+    /// them, and nobody is asked.
     pub(crate) fn find(&self, key: &str) -> Option<&Key> {
+        if key.len() > KEY_BYTES_MAX {
+            return None;
+        }
         let hash: [u8; 32] = Sha256::digest(key).into();
         self.keys.get(&hash)
     }

@@ -39,26 +39,29 @@ use std::{
 };
 
 use millrace_schemas::spool::SEGMENT_BYTES;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::Memory,
     http::App,
     key::Rates,
-    limit::ClientRate,
+    limit::{Aside, ClientRate, Unlogged},
     log::{
-        Log,
-        kafka::{self, KafkaLog},
+        Log, kafka,
+        relay::{self, RelayLog},
         spool::{self, SpoolLog},
     },
     metric::Metrics,
-    stores::{ReadAt, Refresher, now_ms},
+    stores::{ReadAt, Refresher},
 };
 pub use crate::{
     config::{Config, ConnectionConfig, LimitConfig, LogConfig, LogKind, RateConfig},
     metric::describe as describe_metrics,
 };
+
+/// A log that closes in time needs this to come back and say so.
+const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
 /// Why the collector cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +77,9 @@ pub enum Error {
     /// The address of Postgres is none.
     #[error("MILLRACE_POSTGRES_URL: {0}")]
     DatabaseUrl(#[source] sqlx::Error),
-    /// The Kafka producer's settings are not acceptable.
-    #[error("the Kafka producer: {0}")]
-    Kafka(#[from] rdkafka::error::KafkaError),
+    /// The Kafka producer's settings are not acceptable, or the spool behind it cannot be used.
+    #[error(transparent)]
+    Relay(#[from] relay::Error),
     /// The spool cannot be used.
     #[error("the spool: {0}")]
     Spool(#[from] spool::Error),
@@ -99,7 +102,8 @@ impl Listeners {
     }
 }
 
-/// Runs the collector until `shutdown`; then it is no longer ready, lets open requests finish, and flushes the log.
+/// Runs the collector until `shutdown`; then, in this order, it is no longer ready, listens no more, lets open requests
+/// finish and closes the log, within `drain_delay_ms` and `drain_timeout_ms`.
 ///
 /// Metrics go to the recorder that is installed when this is called.
 pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
@@ -118,6 +122,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         metrics: Arc::clone(&metrics),
         clients: ClientRate::new(config.rates.client_requests_per_second),
         memory: Memory::new(config.connections.bodies_bytes_max, limits.body_bytes_max),
+        aside: Aside::new(),
+        unlogged: Unlogged::new(config.connections.unlogged_bytes_max),
         limits,
         trusted_proxies: config.trusted_proxies.clone(),
         body_timeout: Duration::from_millis(config.connections.body_timeout_ms),
@@ -131,45 +137,52 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let refreshing = tokio::spawn(refresher.run(refresh, end.clone()));
 
     let stop = CancellationToken::new();
-    let patience = Duration::from_millis(config.connections.drain_timeout_ms);
+    let drain_timeout = Duration::from_millis(config.connections.drain_timeout_ms);
     let serving = http::serve::serve(
         listeners.http,
-        http::router(Arc::clone(&app)),
-        metrics,
+        Arc::clone(&app),
         &config.connections,
         stop.clone(),
-        patience,
+        drain_timeout / 4 * 3,
     );
     let stopping = async {
         shutdown.cancelled().await;
         app.is_draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(config.connections.drain_delay_ms)).await;
         stop.cancel();
+        Instant::now() + drain_timeout
     };
-    tokio::join!(serving, stopping);
+    let ((), deadline) = tokio::join!(serving, stopping);
 
     end.cancel();
-    let _ = tokio::join!(refreshing, ticking);
-    let closing = tokio::task::spawn_blocking(move || log.close(patience));
-    if closing.await.is_err() {
-        tracing::error!("the log was not closed in good order");
+    // A look at a server that hangs may still be under way; it changes nothing any more.
+    let left = deadline.saturating_duration_since(Instant::now());
+    let _ = tokio::time::timeout(left / 2, async { tokio::join!(refreshing, ticking) }).await;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let closing = tokio::task::spawn_blocking(move || log.close(left));
+    if !matches!(tokio::time::timeout_at(deadline + CLOSE_GRACE, closing).await, Ok(Ok(()))) {
+        tracing::error!("the log did not close in time; what was not answered must be sent again");
     }
     Ok(())
 }
 
 fn open_log(config: &LogConfig) -> Result<Arc<dyn Log>, Error> {
-    Ok(match config.kind {
-        LogKind::Kafka => Arc::new(KafkaLog::new(kafka::Settings {
-            brokers: config.kafka_brokers.clone(),
-            compression: config.kafka_compression.clone(),
-            linger_ms: config.kafka_linger_ms,
-            ack_timeout_ms: config.kafka_ack_timeout_ms,
-            queue_messages_max: config.kafka_queue_messages_max,
-            queue_bytes_max: config.kafka_queue_bytes_max,
-            partitions: config.partitions,
-            replication_factor: config.replication_factor,
-        })?),
-        LogKind::Spool => Arc::new(SpoolLog::open(&config.spool_dir, config.spool_bytes_max, SEGMENT_BYTES)?),
-    })
+    let spool = SpoolLog::open(&config.spool_dir, config.spool_bytes_max, SEGMENT_BYTES)?
+        .limit_age(Duration::from_secs(config.spool_age_max_seconds));
+    if config.kind == LogKind::Spool {
+        return Ok(Arc::new(spool));
+    }
+    let settings = kafka::Settings {
+        brokers: config.kafka_brokers.clone(),
+        compression: config.kafka_compression.clone(),
+        linger_ms: config.kafka_linger_ms,
+        ack_timeout_ms: config.kafka_ack_timeout_ms,
+        queue_messages_max: config.kafka_queue_messages_max,
+        queue_bytes_max: config.kafka_queue_bytes_max,
+        partitions: config.partitions,
+        replication_factor: config.replication_factor,
+    };
+    Ok(Arc::new(RelayLog::open(settings, spool)?))
 }
 
 /// Looks after the log, and after the gauges, once a second.
@@ -177,8 +190,7 @@ fn tick(log: Arc<dyn Log>, read_at: ReadAt, metrics: Arc<Metrics>, end: Cancella
     tokio::spawn(async move {
         loop {
             metrics.log_queue.set(log.queued() as f64);
-            let age_ms = now_ms() - read_at.load(Ordering::Relaxed);
-            metrics.keys_age.set(age_ms.max(0) as f64 / 1000.0);
+            metrics.keys_age.set(read_at.load().elapsed().as_secs_f64());
             let ticked = Arc::clone(&log);
             let _ = tokio::task::spawn_blocking(move || ticked.tick()).await;
             tokio::select! {

@@ -49,6 +49,7 @@ pub(crate) struct Metrics {
     bots: Counter,
     anonymous: Counter,
     seconds: Histogram,
+    closed_for_room: Counter,
     pub(crate) log_queue: Gauge,
     pub(crate) log_seconds: Histogram,
     pub(crate) keys_age: Gauge,
@@ -78,6 +79,7 @@ impl Metrics {
             bots: counter!(metric::COLLECTOR_BOTS, "reason" => "user_agent"),
             anonymous: counter!(metric::COLLECTOR_ANONYMOUS),
             seconds: histogram!(metric::COLLECTOR_REQUEST_SECONDS),
+            closed_for_room: counter!(metric::COLLECTOR_CONNECTIONS_CLOSED),
             log_queue: gauge!(metric::COLLECTOR_LOG_QUEUE),
             log_seconds: histogram!(metric::COLLECTOR_LOG_SECONDS),
             keys_age: gauge!(metric::COLLECTOR_KEYS_AGE_SECONDS),
@@ -93,6 +95,11 @@ impl Metrics {
     pub(crate) fn ended(&self, endpoint: Endpoint, status: u16) {
         let status = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len());
         self.requests[endpoint as usize][status].increment(1);
+    }
+
+    /// Connections that were closed to make room for others.
+    pub(crate) fn closed_for_room(&self, connections: usize) {
+        self.closed_for_room.increment(connections as u64);
     }
 
     /// A request that was refused whole.

@@ -3,16 +3,13 @@
 
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
 use rand::Rng as _;
-use sqlx::{PgPool, Row as _, postgres::PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgConnection, Row as _, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::key::{Directory, KeySettings, Rates, Salt, Settings, StoreSettings};
@@ -32,7 +29,10 @@ pub(crate) enum Error {
 
 /// The one task that reads stores and keys.
 pub(crate) struct Refresher {
-    pool: PgPool,
+    options: PgConnectOptions,
+    /// Kept from one look to the next, but only while it answers: one that was frozen, or behind a cut network, may never
+    /// answer again, and nobody says so.
+    connection: Option<PgConnection>,
     directory: Arc<ArcSwap<Directory>>,
     rates: Rates,
     snapshot: Option<std::path::PathBuf>,
@@ -41,8 +41,8 @@ pub(crate) struct Refresher {
     is_away: bool,
 }
 
-/// When Postgres last answered, epoch milliseconds: the time between two answers can be long.
-pub(crate) type ReadAt = Arc<AtomicI64>;
+/// When Postgres last answered, on the monotonic clock: the time of day may be set meanwhile.
+pub(crate) type ReadAt = Arc<ArcSwap<Instant>>;
 
 impl Refresher {
     pub(crate) fn new(
@@ -50,20 +50,20 @@ impl Refresher {
         snapshot: Option<&Path>,
         rates: Rates,
     ) -> Result<(Self, Arc<ArcSwap<Directory>>), sqlx::Error> {
-        let pool =
-            PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE).connect_lazy(postgres_url)?;
+        let options: PgConnectOptions = postgres_url.parse()?;
         let directory = Arc::new(ArcSwap::from_pointee(Directory::default()));
         if let Some(settings) = snapshot.and_then(read_snapshot) {
             let known = Directory::new(&settings, Vec::new(), &Directory::default(), rates);
             directory.store(Arc::new(known));
         }
         let refresher = Self {
-            pool,
+            options: options.application_name("millrace-collector"),
+            connection: None,
             directory: Arc::clone(&directory),
             rates,
             snapshot: snapshot.map(Path::to_owned),
             version: None,
-            read_at: Arc::new(AtomicI64::new(now_ms())),
+            read_at: Arc::new(ArcSwap::from_pointee(Instant::now())),
             is_away: false,
         };
         Ok((refresher, directory))
@@ -86,7 +86,7 @@ impl Refresher {
                     if std::mem::take(&mut self.is_away) {
                         tracing::info!("Postgres answers again");
                     }
-                    self.read_at.store(now_ms(), Ordering::Relaxed);
+                    self.read_at.store(Arc::new(Instant::now()));
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut self.is_away, true) {
@@ -106,20 +106,30 @@ impl Refresher {
     }
 
     async fn refresh(&mut self) -> Result<(), Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        self.read(&mut connection).await?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn read(&mut self, postgres: &mut PgConnection) -> Result<(), Error> {
         // Read before the stores: a change in between is then read again, not missed.
         let version: i64 =
-            sqlx::query_scalar("SELECT version FROM settings_version").fetch_one(&self.pool).await?;
+            sqlx::query_scalar("SELECT version FROM settings_version").fetch_one(&mut *postgres).await?;
         let today = now_ms().div_euclid(DAY_MS);
         let known = self.directory.load_full();
         let needs_salts = !(today..=today + 1).all(|day| known.salts.iter().any(|(known, _)| *known == day));
-        let salts = if needs_salts { self.read_salts(today).await? } else { known.salts.clone() };
+        let salts = if needs_salts { read_salts(postgres, today).await? } else { known.salts.clone() };
         if self.version == Some(version) {
             if needs_salts {
                 self.directory.store(Arc::new(known.with_salts(salts)));
             }
             return Ok(());
         }
-        let settings = self.read_settings(version).await?;
+        let settings = read_settings(postgres, version).await?;
         self.directory.store(Arc::new(Directory::new(&settings, salts, &known, self.rates)));
         tracing::debug!(version, stores = settings.stores.len(), keys = settings.keys.len(), "stores read");
         if let Some(path) = &self.snapshot
@@ -131,73 +141,6 @@ impl Refresher {
         Ok(())
     }
 
-    async fn read_settings(&self, version: i64) -> Result<Settings, Error> {
-        let stores = sqlx::query(
-            "SELECT id, currency, max_event_age_days, allowed_origins, events_per_second FROM stores",
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let keys = sqlx::query(
-            "SELECT encode(key_sha256, 'hex') AS sha256, store_id, kind = 'secret' AS is_secret
-             FROM store_keys WHERE revoked_at IS NULL AND kind IN ('write', 'secret')",
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let store = |row: &sqlx::postgres::PgRow| {
-            Ok::<_, sqlx::Error>(StoreSettings {
-                id: row.try_get("id")?,
-                currency: row.try_get("currency")?,
-                max_event_age_days: row.try_get::<i32, _>("max_event_age_days")?.unsigned_abs(),
-                allowed_origins: row.try_get("allowed_origins")?,
-                events_per_second: row.try_get::<Option<i32>, _>("events_per_second")?.map(i32::unsigned_abs),
-            })
-        };
-        let key = |row: &sqlx::postgres::PgRow| {
-            Ok::<_, sqlx::Error>(KeySettings {
-                sha256: row.try_get("sha256")?,
-                store_id: row.try_get("store_id")?,
-                is_secret: row.try_get("is_secret")?,
-            })
-        };
-        Ok(Settings {
-            version,
-            stores: stores.iter().map(store).collect::<Result<_, _>>()?,
-            keys: keys.iter().map(key).collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Makes the salts of today and tomorrow, destroys those whose day began 48 h ago, and reads the rest. All
-    /// collectors share the rows, so all derive the same visitors.
-    async fn read_salts(&self, today: i64) -> Result<Vec<Salt>, Error> {
-        let mut fresh = [[0_u8; 32]; 2];
-        fresh.iter_mut().for_each(|salt| rand::rng().fill_bytes(salt));
-        let today_number = today as i32;
-        sqlx::query(
-            "INSERT INTO visitor_salts (day, salt)
-             VALUES (DATE '1970-01-01' + $1, $2), (DATE '1970-01-01' + $1 + 1, $3) ON CONFLICT DO NOTHING",
-        )
-        .bind(today_number)
-        .bind(fresh[0].as_slice())
-        .bind(fresh[1].as_slice())
-        .execute(&self.pool)
-        .await?;
-        sqlx::query("DELETE FROM visitor_salts WHERE day <= DATE '1970-01-01' + $1 - 2")
-            .bind(today_number)
-            .execute(&self.pool)
-            .await?;
-        let rows = sqlx::query("SELECT day - DATE '1970-01-01' AS day, salt FROM visitor_salts")
-            .fetch_all(&self.pool)
-            .await?;
-        let mut salts = Vec::new();
-        for row in rows {
-            let salt: Vec<u8> = row.try_get("salt")?;
-            if let Ok(salt) = <[u8; 32]>::try_from(salt) {
-                salts.push((i64::from(row.try_get::<i32, _>("day")?), salt));
-            }
-        }
-        Ok(salts)
-    }
-
     /// Salts are destroyed on time, whether Postgres is there or not.
     fn forget_old_salts(&self) {
         let today = now_ms().div_euclid(DAY_MS);
@@ -207,6 +150,73 @@ impl Refresher {
             self.directory.store(Arc::new(known.with_salts(salts)));
         }
     }
+}
+
+async fn read_settings(postgres: &mut PgConnection, version: i64) -> Result<Settings, Error> {
+    let stores = sqlx::query(
+        "SELECT id, currency, max_event_age_days, allowed_origins, events_per_second FROM stores",
+    )
+    .fetch_all(&mut *postgres)
+    .await?;
+    let keys = sqlx::query(
+        "SELECT encode(key_sha256, 'hex') AS sha256, store_id, kind = 'secret' AS is_secret
+         FROM store_keys WHERE revoked_at IS NULL AND kind IN ('write', 'secret')",
+    )
+    .fetch_all(&mut *postgres)
+    .await?;
+    let store = |row: &sqlx::postgres::PgRow| {
+        Ok::<_, sqlx::Error>(StoreSettings {
+            id: row.try_get("id")?,
+            currency: row.try_get("currency")?,
+            max_event_age_days: row.try_get::<i32, _>("max_event_age_days")?.unsigned_abs(),
+            allowed_origins: row.try_get("allowed_origins")?,
+            events_per_second: row.try_get::<Option<i32>, _>("events_per_second")?.map(i32::unsigned_abs),
+        })
+    };
+    let key = |row: &sqlx::postgres::PgRow| {
+        Ok::<_, sqlx::Error>(KeySettings {
+            sha256: row.try_get("sha256")?,
+            store_id: row.try_get("store_id")?,
+            is_secret: row.try_get("is_secret")?,
+        })
+    };
+    Ok(Settings {
+        version,
+        stores: stores.iter().map(store).collect::<Result<_, _>>()?,
+        keys: keys.iter().map(key).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Makes the salts of today and tomorrow, destroys those whose day began 48 h ago, and reads the rest. All
+/// collectors share the rows, so all derive the same visitors.
+async fn read_salts(postgres: &mut PgConnection, today: i64) -> Result<Vec<Salt>, Error> {
+    let mut fresh = [[0_u8; 32]; 2];
+    fresh.iter_mut().for_each(|salt| rand::rng().fill_bytes(salt));
+    let today_number = today as i32;
+    sqlx::query(
+        "INSERT INTO visitor_salts (day, salt)
+         VALUES (DATE '1970-01-01' + $1, $2), (DATE '1970-01-01' + $1 + 1, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(today_number)
+    .bind(fresh[0].as_slice())
+    .bind(fresh[1].as_slice())
+    .execute(&mut *postgres)
+    .await?;
+    sqlx::query("DELETE FROM visitor_salts WHERE day <= DATE '1970-01-01' + $1 - 2")
+        .bind(today_number)
+        .execute(&mut *postgres)
+        .await?;
+    let rows = sqlx::query("SELECT day - DATE '1970-01-01' AS day, salt FROM visitor_salts")
+        .fetch_all(&mut *postgres)
+        .await?;
+    let mut salts = Vec::new();
+    for row in rows {
+        let salt: Vec<u8> = row.try_get("salt")?;
+        if let Ok(salt) = <[u8; 32]>::try_from(salt) {
+            salts.push((i64::from(row.try_get::<i32, _>("day")?), salt));
+        }
+    }
+    Ok(salts)
 }
 
 /// Now, epoch milliseconds.

@@ -3,7 +3,7 @@
 use millrace_schemas::reject::{Reason, Rejection};
 use simd_json::{Buffers, ErrorType, INPUT_PADDING, Node, StaticNode, Tape, fill_tape_padded};
 
-use crate::field::{COUNT, Field};
+use crate::field::{COMMERCE, COUNT, Field};
 
 /// Parses JSON again and again in the same memory.
 #[derive(Default)]
@@ -129,8 +129,8 @@ pub(crate) struct Object<'t> {
 }
 
 impl<'t> Object<'t> {
-    /// Finds the fields of the object at `start`. A known field that stands twice is refused: nobody could say which of
-    /// the two was meant.
+    /// Finds the fields of the object at `start`, and those in its object `ecommerce` as if they stood beside it. A
+    /// known field that stands twice is refused: nobody could say which of the two was meant.
     pub(crate) fn read(nodes: &'t [Node<'t>], start: usize) -> Result<Self, Rejection> {
         let Some(Node::Object { len, .. }) = nodes.get(start) else {
             return Err(Rejection::new(Reason::NotAnObject, "an event is a JSON object"));
@@ -151,7 +151,32 @@ impl<'t> Object<'t> {
             object.has_containers |= value_size > 1;
             at = value + value_size;
         }
-        Ok(object)
+        match object.position(Field::Ecommerce) {
+            None => Ok(object),
+            Some(start) => object.with_commerce(start),
+        }
+    }
+
+    /// Adds the fields of the object `ecommerce`, which begins at `start`.
+    fn with_commerce(mut self, start: usize) -> Result<Self, Rejection> {
+        let Node::Object { len, .. } = self.nodes[start] else {
+            return Err(Rejection::new(Reason::WrongType, "`ecommerce` must be an object"));
+        };
+        let mut at = start + 1;
+        for _ in 0..len {
+            let Node::String(key) = self.nodes[at] else { break };
+            let value = at + 1;
+            if let Some(field) = Field::parse(key).filter(|field| COMMERCE.contains(field)) {
+                let place = &mut self.at[field as usize];
+                if *place != 0 {
+                    let detail = format!("`{key}` stands twice, counting those in `ecommerce`");
+                    return Err(Rejection::new(Reason::DuplicateKey, detail));
+                }
+                *place = value as u32;
+            }
+            at = value + size(self.nodes, value);
+        }
+        Ok(self)
     }
 
     /// The nodes of a field's value; `None` when it is absent or null.

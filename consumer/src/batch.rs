@@ -1,11 +1,17 @@
 //! The rows of a lane between the log and the store: open while messages are added, closed on its way.
 
-use std::{ops::Range, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    ops::{Range, RangeInclusive},
+    sync::Arc,
+    time::Instant,
+};
 
 use millrace_schemas::reject::Reason;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, UNKNOWN_VERSION},
     decode::{Decoder, Table, lines},
     driver::now_ms,
     memory::{Charge, Memory},
@@ -25,6 +31,28 @@ struct RawRow {
     offset: u64,
     row: u32,
     at: Range<usize>,
+}
+
+/// A row as it is found in the store: its event's id (its two halves, high first, each little endian), its offset and
+/// its line, as they stand in the block and in `RowBinary`.
+pub(crate) const KEY_BYTES: usize = 16 + 8 + 4;
+pub(crate) type Key = [u8; KEY_BYTES];
+
+/// What of a batch's rows is asked for in the store.
+pub(crate) struct Sought {
+    pub(crate) keys: HashSet<Key>,
+    /// Offsets of the first and the last of them.
+    pub(crate) offsets: RangeInclusive<u64>,
+    /// Receipt of the first and the last of them, epoch milliseconds.
+    pub(crate) received_ms: RangeInclusive<i64>,
+}
+
+/// What a row is found by, by column.
+struct Keys {
+    event_ids: Vec<u8>,
+    offsets: Vec<u8>,
+    rows: Vec<u8>,
+    received_at: Vec<u8>,
 }
 
 /// A batch that takes messages.
@@ -57,6 +85,7 @@ pub(crate) struct ClosedBatch {
     table: Table,
     lane: Option<LaneId>,
     block: Block,
+    keys: Keys,
     raw: Option<RawRows>,
     _charge: Charge,
 }
@@ -94,7 +123,7 @@ impl OpenBatch {
         let value = &messages.values[start..end];
         self.value_bytes += value.len();
         if foreign_version {
-            let detail = "rows of a version that this build does not know".to_owned();
+            let detail = UNKNOWN_VERSION.to_owned();
             self.bury(lane, offset, 0, detail, value);
             return 1;
         }
@@ -156,9 +185,10 @@ impl OpenBatch {
 
     pub(crate) fn close(mut self, first: u64, next: u64) -> ClosedBatch {
         let newest_received_ms = self.builder.newest("received_at");
+        let keys = Keys::of(&self.builder);
         let block = self.builder.finish();
         let raw_bytes = self.raw.as_ref().map_or(0, |raw| raw.bytes.len());
-        self.charge.set(block.bytes() + self.dead_letter_bytes + raw_bytes);
+        self.charge.set(block.bytes() + keys.bytes() + self.dead_letter_bytes + raw_bytes);
         ClosedBatch {
             first,
             next,
@@ -169,6 +199,7 @@ impl OpenBatch {
             table: self.table,
             lane: self.lane,
             block,
+            keys,
             raw: self.raw,
             _charge: self.charge,
         }
@@ -196,6 +227,11 @@ impl ClosedBatch {
         builder.finish()
     }
 
+    /// What these rows are found by in the store; they are not none.
+    pub(crate) fn sought(&self, rows: &Range<u32>) -> Option<Sought> {
+        self.keys.sought(rows.start as usize..rows.end as usize)
+    }
+
     /// Puts a row that ClickHouse refuses alone to the dead letters.
     pub(crate) fn refuse(&mut self, row: u32, detail: &str) {
         if let (Some(raw), Some(lane)) = (&self.raw, self.lane)
@@ -212,6 +248,64 @@ impl ClosedBatch {
             });
         }
     }
+}
+
+impl Keys {
+    fn of(builder: &BlockBuilder) -> Self {
+        let column = |name| builder.fixed(name).to_vec();
+        Self {
+            event_ids: column("event_id"),
+            offsets: column("_offset"),
+            rows: column("_row"),
+            received_at: column("received_at"),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.event_ids.len() + self.offsets.len() + self.rows.len() + self.received_at.len()
+    }
+
+    fn sought(&self, rows: Range<usize>) -> Option<Sought> {
+        let event_ids = self.event_ids.as_chunks::<16>().0.get(rows.clone())?;
+        let offsets = self.offsets.as_chunks::<8>().0.get(rows.clone())?;
+        let lines = self.rows.as_chunks::<4>().0.get(rows.clone())?;
+        let received = self.received_at.as_chunks::<8>().0.get(rows)?;
+        let mut keys = HashSet::with_capacity(offsets.len());
+        for ((event_id, offset), line) in event_ids.iter().zip(offsets).zip(lines) {
+            let mut key: Key = [0; KEY_BYTES];
+            key[..16].copy_from_slice(event_id);
+            key[16..24].copy_from_slice(offset);
+            key[24..].copy_from_slice(line);
+            keys.insert(key);
+        }
+        let received = received.iter().map(|bytes| i64::from_le_bytes(*bytes));
+        Some(Sought {
+            keys,
+            offsets: u64::from_le_bytes(*offsets.first()?)..=u64::from_le_bytes(*offsets.last()?),
+            received_ms: received.clone().min()?..=received.max()?,
+        })
+    }
+}
+
+/// What a block holds, in short. It stands in the token, so that no token can ever mean other rows: a log that was made
+/// anew counts its offsets from the beginning again.
+pub(crate) fn digest(block: &Block) -> u128 {
+    let mut hasher = Xxh3::new();
+    for piece in &block.pieces {
+        hasher.update(piece);
+    }
+    hasher.digest128()
+}
+
+/// The same for dead letters, whose blocks differ from one attempt to the next by the time in them.
+pub(crate) fn digest_of_letters(letters: &[DeadLetter]) -> u128 {
+    let mut hasher = Xxh3::new();
+    for letter in letters {
+        hasher.update(&letter.offset.to_le_bytes());
+        hasher.update(&letter.row.to_le_bytes());
+        hasher.update(&letter.raw);
+    }
+    hasher.digest128()
 }
 
 impl RawRows {

@@ -59,27 +59,27 @@ pub struct Config {
     pub spool_poll_ms: u64,
 
     /// ClickHouse's HTTP address.
-    #[arg(long, env = "MILLRACE_CLICKHOUSE_URL", default_value = "http://127.0.0.1:8123")]
+    #[arg(long, global = true, env = "MILLRACE_CLICKHOUSE_URL", default_value = "http://127.0.0.1:8123")]
     pub clickhouse_url: String,
 
     /// ClickHouse database; it is made when it does not exist.
-    #[arg(long, env = "MILLRACE_CLICKHOUSE_DATABASE", default_value = "millrace")]
+    #[arg(long, global = true, env = "MILLRACE_CLICKHOUSE_DATABASE", default_value = "millrace")]
     pub clickhouse_database: String,
 
     /// ClickHouse user.
-    #[arg(long, env = "MILLRACE_CLICKHOUSE_USER")]
+    #[arg(long, global = true, env = "MILLRACE_CLICKHOUSE_USER")]
     pub clickhouse_user: Option<String>,
 
     /// ClickHouse password.
-    #[arg(long, env = "MILLRACE_CLICKHOUSE_PASSWORD", hide_env_values = true)]
+    #[arg(long, global = true, env = "MILLRACE_CLICKHOUSE_PASSWORD", hide_env_values = true)]
     pub clickhouse_password: Option<String>,
 
     /// ClickHouse cluster for replicated and distributed tables; without it, tables of one server.
-    #[arg(long, env = "MILLRACE_CLICKHOUSE_CLUSTER")]
+    #[arg(long, global = true, env = "MILLRACE_CLICKHOUSE_CLUSTER")]
     pub clickhouse_cluster: Option<String>,
 
     /// Compression of blocks on the network.
-    #[arg(long, env = "MILLRACE_CLICKHOUSE_COMPRESSION", value_enum, default_value_t = NetworkCompression::Auto)]
+    #[arg(long, global = true, env = "MILLRACE_CLICKHOUSE_COMPRESSION", value_enum, default_value_t = NetworkCompression::Auto)]
     pub clickhouse_compression: NetworkCompression,
 
     /// Days a row is kept after its receipt (used when the tables are made).
@@ -107,15 +107,15 @@ pub struct Config {
     pub inserts_max: usize,
 
     /// How long a connection to ClickHouse may take, in milliseconds.
-    #[arg(long, env = "MILLRACE_CONNECT_TIMEOUT_MS", default_value_t = 3_000)]
+    #[arg(long, global = true, env = "MILLRACE_CONNECT_TIMEOUT_MS", default_value_t = 3_000)]
     pub connect_timeout_ms: u64,
 
     /// How long ClickHouse may take none of an insert's bytes, in milliseconds; below its own receive timeout (30 s).
-    #[arg(long, env = "MILLRACE_SEND_TIMEOUT_MS", default_value_t = 20_000)]
+    #[arg(long, global = true, env = "MILLRACE_SEND_TIMEOUT_MS", default_value_t = 20_000)]
     pub send_timeout_ms: u64,
 
     /// How long one insert may take in all, in milliseconds.
-    #[arg(long, env = "MILLRACE_INSERT_TIMEOUT_MS", default_value_t = 120_000)]
+    #[arg(long, global = true, env = "MILLRACE_INSERT_TIMEOUT_MS", default_value_t = 120_000)]
     pub insert_timeout_ms: u64,
 
     /// First pause after a failed insert, in milliseconds; it doubles each time, with full jitter.
@@ -131,7 +131,8 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_UNKNOWN_ERROR_ATTEMPTS", default_value_t = 5)]
     pub unknown_error_attempts: u32,
 
-    /// How long a stop may take to store what was read, in milliseconds; the rest is left to the next start.
+    /// How long a stop (SIGTERM, SIGINT) may take to store what was read, in milliseconds, before up to 5 s to close the
+    /// log's client; the rest is left to the next start. A second signal ends the process at once, with exit code 130.
     #[arg(long, env = "MILLRACE_DRAIN_TIMEOUT_MS", default_value_t = 10_000)]
     pub drain_timeout_ms: u64,
 

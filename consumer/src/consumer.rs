@@ -41,7 +41,11 @@ const GAUGES_EVERY: Duration = Duration::from_secs(1);
 /// How often ClickHouse is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
-/// Runs until `shutdown` is cancelled; then stores what was read and returns, within `drain_timeout_ms`.
+/// How long the log's client may take to close, after the drain.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs until `shutdown` is cancelled; then is no longer ready, stores what was read within `drain_timeout_ms` (what it
+/// cannot store is left to its intent on record), closes the log's client within 5 s, and returns.
 ///
 /// Installs nothing global: metrics go to whatever recorder the process has, problems to `health`.
 pub async fn run(config: Config, health: Health, shutdown: CancellationToken) -> Result<(), RunError> {
@@ -138,6 +142,7 @@ async fn drive<S: Source>(
             _ = every_second.tick() => gauges.update(&shared),
         }
     }
+    shared.health.stopping();
     shared.drain.cancel();
     let drained =
         tokio::time::timeout(config.drain_timeout(), async { while lanes.join_next().await.is_some() {} });
@@ -146,11 +151,18 @@ async fn drive<S: Source>(
         lanes.shutdown().await;
     }
     pings.abort();
-    source.close().await;
-    gauges.update(&shared);
-    drop(shared);
-    // The last owner of a Kafka client waits for it to end.
-    let _ = tokio::task::spawn_blocking(move || drop(source)).await;
+    let closing = async {
+        source.close().await;
+        gauges.update(&shared);
+        drop(shared);
+        // The last owner of a Kafka client waits for it to end.
+        let _ = tokio::task::spawn_blocking(move || drop(source)).await;
+    };
+    if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+        tracing::warn!(
+            "the log's client did not close in time; Kafka takes it for gone when its session ends"
+        );
+    }
     result
 }
 

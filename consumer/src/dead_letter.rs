@@ -13,6 +13,9 @@ use crate::{
     source::LaneId,
 };
 
+/// The detail of a message whose rows are of a version that the consumer does not know.
+pub const UNKNOWN_VERSION: &str = "rows of a version that this build does not know";
+
 /// A line, or a whole message, that has no place in its table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {

@@ -15,7 +15,7 @@ use millrace_schemas::{metric, reject::Reason, spool::Position};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batch::{ClosedBatch, OpenBatch},
+    batch::{ClosedBatch, OpenBatch, digest, digest_of_letters},
     dead_letter,
     decode::{Decoder, Table},
     health::Health,
@@ -61,6 +61,7 @@ type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 /// What came of the work.
 enum Done {
     Recorded(Result<(), String>),
+    ReadBack(Result<bool, StoreError>),
     Inserted(Result<std::time::Duration, StoreError>),
     Buried(Result<(), StoreError>),
 }
@@ -189,6 +190,7 @@ impl<S: Source> Driver<S> {
                 Effect::Take => {}
                 Effect::Close { first, next } => self.close(first, next),
                 Effect::Record(position) => self.record(position),
+                Effect::ReadBack { rows } => self.read_back(&rows),
                 Effect::Insert { rows, whole } => self.insert(rows, whole),
                 Effect::Refuse { row } => {
                     if let Some(closed) = &mut self.closed {
@@ -226,10 +228,19 @@ impl<S: Source> Driver<S> {
         }));
     }
 
+    fn read_back(&mut self, rows: &Range<u32>) {
+        let Some(sought) = self.closed.as_ref().and_then(|closed| closed.sought(rows)) else {
+            self.step(Input::ReadBack { all: false });
+            return;
+        };
+        let (store, table, lane) = (self.shared.store.clone(), self.table, self.id());
+        self.work = Some(Box::pin(async move { Done::ReadBack(store.holds(table, lane, sought).await) }));
+    }
+
     fn insert(&mut self, rows: Range<u32>, whole: bool) {
         let Some(closed) = &self.closed else { return };
         let block = closed.block(&rows, whole, &mut self.decoder);
-        let token = self.token(self.table, closed, (!whole).then_some(rows));
+        let token = self.token(self.table, closed, (!whole).then_some(rows), digest(&block));
         let (store, table) = (self.shared.store.clone(), self.table);
         self.work = Some(Box::pin(async move { Done::Inserted(store.insert(table, &token, &block).await) }));
     }
@@ -241,7 +252,7 @@ impl<S: Source> Driver<S> {
             return;
         }
         let block = dead_letter::block(&closed.dead_letters);
-        let token = self.token(Table::DeadLetters, closed, None);
+        let token = self.token(Table::DeadLetters, closed, None, digest_of_letters(&closed.dead_letters));
         let letters = closed.dead_letters.clone();
         let (store, source) = (self.shared.store.clone(), self.shared.source.clone());
         self.work = Some(Box::pin(async move {
@@ -253,11 +264,11 @@ impl<S: Source> Driver<S> {
         }));
     }
 
-    /// The same range has the same token, whoever sends it and however often.
-    fn token(&self, table: Table, closed: &ClosedBatch, part: Option<Range<u32>>) -> String {
+    /// The same rows of the same range have the same token, whoever sends them and however often.
+    fn token(&self, table: Table, closed: &ClosedBatch, part: Option<Range<u32>>, digest: u128) -> String {
         let ClosedBatch { first, next, .. } = closed;
         let part = part.map(|rows| format!("/{}-{}", rows.start, rows.end)).unwrap_or_default();
-        format!("{}/{}/{first}-{next}{part}", table.name(), self.id())
+        format!("{}/{}/{first}-{next}{part}/{digest:032x}", table.name(), self.id())
     }
 
     fn release(&mut self) {
@@ -306,6 +317,16 @@ impl<S: Source> Driver<S> {
                 self.shared.health.report(&part, format!("the position cannot be recorded: {problem}"));
                 Input::RecordFailed { jitter }
             }
+            Done::ReadBack(answer) => {
+                let all = answer.unwrap_or_else(|error| {
+                    tracing::debug!(lane = %self.id(), %error, "cannot ask what is stored; sending again is harmless");
+                    false
+                });
+                if all {
+                    metrics::counter!(metric::CONSUMER_READ_BACK, "table" => self.table.name()).increment(1);
+                }
+                Input::ReadBack { all }
+            }
             Done::Inserted(Ok(took)) => {
                 self.shared.health.clear(&self.store_part());
                 metrics::histogram!(metric::CONSUMER_INSERT_SECONDS, "table" => self.table.name())
@@ -334,7 +355,7 @@ impl<S: Source> Driver<S> {
         metrics::counter!(metric::CONSUMER_RETRIES, "table" => table.name(), "code" => code).increment(1);
         self.refusal = error.to_string();
         let hint = match error.kind {
-            Kind::Passing => "will be tried again",
+            Kind::Passing | Kind::Overloaded => "will be tried again",
             Kind::Setup => "tables, rights or settings need a person; will be tried again",
             Kind::Refused if error.failure() == Failure::Refused => "refused",
             Kind::Refused | Kind::Unknown => "unknown error",

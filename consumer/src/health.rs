@@ -40,6 +40,11 @@ impl Health {
         self.lock().remove("start");
     }
 
+    /// It is being stopped: not ready, but nothing to warn of.
+    pub fn stopping(&self) {
+        self.lock().insert("stop".into(), "the consumer is being stopped".into());
+    }
+
     /// Something is wrong with `part`, until [`Health::clear`].
     pub fn report(&self, part: &str, problem: impl Into<String>) {
         let problem = problem.into();

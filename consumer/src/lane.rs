@@ -9,10 +9,20 @@
 //! * **position after insert**: a position beyond a batch is only recorded once all of it is inserted or buried;
 //! * a range that was recorded and not finished is **rebuilt exactly** (on start, and to search a refused batch) and
 //!   carries the same token, whatever the limits are now;
+//! * **asked before sent again**: rows that may have been sent before are looked for in the store first
+//!   ([`Effect::ReadBack`]), and sent again unless every one of them is there;
 //! * nothing is dropped because it failed: retries never end, except that a row which ClickHouse refuses for good, or
-//!   an error nobody knows keeps refusing, is buried (put to the dead letters) alone.
+//!   an error nobody knows keeps refusing, is buried (put to the dead letters) alone, and only when it is not there.
 //!
 //! Recording the end of one batch and the intent of the next is one record when the next is already full.
+//!
+//! Why reading back is enough. Sending rows again is always safe: within the deduplication window the token drops them,
+//! beyond it copies meet their sorting key and `FINAL` leaves one. Not sending them is safe only when they are stored, so
+//! nothing but the sight of every row of the batch (its event at its offset and line) counts as proof. Everything else
+//! sends all of them: a part of them, as an insert over two months or several shards leaves it; none, because
+//! `ReplacingMergeTree` has merged them into older copies; rows of another log at these offsets; no answer. What
+//! reading back spares is therefore the physical copies, and the work, of a repetition that the window has forgotten.
+//! It costs nothing where nothing fails: a batch that is sent for the first time is not asked for.
 
 use std::{
     ops::Range,
@@ -43,6 +53,8 @@ pub struct Limits {
 pub enum Failure {
     /// It may pass: tried again without end.
     Passing,
+    /// The store has too much to do: tried again without end, later, and with larger batches for a while.
+    Overloaded,
     /// These rows will never be taken.
     Refused,
     /// Nobody knows: tried a few times, then taken for a refusal.
@@ -76,6 +88,11 @@ pub enum Input {
     RecordFailed {
         /// Random, `0..1`.
         jitter: f64,
+    },
+    /// What the store holds of the rows that were asked for.
+    ReadBack {
+        /// Every one of them was seen there. No answer is no proof.
+        all: bool,
     },
     /// The insert is acknowledged.
     Inserted,
@@ -113,6 +130,11 @@ pub enum Effect {
     },
     /// Record the position durably.
     Record(Position),
+    /// Look whether all of these rows of the closed batch are in the store.
+    ReadBack {
+        /// Rows of the batch.
+        rows: Range<u32>,
+    },
     /// Insert these rows of the closed batch, all of them or a part.
     Insert {
         /// Rows of the batch.
@@ -150,8 +172,15 @@ pub struct Lane {
     rebuild: Option<Rebuild>,
     open: Option<Open>,
     closed: Option<Closed>,
+    /// How often the age that closes a batch is doubled, because the store is overloaded.
+    slowed: u32,
     draining: bool,
 }
+
+/// An overloaded store gets batches up to so many doublings of their age older.
+const SLOWED_MAX: u32 = 5;
+/// A process that stood still for so long between intent and insert may have had a successor.
+const INTENT_AGE_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
 struct Rebuild {
@@ -178,8 +207,14 @@ struct Closed {
     first: u64,
     next: u64,
     rows: u32,
+    since: Instant,
     search: bool,
     step: Step,
+    /// The part that comes next may be stored already.
+    ask: bool,
+    /// It is a single row that was refused.
+    refused: bool,
+    overloaded: bool,
     /// Failures of the step in a row, and how many of them nobody could explain.
     attempts: u32,
     unknown_attempts: u32,
@@ -206,14 +241,14 @@ impl Lane {
             Some(Rebuild { first: position.next, next, search: false })
         });
         let begin = position.map(|position| position.next);
-        Self { limits, begin, rebuild, open: None, closed: None, draining: false }
+        Self { limits, begin, rebuild, open: None, closed: None, slowed: 0, draining: false }
     }
 
     /// When [`Input::Timer`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match (&self.closed, &self.open) {
             (Some(closed), _) => closed.retry_at,
-            (None, Some(open)) if self.rebuild.is_none() => Some(open.since + self.limits.age_max),
+            (None, Some(open)) if self.rebuild.is_none() => Some(open.since + self.age_max()),
             _ => None,
         }
     }
@@ -228,14 +263,15 @@ impl Lane {
         match input {
             Input::Offered { offset } => self.offered(now, offset, effects),
             Input::Taken { offset, lines, open_rows, open_bytes } => {
-                self.taken(offset, lines, open_rows, open_bytes, effects);
+                self.taken(now, offset, lines, open_rows, open_bytes, effects);
             }
             Input::Timer => self.timer(now, effects),
             Input::Recorded => self.recorded(now, effects),
+            Input::ReadBack { all } => self.read_back(all, effects),
             Input::Inserted => self.inserted(effects),
             Input::Buried => self.finish(now, effects),
             Input::InsertFailed { failure, jitter } => self.insert_failed(now, failure, jitter, effects),
-            Input::RecordFailed { jitter } | Input::BuryFailed { jitter } => self.retry(now, jitter),
+            Input::RecordFailed { jitter } | Input::BuryFailed { jitter } => self.retry(now, jitter, false),
             Input::MemoryFull => {
                 if let (None, Some(open)) = (self.rebuild, &mut self.open) {
                     open.full = true;
@@ -253,7 +289,7 @@ impl Lane {
         if let Some(rebuild) = self.rebuild {
             if offset >= rebuild.next || offset < rebuild.first {
                 // The end of the range fell into a gap of the log: what there is, is all there is.
-                self.close_rebuilt(rebuild, effects);
+                self.close_rebuilt(now, rebuild, effects);
             }
         } else if let Some(open) = &mut self.open
             && offset < open.next
@@ -279,6 +315,7 @@ impl Lane {
 
     fn taken(
         &mut self,
+        now: Instant,
         offset: u64,
         lines: u32,
         open_rows: u32,
@@ -291,12 +328,12 @@ impl Lane {
         open.lines += lines;
         if let Some(rebuild) = self.rebuild {
             if open.next >= rebuild.next {
-                self.close_rebuilt(rebuild, effects);
+                self.close_rebuilt(now, rebuild, effects);
             }
         } else if open.lines >= self.limits.rows_max || open_bytes >= self.limits.bytes_max {
             open.full = true;
             if self.closed.is_none() {
-                self.close(effects);
+                self.close(now, effects);
             }
         }
     }
@@ -314,52 +351,41 @@ impl Lane {
     /// Closes the open batch if it is due and nothing is in its way.
     fn close_if_due(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         if self.closed.is_none() && self.rebuild.is_none() && self.open_is_due(now) {
-            self.close(effects);
+            self.close(now, effects);
         }
+    }
+
+    fn age_max(&self) -> Duration {
+        self.limits.age_max.saturating_mul(1 << self.slowed)
     }
 
     fn open_is_due(&self, now: Instant) -> bool {
         self.open.is_some_and(|open| {
-            open.next > open.first && (open.full || self.draining || now >= open.since + self.limits.age_max)
+            open.next > open.first && (open.full || self.draining || now >= open.since + self.age_max())
         })
     }
 
     /// Closes the open batch; its intent has to be recorded first.
-    fn close(&mut self, effects: &mut Vec<Effect>) {
-        if let Some(open) = self.open.take() {
-            self.put_closed(open.first, open.next, open.rows, false, Step::Intent, effects);
+    fn close(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if let Some(Open { first, next, rows, .. }) = self.open.take() {
+            self.put_closed(Closed::new(now, first, next, rows, Step::Intent), effects);
         }
     }
 
-    /// Closes a range whose intent is on record already.
-    fn close_rebuilt(&mut self, rebuild: Rebuild, effects: &mut Vec<Effect>) {
+    /// Closes a range whose intent is on record already: it may have been sent, by us or by somebody before us.
+    fn close_rebuilt(&mut self, now: Instant, rebuild: Rebuild, effects: &mut Vec<Effect>) {
         let Rebuild { first, next, search } = rebuild;
         let rows = self.open.take().map_or(0, |open| open.rows);
         self.rebuild = None;
-        self.put_closed(first, next, rows, search, Step::Insert(whole(rows)), effects);
+        let closed = Closed::new(now, first, next, rows, Step::Insert(whole(rows)));
+        self.put_closed(Closed { search, ask: true, ..closed }, effects);
     }
 
-    fn put_closed(
-        &mut self,
-        first: u64,
-        next: u64,
-        rows: u32,
-        search: bool,
-        step: Step,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn put_closed(&mut self, closed: Closed, effects: &mut Vec<Effect>) {
+        let Closed { first, next, .. } = closed;
         self.begin = Some(next);
         effects.push(Effect::Close { first, next });
-        self.closed = Some(Closed {
-            first,
-            next,
-            rows,
-            search,
-            step,
-            attempts: 0,
-            unknown_attempts: 0,
-            retry_at: None,
-        });
+        self.closed = Some(closed);
         self.perform(effects);
     }
 
@@ -373,6 +399,7 @@ impl Lane {
                     effects.push(Effect::Record(intent));
                 }
                 Step::Insert(parts) => match parts.last() {
+                    Some(part) if closed.ask => effects.push(Effect::ReadBack { rows: part.clone() }),
                     Some(part) => {
                         let whole = *part == (0..closed.rows);
                         effects.push(Effect::Insert { rows: part.clone(), whole });
@@ -397,6 +424,7 @@ impl Lane {
         match closed.step {
             Step::Intent => {
                 closed.step = Step::Insert(whole(closed.rows));
+                closed.ask = now > closed.since + INTENT_AGE_MAX;
                 self.perform(effects);
             }
             Step::Position => {
@@ -408,30 +436,49 @@ impl Lane {
         }
     }
 
+    fn read_back(&mut self, all: bool, effects: &mut Vec<Effect>) {
+        let Some(closed) = &mut self.closed else { return };
+        let Step::Insert(parts) = &mut closed.step else { return };
+        if all {
+            closed.next_part();
+        } else if closed.refused {
+            effects.extend(parts.last().map(|row| Effect::Refuse { row: row.start }));
+            closed.next_part();
+        } else {
+            closed.ask = false;
+        }
+        self.perform(effects);
+    }
+
     fn inserted(&mut self, effects: &mut Vec<Effect>) {
-        if let Some(closed) = &mut self.closed
-            && let Step::Insert(parts) = &mut closed.step
-        {
-            parts.pop();
-            (closed.attempts, closed.unknown_attempts) = (0, 0);
+        if let Some(closed) = &mut self.closed {
+            if !closed.overloaded {
+                self.slowed = self.slowed.saturating_sub(1);
+            }
+            closed.next_part();
             self.perform(effects);
         }
     }
 
     fn insert_failed(&mut self, now: Instant, failure: Failure, jitter: f64, effects: &mut Vec<Effect>) {
-        let unknown_attempts_max = self.limits.unknown_attempts_max;
         let Some(closed) = &mut self.closed else { return };
         let Step::Insert(parts) = &mut closed.step else { return };
+        // Whatever was answered, the rows may be stored, all of them or some.
+        closed.ask = true;
         let refused = match failure {
-            Failure::Passing => false,
+            Failure::Passing | Failure::Overloaded => false,
             Failure::Refused => true,
             Failure::Unknown => {
                 closed.unknown_attempts += 1;
-                closed.unknown_attempts >= unknown_attempts_max
+                closed.unknown_attempts >= self.limits.unknown_attempts_max
             }
         };
         if !refused {
-            self.retry(now, jitter);
+            let overloaded = failure == Failure::Overloaded;
+            if overloaded && !std::mem::replace(&mut closed.overloaded, true) {
+                self.slowed = (self.slowed + 1).min(SLOWED_MAX);
+            }
+            self.retry(now, jitter, overloaded);
             return;
         }
         (closed.attempts, closed.unknown_attempts) = (0, 0);
@@ -445,21 +492,24 @@ impl Lane {
             self.stop_if_drained(effects);
             return;
         }
-        if let Some(part) = parts.pop() {
-            if part.len() == 1 {
-                effects.push(Effect::Refuse { row: part.start });
-            } else {
-                let middle = part.start + part.len() as u32 / 2;
-                parts.push(middle..part.end);
-                parts.push(part.start..middle);
-            }
+        if parts.last().is_some_and(|part| part.len() == 1) {
+            closed.refused = true;
+        } else if let Some(part) = parts.pop() {
+            let middle = part.start + part.len() as u32 / 2;
+            parts.push(middle..part.end);
+            parts.push(part.start..middle);
         }
         self.perform(effects);
     }
 
-    fn retry(&mut self, now: Instant, jitter: f64) {
+    fn retry(&mut self, now: Instant, jitter: f64, overloaded: bool) {
         if let Some(closed) = &mut self.closed {
-            closed.retry_at = Some(now + self.limits.backoff.pause(closed.attempts, jitter));
+            let pause = if overloaded {
+                self.limits.backoff.long_pause(closed.attempts, jitter)
+            } else {
+                self.limits.backoff.pause(closed.attempts, jitter)
+            };
+            closed.retry_at = Some(now + pause);
             closed.attempts = closed.attempts.saturating_add(1);
         }
     }
@@ -477,7 +527,7 @@ impl Lane {
         let next_is_first = self.open.is_some_and(|open| open.first == closed.next);
         if self.open_is_due(now) && next_is_first {
             self.closed = None;
-            self.close(effects);
+            self.close(now, effects);
         } else {
             self.perform(effects);
         }
@@ -497,6 +547,35 @@ impl Lane {
         let nothing_open = self.open.is_none_or(|open| open.next == open.first);
         if self.draining && self.closed.is_none() && nothing_open {
             effects.push(Effect::Stop);
+        }
+    }
+}
+
+impl Closed {
+    /// A batch that nobody has sent.
+    fn new(now: Instant, first: u64, next: u64, rows: u32, step: Step) -> Self {
+        Self {
+            first,
+            next,
+            rows,
+            since: now,
+            search: false,
+            step,
+            ask: false,
+            refused: false,
+            overloaded: false,
+            attempts: 0,
+            unknown_attempts: 0,
+            retry_at: None,
+        }
+    }
+
+    /// The part is stored or refused; a part that comes after it may have been sent in an earlier search.
+    fn next_part(&mut self) {
+        if let Step::Insert(parts) = &mut self.step {
+            parts.pop();
+            (self.attempts, self.unknown_attempts) = (0, 0);
+            (self.ask, self.refused) = (true, false);
         }
     }
 }

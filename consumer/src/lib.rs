@@ -2,7 +2,7 @@
 //!
 //! In the order data flows: [`source`] (Kafka or the spool) → [`lane`] (what to do, pure) and `driver` (does it) →
 //! [`decode`] (JSON lines to rows) → [`native`] (rows to a block) → [`store`] (blocks to ClickHouse), with what has no
-//! place in a table going to [`dead_letter`]. [`memory`] bounds all of it.
+//! place in a table going to [`dead_letter`], from where [`replay`] takes it back. [`memory`] bounds all of it.
 
 pub mod backoff;
 mod batch;
@@ -16,6 +16,7 @@ pub mod http;
 pub mod lane;
 pub mod memory;
 pub mod native;
+pub mod replay;
 pub mod source;
 pub mod store;
 

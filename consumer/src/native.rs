@@ -52,6 +52,8 @@ pub struct Block {
 pub struct BlockBuilder {
     columns: Vec<ColumnBuilder>,
     rows: u32,
+    /// Offset of the first row: a lane's blocks follow each other, so all below it is stored when this one is sent.
+    batch: Option<u64>,
 }
 
 struct ColumnBuilder {
@@ -98,6 +100,7 @@ impl BlockBuilder {
         Self {
             columns: columns.iter().chain(&SOURCE_COLUMNS).copied().map(ColumnBuilder::new).collect(),
             rows: 0,
+            batch: None,
         }
     }
 
@@ -117,7 +120,7 @@ impl BlockBuilder {
         let (columns, sources) = self.columns.split_at_mut(own);
         row.for_each_cell(|index, cell| columns[index].push(cell));
         self.rows += 1;
-        push_source(sources, source);
+        push_source(sources, source, *self.batch.get_or_insert(source.offset));
     }
 
     /// Adds a row that is a list of cells and then, in text columns, raw bytes, which need not be UTF-8.
@@ -128,7 +131,7 @@ impl BlockBuilder {
         cell_columns.iter_mut().zip(cells).for_each(|(column, cell)| column.push(*cell));
         raw_columns.iter_mut().zip(raw).for_each(|(column, bytes)| put_bytes(&mut column.values, bytes));
         self.rows += 1;
-        push_source(sources, source);
+        push_source(sources, source, *self.batch.get_or_insert(source.offset));
     }
 
     /// The greatest instant in the column of this name, epoch milliseconds.
@@ -136,6 +139,12 @@ impl BlockBuilder {
         let column = self.columns.iter().find(|builder| builder.column.name == column)?;
         let (instants, _) = column.values.as_chunks::<8>();
         instants.iter().map(|bytes| i64::from_le_bytes(*bytes)).max()
+    }
+
+    /// The values so far of a column of fixed size, as they stand in the block.
+    pub fn fixed(&self, column: &str) -> &[u8] {
+        let column = self.columns.iter().find(|builder| builder.column.name == column);
+        column.map_or(&[], |column| &column.values)
     }
 
     /// The block as it is sent.
@@ -152,12 +161,13 @@ impl BlockBuilder {
 }
 
 #[inline]
-fn push_source(columns: &mut [ColumnBuilder], source: Source<'_>) {
+fn push_source(columns: &mut [ColumnBuilder], source: Source<'_>, batch: u64) {
     let cells = [
         Cell::Symbol(source.topic),
         Cell::U32(source.partition),
         Cell::U64(source.offset),
         Cell::U32(source.row),
+        Cell::U64(batch),
     ];
     for (column, cell) in columns.iter_mut().zip(cells) {
         column.push(cell);
@@ -385,7 +395,7 @@ mod tests {
     #[test]
     fn a_dictionary_holds_each_value_once() {
         let bytes = body(&["b", "a", "b", "b", ""]);
-        let mut expected = vec![5, 5, 1, b's', 22];
+        let mut expected = vec![6, 5, 1, b's', 22];
         expected.extend_from_slice(b"LowCardinality(String)");
         expected.extend_from_slice(&1_u64.to_le_bytes());
         expected.extend_from_slice(&0x600_u64.to_le_bytes());

@@ -1,5 +1,8 @@
 //! ClickHouse: makes the tables, inserts blocks, and says which failures pass.
 //!
+//! Before rows are sent again, [`Store::holds`] looks for them: by partition and offsets, which an index of the tables
+//! narrows down, and by receipt, which narrows down parts; then each row by its event's id, its offset and its line.
+//!
 //! An insert is one block under one token (`insert_deduplication_token`), so that sending it again stores nothing
 //! twice, and it is acknowledged only when it is stored (`async_insert=0`). Every wait has an end: connecting, sending a
 //! piece, the whole. Whether a failure passes is decided here, by ClickHouse's code.
@@ -15,10 +18,12 @@ use millrace_schemas::clickhouse::{Layout, SOURCE_COLUMNS, statements};
 use tokio::sync::Semaphore;
 
 use crate::{
+    batch::{KEY_BYTES, Sought},
     config::{Config, NetworkCompression},
     decode::Table,
     lane::Failure,
     native::Block,
+    source::LaneId,
 };
 
 /// The client, and how it is used.
@@ -33,8 +38,10 @@ pub struct Store {
 /// What a failure means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Network, load, maintenance: it passes.
+    /// Network, disks, maintenance: it passes.
     Passing,
+    /// Too many parts, queries, bytes under way: it passes the sooner, the less is asked.
+    Overloaded,
     /// Tables, rights or settings are wrong: a person has to act, and no row is at fault.
     Setup,
     /// These rows will never be taken.
@@ -58,6 +65,8 @@ pub struct StoreError {
 const PIECE_BYTES_MAX: usize = 1 << 20;
 /// An answer to `SELECT 1`, or to DDL on one server.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is stored of a range; without an answer it is sent again, which is harmless, and must not wait for long.
+const READ_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle connections are closed before ClickHouse does it (10 s; 3 s before 23.11).
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// ClickHouse's error texts can hold a whole row; a log line should not.
@@ -101,6 +110,16 @@ impl Store {
         }
     }
 
+    /// The client, for statements of the replay's own.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Where the tables are.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Makes the database, tables and views that do not exist.
     pub async fn make_tables(&self) -> Result<(), StoreError> {
         for statement in statements(&self.layout) {
@@ -132,6 +151,32 @@ impl Store {
             }
             Err(_) => Err(StoreError::passing("the insert took longer than insert-timeout-ms")),
         }
+    }
+
+    /// Whether every one of these rows is stored. Rows that `ReplacingMergeTree` has merged into older copies of them are
+    /// not.
+    pub(crate) async fn holds(&self, table: Table, lane: LaneId, sought: Sought) -> Result<bool, StoreError> {
+        let _permit = self.permits.acquire().await;
+        match tokio::time::timeout(READ_BACK_TIMEOUT, self.seek(table, lane, sought)).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(StoreError::passing("no answer within 10 s")),
+        }
+    }
+
+    async fn seek(&self, table: Table, lane: LaneId, sought: Sought) -> clickhouse::error::Result<bool> {
+        let sql = read_back_statement(&self.layout.database, table, lane, &sought);
+        let mut found = self.client.query_raw(&sql).fetch_bytes("RowBinary")?;
+        let Sought { mut keys, .. } = sought;
+        let mut rest = Vec::new();
+        while let Some(bytes) = found.next().await? {
+            rest.extend_from_slice(&bytes);
+            let (whole, cut) = rest.as_chunks::<KEY_BYTES>();
+            for key in whole {
+                keys.remove(key);
+            }
+            rest = cut.to_vec();
+        }
+        Ok(keys.is_empty())
     }
 
     async fn send(&self, table: Table, token: &str, block: &Block) -> clickhouse::error::Result<()> {
@@ -175,6 +220,7 @@ impl StoreError {
     pub fn failure(&self) -> Failure {
         match self.kind {
             Kind::Passing | Kind::Setup => Failure::Passing,
+            Kind::Overloaded => Failure::Overloaded,
             Kind::Refused => Failure::Refused,
             Kind::Unknown => Failure::Unknown,
         }
@@ -231,25 +277,36 @@ fn code(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// What ClickHouse's codes mean for an insert whose columns and settings are ours.
+/// What ClickHouse's codes mean for an insert whose columns and settings are ours. A code that is in no list is tried a
+/// few times and then taken for a row's fault, so the lists of what is no row's fault are long.
 fn kind(code: u32, text: &str) -> Kind {
     match code {
         // TOO_MANY_PARTS is load, except that one block with rows of too many months has the same code.
         252 if text.contains("Too many partitions") => Kind::Refused,
-        // Files, disks, sockets, memory.
-        23 | 24 | 74..=77 | 87 | 88 | 95 | 96 | 99 | 173 | 198 | 209 | 210 | 241 | 243 | 424 | 425 | 439 | 499
-        // Load and quotas.
-        | 159 | 160 | 164 | 201..=203 | 252 | 394 | 473 | 574 | 745
-        // Keeper, replicas, restarts.
-        | 225 | 236 | 242 | 244 | 254 | 279 | 285 | 286 | 289 | 290 | 319 | 341 | 415 | 416 | 733 | 734 | 999 | 1000 => {
+        // Parts, queries, connections, quotas, bytes on their way to shards.
+        159 | 160 | 201..=203 | 252 | 364 | 574 | 692 | 700 | 718 | 745 | 749 | 762 | 776 => Kind::Overloaded,
+        // Files, disks, memory.
+        23 | 24 | 74..=77 | 83 | 84 | 87 | 88 | 107 | 172 | 173 | 204 | 214 | 226 | 228 | 241 | 243 | 272..=275 | 384
+        | 400 | 424 | 425 | 439 | 458 | 499 | 504 | 521 | 531 | 566 | 573 | 586 | 635 | 662 | 693 | 707
+        | 737 | 771 | 777 | 778
+        // Bytes that were spoilt on their way: they are sent whole and with checksums.
+        | 40 | 95 | 96 | 99..=102 | 198 | 209 | 210 | 216 | 271 | 1000
+        // Parts that another merge, fetch or mutation has under its hands; queries that somebody ended.
+        | 230 | 232..=236 | 255 | 394 | 473 | 659 | 677 | 734 | 735 | 738 | 740
+        // Keeper, replicas, shards, restarts.
+        | 225 | 242 | 244 | 251 | 254 | 265 | 279 | 285 | 286 | 289 | 290 | 297 | 308 | 319 | 341 | 369 | 415
+        | 416 | 519 | 529 | 568 | 571 | 593 | 695 | 696 | 710 | 722 | 733 | 763 | 900 | 901 | 903 | 904 | 999 | 1004 => {
             Kind::Passing
         }
-        // Columns, tables, databases, settings, clusters; users and rights.
-        8 | 10 | 15 | 16 | 20 | 47 | 60 | 62 | 81 | 115 | 170 | 218 | 701 | 192..=195 | 497 | 516 => Kind::Setup,
-        // Values that do not fit their columns, constraints.
-        6 | 25 | 26 | 27 | 32 | 38 | 41 | 43 | 53 | 69 | 70 | 72 | 117 | 131 | 190 | 321 | 349 | 376 | 407 | 469 => {
-            Kind::Refused
+        // Columns and their types, tables, databases, settings, clusters; users and rights; limits of a user.
+        7 | 8 | 10 | 15 | 16 | 20 | 43 | 44 | 46..=48 | 50 | 53 | 60 | 62 | 73 | 81 | 115 | 158 | 164 | 170 | 180
+        | 192..=195 | 199 | 218 | 231 | 291 | 307 | 344 | 396 | 452 | 471 | 472 | 478 | 479 | 481 | 495
+        | 497 | 511 | 512 | 516 | 577 | 592 | 620 | 673 | 701 | 720 | 724 | 725 | 759 | 764 | 767 | 772 | 774 => {
+            Kind::Setup
         }
+        // Values that do not fit their columns, constraints.
+        6 | 25..=27 | 38 | 41 | 69 | 70 | 72 | 117 | 128 | 131 | 190 | 248 | 321 | 349 | 366 | 376 | 407 | 467 | 469
+        | 675 | 676 | 691 => Kind::Refused,
         _ => Kind::Unknown,
     }
 }
@@ -258,6 +315,21 @@ fn insert_statement(database: &str, table: Table) -> String {
     let names: Vec<String> =
         table.columns().iter().chain(&SOURCE_COLUMNS).map(|column| format!("`{}`", column.name)).collect();
     format!("INSERT INTO {database}.{} ({}) FORMAT Native", table.name(), names.join(", "))
+}
+
+fn read_back_statement(database: &str, table: Table, lane: LaneId, sought: &Sought) -> String {
+    let LaneId { topic, partition } = lane;
+    let (first, last) = (sought.offsets.start(), sought.offsets.end());
+    let (from_ms, to_ms) = (sought.received_ms.start(), sought.received_ms.end());
+    // Rows of another log may stand at these offsets as well; beyond that many there is nothing to be proved.
+    let limit = sought.keys.len() * 2;
+    format!(
+        "SELECT DISTINCT event_id, _offset, _row FROM {database}.{} \
+         WHERE _topic = '{topic}' AND _partition = {partition} AND _offset BETWEEN {first} AND {last} \
+         AND received_at BETWEEN fromUnixTimestamp64Milli({from_ms}) AND fromUnixTimestamp64Milli({to_ms}) \
+         LIMIT {limit}",
+        table.name()
+    )
 }
 
 fn is_loopback(url: &str) -> bool {
@@ -275,10 +347,14 @@ mod tests {
         assert_eq!(code("241"), Some(241));
         assert_eq!(code("502 Bad Gateway"), None);
         assert_eq!(code("<html>"), None);
-        assert_eq!(kind(252, "Too many parts (300). Merges are processing…"), Kind::Passing);
+        assert_eq!(kind(252, "Too many parts (300). Merges are processing…"), Kind::Overloaded);
         assert_eq!(kind(252, "Too many partitions for single INSERT block (more than 100)"), Kind::Refused);
         assert_eq!(kind(469, ""), Kind::Refused);
         assert_eq!(kind(516, ""), Kind::Setup);
+        assert_eq!(kind(202, ""), Kind::Overloaded);
+        // A disk, a column that somebody altered: the rows are not at fault, and must not be buried for it.
+        assert_eq!(kind(76, ""), Kind::Passing);
+        assert_eq!(kind(53, ""), Kind::Setup);
         assert_eq!(kind(4242, ""), Kind::Unknown);
     }
 

@@ -68,6 +68,21 @@ need_kafka_tools() {
     have kcat || packages+=(kcat)
 }
 
+# The collector's tests let fsync fail.
+need_strace() {
+    have strace || packages+=(strace)
+}
+
+# Chaos runs lay cables between network namespaces, and cut them.
+need_network_tools() {
+    have ip || packages+=(iproute2)
+}
+
+# The tests set the clock of the services with it.
+need_faketime() {
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(faketime)
+}
+
 need_shellcheck() {
     have shellcheck || packages+=(shellcheck)
 }
@@ -147,7 +162,12 @@ run | test)
     need_build_tools
     need_postgres
     need_npm_for_engine
-    [ "$what" = run ] || need_kafka_tools
+    if [ "$what" = test ]; then
+        need_kafka_tools
+        need_network_tools
+        need_strace
+        need_faketime
+    fi
     install_packages
     install_engine
     [ "$what" = run ] || "$root/deploy/kafka/kafka.sh" fetch

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A single-node Apache Kafka for tests, chaos runs and benchmarks. On loopback, without authentication:
-# not for production.
+# A single-node Apache Kafka for tests, chaos runs and benchmarks. Without authentication: not for production.
 #
 #   kafka.sh fetch                        download the broker and prepare fast starts (idempotent)
 #   kafka.sh start --data DIR [options]   run a broker in the foreground until a signal ends it
-#       --port PORT              clients connect here (9092)
+#       --host ADDRESS           clients connect here (127.0.0.1)
+#       --port PORT              and here (9092)
 #       --controller-port PORT   the broker's own second port (9093)
 #       --partitions N           create topics on first use, with N partitions (off: they must exist)
 #       --heap SIZE              Java heap (320m)
@@ -40,15 +40,15 @@ class_path() {
 }
 
 # Writes the settings of a single node that is broker and controller in one.
-write_settings() { # DIR PORT CONTROLLER_PORT PARTITIONS
+write_settings() { # DIR PORT CONTROLLER_PORT PARTITIONS HOST
     local auto_create=false
     [ "$4" -eq 0 ] || auto_create=true
     cat >"$1/server.properties" <<EOF
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$3
-listeners=BROKER://127.0.0.1:$2,CONTROLLER://127.0.0.1:$3
-advertised.listeners=BROKER://127.0.0.1:$2
+listeners=BROKER://$5:$2,CONTROLLER://127.0.0.1:$3
+advertised.listeners=BROKER://$5:$2
 listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=BROKER
 controller.listener.names=CONTROLLER
@@ -128,7 +128,7 @@ prepare() {
     scratch=$(mktemp -d)
     mkdir "$scratch/log"
     mapfile -t options < <(java_options "$scratch" 128m)
-    write_settings "$scratch" "$(free_port)" "$(free_port)" 0
+    write_settings "$scratch" "$(free_port)" "$(free_port)" 0 127.0.0.1
     java "${options[@]}" kafka.tools.StorageTool format -t "$(random_id)" -c "$scratch/server.properties" \
         >"$scratch/out" 2>&1 || die "cannot format a storage directory: $(tail -n 3 "$scratch/out")"
     cp -r "$scratch/log" "$home/storage"
@@ -157,11 +157,12 @@ free_port() {
 }
 
 start() {
-    local data='' port=9092 controller_port=9093 partitions=0 heap=320m options
+    local data='' host=127.0.0.1 port=9092 controller_port=9093 partitions=0 heap=320m options
     while [ $# -gt 0 ]; do
         [ $# -ge 2 ] || die "$1 needs a value"
         case $1 in
         --data) data=$2 ;;
+        --host) host=$2 ;;
         --port) port=$2 ;;
         --controller-port) controller_port=$2 ;;
         --partitions) partitions=$2 ;;
@@ -176,7 +177,7 @@ start() {
     mkdir -p "$data"
     data=$(cd "$data" && pwd)
     [ -e "$data/log" ] || format_storage "$data"
-    write_settings "$data" "$port" "$controller_port" "$partitions"
+    write_settings "$data" "$port" "$controller_port" "$partitions" "$host"
     mapfile -t options < <(java_options "$data" "$heap")
     exec java "-XX:SharedArchiveFile=$home/classes.jsa" "${options[@]}" kafka.Kafka "$data/server.properties"
 }

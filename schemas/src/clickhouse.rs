@@ -6,10 +6,11 @@
 //! * of copies the one received first stays (`_version`), so a rollup does not depend on the order of arrival;
 //! * the deduplication window is set, so a repeated insert with the same token stores nothing.
 //!
+//! And one carries the rollups': every row says what of its partition was stored before it (`_batch`), so a reader knows
+//! what it has seen whole. One insert is not seen at once: each month of receipt is a part of its own, and each shard.
+//!
 //! Tables are partitioned by the month of *receipt*: no sender can open a thousand partitions with a thousand made-up
 //! dates, and retention drops whole parts. Copies of an event in two partitions are still merged by `FINAL`.
-
-use std::fmt::Write as _;
 
 use crate::row::{ClickRow, Column, ColumnType, EventRow, Row};
 
@@ -33,12 +34,21 @@ impl Default for Layout {
 /// Inserts per table whose tokens the server remembers.
 pub const DEDUPLICATION_WINDOW: u32 = 10_000;
 
+/// The column that tables made by an earlier build lack. Those rows, and rows of others who insert, stand for
+/// themselves.
+const BATCH: &str = "_batch";
+
 /// Where in the log a row came from; every table ends with these.
-pub const SOURCE_COLUMNS: [Column; 4] = [
+pub const SOURCE_COLUMNS: [Column; 5] = [
     Column { name: "_topic", ty: ColumnType::Symbol, doc: "Topic the row came from." },
     Column { name: "_partition", ty: ColumnType::U32, doc: "Partition the row came from." },
     Column { name: "_offset", ty: ColumnType::U64, doc: "Offset of the row's message." },
     Column { name: "_row", ty: ColumnType::U32, doc: "Place of the row in its message." },
+    Column {
+        name: BATCH,
+        ty: ColumnType::U64,
+        doc: "Offset of the first row of its insert: all of its partition below was stored before.",
+    },
 ];
 
 /// Columns of `dead_letters` (followed by [`SOURCE_COLUMNS`]).
@@ -144,6 +154,14 @@ impl Table {
                  ENGINE = Distributed('{cluster}', '{database}', '{stored}', cityHash64({order}))"
             ));
         }
+        for column in SOURCE_COLUMNS.iter().filter(|column| column.name == BATCH) {
+            for table in [Some(stored.as_str()), cluster.as_ref().map(|_| *name)].into_iter().flatten() {
+                all.push(format!(
+                    "ALTER TABLE {database}.{table}{on_cluster} ADD COLUMN IF NOT EXISTS {} AFTER `_row`",
+                    definition(column)
+                ));
+            }
+        }
         all
     }
 
@@ -153,9 +171,7 @@ impl Table {
             if index > 0 {
                 list.push_str(",\n    ");
             }
-            let doc = column.doc.replace('\\', "\\\\").replace('\'', "\\'");
-            write!(list, "`{}` {} COMMENT '{doc}'", column.name, column.ty.clickhouse())
-                .expect("writing to a String cannot fail");
+            list.push_str(&definition(column));
         }
         if self.keeps_first_received {
             list.push_str(
@@ -165,6 +181,12 @@ impl Table {
         }
         list
     }
+}
+
+fn definition(column: &Column) -> String {
+    let doc = column.doc.replace('\\', "\\\\").replace('\'', "\\'");
+    let default = if column.name == BATCH { " DEFAULT `_offset`" } else { "" };
+    format!("`{}` {}{default} COMMENT '{doc}'", column.name, column.ty.clickhouse())
 }
 
 fn on_cluster(layout: &Layout) -> String {
@@ -229,5 +251,9 @@ mod tests {
         assert!(cluster[2].contains("Distributed('main', 'millrace', 'events_local'"));
         assert!(single.iter().all(|statement| !statement.contains("ON CLUSTER")));
         assert!(cluster.iter().all(|statement| statement.contains("ON CLUSTER 'main'")));
+        let added = |all: &[String]| {
+            all.iter().filter(|text| text.contains("ADD COLUMN IF NOT EXISTS `_batch`")).count()
+        };
+        assert_eq!((added(&single), added(&cluster)), (3, 6));
     }
 }

@@ -36,12 +36,21 @@ metrics! {
     COLLECTOR_ANONYMOUS = "millrace_collector_anonymous_events_total";
     /// Seconds from a request's first byte to its answer.
     COLLECTOR_REQUEST_SECONDS = "millrace_collector_request_seconds";
+    /// Connections closed to make room for others, because all were taken.
+    COLLECTOR_CONNECTIONS_CLOSED = "millrace_collector_connections_closed_for_room_total";
     /// Messages handed to the log and not yet acknowledged.
     COLLECTOR_LOG_QUEUE = "millrace_collector_log_queue_messages";
     /// Seconds until the log acknowledged a request's messages.
     COLLECTOR_LOG_SECONDS = "millrace_collector_log_ack_seconds";
     /// Bytes of the spool on disk, by `topic`.
     COLLECTOR_SPOOL_BYTES = "millrace_collector_spool_bytes";
+    /// Age of the oldest event in the spool that its reader (the consumer, or the drain to Kafka) has not taken, by
+    /// `topic`; 0 when there is none.
+    COLLECTOR_SPOOL_OLDEST_SECONDS = "millrace_collector_spool_oldest_age_seconds";
+    /// Messages of the spool that Kafka has acknowledged, by `topic`.
+    COLLECTOR_SPOOL_DRAINED = "millrace_collector_spool_drained_messages_total";
+    /// Whether accepted events go to the spool because Kafka is away or its turn has not come yet (1), or to Kafka (0).
+    COLLECTOR_SPOOLING = "millrace_collector_spooling";
     /// Seconds since the stores' keys were last read from Postgres.
     COLLECTOR_KEYS_AGE_SECONDS = "millrace_collector_keys_age_seconds";
 
@@ -59,6 +68,8 @@ metrics! {
     CONSUMER_INSERT_SECONDS = "millrace_consumer_insert_seconds";
     /// Inserts that were tried again, by `table` and ClickHouse error `code`.
     CONSUMER_RETRIES = "millrace_consumer_insert_retries_total";
+    /// Inserts that were spared because reading back found all of their rows stored, by `table`.
+    CONSUMER_READ_BACK = "millrace_consumer_inserts_read_back_total";
     /// Dead letters written, by `reason`.
     CONSUMER_DEAD_LETTERS = "millrace_consumer_dead_letters_total";
     /// Bytes of messages held in memory.

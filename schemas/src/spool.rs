@@ -1,6 +1,7 @@
 //! The log of one machine, as bytes: how a spool directory is laid out and how a frame is written and read.
 //!
-//! This module is pure; the collector appends, the consumer reads in place. The layout of `<spool>/<topic>/`:
+//! This module is pure; the collector appends, and one reader follows: the consumer in place, or, where the spool stands
+//! in for Kafka while that is away, the collector's own drain. The layout of `<spool>/<topic>/`:
 //!
 //! * `00000000000000000042.seg`: a segment, named after the offset of its first frame. It opens with
 //!   [`SEGMENT_MAGIC`] and is followed by frames; offsets count frames, so a frame's offset is the segment's name
@@ -8,8 +9,8 @@
 //! * `durable`: 8 bytes, little endian: every offset below it has been fsynced. The collector writes it after each
 //!   group commit, before it acknowledges. **A reader never goes past it**: after a power cut, offsets that were
 //!   never durable are given to other frames, and a reader that had used them would skip acknowledged ones.
-//! * `consumer.json`: the consumer's position, replaced atomically. Segments that lie wholly below `next` can be
-//!   deleted by the collector.
+//! * `consumer.json`: the reader's position, replaced atomically (blanks may stand behind it). Segments that lie wholly
+//!   below `next` can be deleted by the collector.
 //!
 //! A frame is `length: u32 LE | crc32c: u32 LE | payload`, the checksum over length and payload, the payload
 //! `key length: u16 LE | key | value`. A frame that is short or whose checksum is wrong at the end of the last
@@ -44,7 +45,7 @@ pub fn segment_offset(file_name: &str) -> Option<u64> {
     (digits.len() == 20).then(|| digits.parse().ok())?
 }
 
-/// Where the consumer stands in a topic: what [`CONSUMER_FILE`] holds.
+/// Where the reader stands in a topic: what [`CONSUMER_FILE`] holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Everything below is stored.

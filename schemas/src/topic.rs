@@ -13,6 +13,10 @@ pub const DEAD_LETTERS: &str = "millrace.dead_letters";
 /// Every topic.
 pub const ALL: [&str; 3] = [EVENTS, CLICKS, DEAD_LETTERS];
 
+/// Partitions of no log: each run of `millrace-consumer replay` draws one for the rows that it stores, and counts its
+/// offsets there from the clock's milliseconds.
+pub const REPLAY_PARTITIONS: std::ops::RangeInclusive<u32> = 1 << 30..=i32::MAX as u32;
+
 /// Name of the header that holds the row version.
 pub const SCHEMA_HEADER: &str = "schema";
 /// The row version that this build writes.

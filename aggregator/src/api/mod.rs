@@ -113,7 +113,11 @@ async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Res
     let (postgres, clickhouse) = tokio::join!(postgres, clickhouse);
     let is_ready = postgres == "ok" && clickhouse == "ok";
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"ready": is_ready, "postgres": postgres, "clickhouse": clickhouse}))).into_response()
+    let body = json!({
+        "ready": is_ready, "postgres": postgres, "clickhouse": clickhouse,
+        "watermark_age_seconds": state.health.watermark_age().as_secs(),
+    });
+    (status, Json(body)).into_response()
 }
 
 /// A refusal.

@@ -17,6 +17,7 @@ use crate::{
     calendar::{Grid, Period},
     clickhouse::{Warehouse, text},
     error::Result,
+    postgres::{Answer as _, beside},
 };
 
 /// Periods that are followed after a cohort's own.
@@ -50,7 +51,7 @@ struct Span {
 /// Writes all cohorts of the store.
 pub async fn write(warehouse: &Warehouse, postgres: &mut PgConnection, store: &Store) -> Result<()> {
     let query = warehouse.query(&text::assemble(text::event_span)).param("store", &store.id);
-    let span: Vec<Span> = warehouse.rows(query).await?;
+    let span: Vec<Span> = beside(postgres, warehouse.rows(query)).await?;
     let Some(span) = span.into_iter().find(|span| span.events > 0) else {
         return delete_others(postgres, store, &[]).await;
     };
@@ -65,8 +66,8 @@ pub async fn write(warehouse: &Warehouse, postgres: &mut PgConnection, store: &S
             .param("weeks", &weeks.starts)
             .param("months", &months.starts)
     };
-    let active: Vec<Active> = warehouse.rows(ask(text::cohorts)).await?;
-    let orders: Vec<Orders> = warehouse.rows(ask(text::cohort_orders)).await?;
+    let active: Vec<Active> = beside(postgres, warehouse.rows(ask(text::cohorts))).await?;
+    let orders: Vec<Orders> = beside(postgres, warehouse.rows(ask(text::cohort_orders))).await?;
     let rates = store.rates(postgres, from, to).await?;
     for (period, n_max) in PERIODS_MAX {
         let grid = match period {
@@ -102,6 +103,7 @@ async fn delete_others(
         .bind(from)
         .bind(to)
         .execute(&mut *postgres)
+        .within()
         .await?;
     }
     Ok(())

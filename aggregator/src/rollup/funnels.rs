@@ -7,7 +7,7 @@ use clickhouse::Row;
 use jiff::civil::Date;
 use serde::Deserialize;
 use serde_json::json;
-use sqlx::{PgConnection, Row as _};
+use sqlx::{PgConnection, PgPool, Row as _};
 
 use super::{
     money::{divide, ratio, saturate},
@@ -17,9 +17,9 @@ use super::{
 use crate::{
     calendar::{Grid, Period},
     clickhouse::{Warehouse, text},
-    error::Result,
+    error::{Error, Result},
     funnel::{Definition, OrderMode},
-    postgres::parse_date,
+    postgres::{Answer as _, beside, parse_date},
 };
 
 /// Days of entry that one query covers.
@@ -165,7 +165,7 @@ pub async fn write(
             entries.extend(crate::calendar::dates(first, *day));
         }
         for grid in grids(&store.calendar, Period::Day, &entries, RUN_DAYS) {
-            let tallies = read(warehouse, store, &definition, &grid).await?;
+            let tallies = beside(postgres, read(warehouse, store, &definition, &grid)).await?;
             let rows = rows(&definition, tallies, now_ms);
             table::FUNNELS.replace(postgres, &store.id, &[&definition.name], &grid.dates, rows).await?;
         }
@@ -201,10 +201,14 @@ async fn read(
         query = query.param(name, value);
     }
     // One visitor at a time: the answer is as long as the events that match.
-    let mut visitors = query.fetch::<Visitor>()?;
-    while let Some(visitor) = visitors.next().await? {
-        tally(definition, grid, &visitor.events, &mut tallies);
-    }
+    let reading = async {
+        let mut visitors = query.fetch::<Visitor>()?;
+        while let Some(visitor) = visitors.next().await? {
+            tally(definition, grid, &visitor.events, &mut tallies);
+        }
+        Ok(())
+    };
+    warehouse.within(reading).await?;
     Ok(tallies)
 }
 
@@ -230,35 +234,64 @@ fn rows(definition: &Definition, tallies: BTreeMap<Date, Day>, now_ms: i64) -> R
     rows
 }
 
-/// Closes the days whose window has passed: nothing arrives that would say so.
-pub async fn close_passed(postgres: &mut PgConnection) -> Result<()> {
-    let rows = sqlx::query(
-        "SELECT DISTINCT entries.store_id, entries.date::text AS date, stores.timezone, funnels.window_seconds,
-                entries.funnel_name
+/// Closes the days whose window has passed: nothing arrives that would say so. A store that is being rolled up keeps its
+/// days open until the next time: whoever waited for its rows would wait for the whole rollup.
+pub async fn close_passed(pool: &PgPool) -> Result<()> {
+    let stores: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT entries.store_id
          FROM funnel_analytics AS entries
          JOIN funnels USING (store_id, funnel_name)
-         JOIN stores ON stores.id = entries.store_id
          WHERE entries.is_open AND entries.date + (funnels.window_seconds / 86400)::integer <= current_date
          LIMIT 10000",
     )
+    .fetch_all(pool)
+    .within()
+    .await?;
+    for store_id in stores {
+        let mut transaction = pool.begin().within().await?;
+        if super::lock(&mut transaction, &store_id).await? {
+            close_passed_of(&mut transaction, &store_id).await?;
+            transaction.commit().within().await?;
+        }
+    }
+    Ok(())
+}
+
+async fn close_passed_of(postgres: &mut PgConnection, store_id: &str) -> Result<()> {
+    let store = match Store::read(postgres, store_id).await {
+        Ok(Some(store)) => store,
+        // Its arrivals are not rolled up either, and that is logged there.
+        Ok(None) | Err(Error::Store { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let rows = sqlx::query(
+        "SELECT DISTINCT entries.date::text AS date, funnels.window_seconds, entries.funnel_name
+         FROM funnel_analytics AS entries
+         JOIN funnels USING (store_id, funnel_name)
+         WHERE entries.store_id = $1 AND entries.is_open
+           AND entries.date + (funnels.window_seconds / 86400)::integer <= current_date
+         LIMIT 10000",
+    )
+    .bind(store_id)
     .fetch_all(&mut *postgres)
+    .within()
     .await?;
     let now_ms = jiff::Timestamp::now().as_millisecond();
     for row in rows {
-        let (date, zone): (String, String) = (row.try_get("date")?, row.try_get("timezone")?);
+        let date: String = row.try_get("date")?;
         let window: i64 = row.try_get("window_seconds")?;
-        let Some(calendar) = crate::calendar::Calendar::new(&zone) else { continue };
-        if calendar.end(parse_date(&date)?).saturating_add(window * 1000) > now_ms {
+        if store.calendar.end(parse_date(&date)?).saturating_add(window * 1000) > now_ms {
             continue;
         }
         sqlx::query(
             "UPDATE funnel_analytics SET is_open = false, updated_at = now()
              WHERE store_id = $1 AND funnel_name = $2 AND date = $3::date",
         )
-        .bind(row.try_get::<String, _>("store_id")?)
+        .bind(store_id)
         .bind(row.try_get::<String, _>("funnel_name")?)
         .bind(date)
         .execute(&mut *postgres)
+        .within()
         .await?;
     }
     Ok(())

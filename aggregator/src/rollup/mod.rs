@@ -1,6 +1,12 @@
 //! Rolling a store up: its touched days are computed anew from ClickHouse and written, in one transaction with the
 //! watermark and the removal of the days from the list.
 //!
+//! One instance at a time rolls a store up, by a lock that belongs to the transaction: taken before anything is read, and
+//! gone in the moment the transaction is committed, or can no longer be. An instance that was frozen or cut off and comes
+//! back has lost both or neither, so it never commits an older computation over a newer one; and the list of days is read
+//! under the lock, so the next owner computes from what the last one left. Statements see what is committed when they
+//! begin (Postgres's default), or the transaction fails and is repeated.
+//!
 //! A chunk is a few consecutive days. What a day's rows depend on lies mostly in the day; where it does not, the module
 //! of the rollup says how far around it reads. What one touched day changes on *other* days is found when it is touched
 //! ([`crate::arrival`]), except for what follows from the calendar alone: weeks and months, stock turns, days of entry
@@ -29,7 +35,12 @@ use jiff::civil::Date;
 use millrace_schemas::metric;
 use sqlx::{PgConnection, PgPool, Row as _};
 
-use crate::{calendar::Period, clickhouse::Warehouse, error::Result, postgres::parse_date};
+use crate::{
+    calendar::Period,
+    clickhouse::Warehouse,
+    error::Result,
+    postgres::{Answer as _, beside, parse_date},
+};
 use scope::{Chunk, Store};
 use write::table;
 
@@ -47,15 +58,20 @@ pub struct Done {
     pub received_ms: i64,
 }
 
-/// Rolls up the oldest touched days of a store. `None`: another instance is at it, or nothing is touched.
+/// Makes the transaction the one that writes a store's rollups. `false`: another one is.
+pub async fn lock(postgres: &mut PgConnection, store_id: &str) -> Result<bool> {
+    sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended('millrace rollup ' || $1, 0))")
+        .bind(store_id)
+        .fetch_one(postgres)
+        .within()
+        .await
+}
+
+/// Rolls up the newest touched days of a store. `None`: another instance is at it, nothing is touched, or the store's
+/// settings have changed meanwhile.
 pub async fn roll_up(warehouse: &Warehouse, pool: &PgPool, store_id: &str) -> Result<Option<Done>> {
-    let mut transaction = pool.begin().await?;
-    let locked: bool =
-        sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended('millrace rollup ' || $1, 0))")
-            .bind(store_id)
-            .fetch_one(&mut *transaction)
-            .await?;
-    if !locked {
+    let mut transaction = pool.begin().within().await?;
+    if !lock(&mut transaction, store_id).await? {
         return Ok(None);
     }
     let touched = touched(&mut transaction, store_id).await?;
@@ -63,10 +79,14 @@ pub async fn roll_up(warehouse: &Warehouse, pool: &PgPool, store_id: &str) -> Re
         return Ok(None);
     };
     let days: BTreeSet<Date> = touched.keys().copied().collect();
-    compute(warehouse, &mut transaction, &Arc::new(store), &days).await?;
+    let store = Arc::new(store);
+    compute(warehouse, &mut transaction, &store, &days).await?;
+    if !store.is_current(&mut transaction).await? {
+        return Ok(None);
+    }
     let received_ms = touched.values().map(|touch| touch.received_ms).max().unwrap_or(0);
     finish(&mut transaction, store_id, &touched, received_ms).await?;
-    transaction.commit().await?;
+    transaction.commit().within().await?;
     Ok(Some(Done { days: days.len(), received_ms }))
 }
 
@@ -85,6 +105,7 @@ async fn touched(postgres: &mut PgConnection, store_id: &str) -> Result<BTreeMap
     .bind(store_id)
     .bind(DAYS_MAX)
     .fetch_all(postgres)
+    .within()
     .await?;
     rows.iter()
         .map(|row| {
@@ -113,6 +134,7 @@ async fn finish(
     .bind(dates)
     .bind(times)
     .execute(&mut *postgres)
+    .within()
     .await?;
     sqlx::query(
         "INSERT INTO rollup_watermarks (store_id, received_at, rolled_at)
@@ -125,6 +147,7 @@ async fn finish(
     .bind(store_id)
     .bind(received_ms)
     .execute(postgres)
+    .within()
     .await?;
     Ok(())
 }
@@ -151,21 +174,21 @@ async fn compute_chunk(warehouse: &Warehouse, postgres: &mut PgConnection, chunk
     let (Some(first), Some(last)) = (dates.first(), dates.last()) else { return Ok(()) };
     let id = &chunk.store.id;
     let rates = chunk.store.rates(postgres, *first, *last).await?;
-    let sales = timed("orders", orders::Sales::read(warehouse, chunk)).await?;
+    let sales = timed("orders", beside(postgres, orders::Sales::read(warehouse, chunk))).await?;
     table::REVENUE.replace(postgres, id, &[], dates, revenue::rows(chunk, &sales)).await?;
 
-    let lookback = sessions::Lookback::find(warehouse, chunk).await?;
-    let sessions = timed("sessions", sessions::read(warehouse, chunk, &lookback)).await?;
+    let lookback = beside(postgres, sessions::Lookback::find(warehouse, chunk)).await?;
+    let sessions = timed("sessions", beside(postgres, sessions::read(warehouse, chunk, &lookback))).await?;
     let parts = summary::parts(chunk, &sessions, &sales, &rates);
     table::SUMMARY_DAYS.replace(postgres, id, &[], dates, parts).await?;
 
     let products = products::rows(warehouse, chunk, &lookback, &sessions, &sales, &rates);
-    let products = timed("products", products).await?;
+    let products = timed("products", beside(postgres, products)).await?;
     table::PRODUCTS.replace(postgres, id, &[], dates, products).await?;
 
-    let bins = timed("heatmaps", heatmaps::bins(warehouse, chunk)).await?;
+    let bins = timed("heatmaps", beside(postgres, heatmaps::bins(warehouse, chunk))).await?;
     table::HEATMAP.replace(postgres, id, &[], dates, bins).await?;
-    let elements = timed("heatmaps", heatmaps::elements(warehouse, chunk)).await?;
+    let elements = timed("heatmaps", beside(postgres, heatmaps::elements(warehouse, chunk))).await?;
     table::ELEMENTS.replace(postgres, id, &[], dates, elements).await
 }
 

@@ -19,6 +19,7 @@ use crate::{
     calendar::shift,
     clickhouse::{Warehouse, text},
     error::Result,
+    postgres::Answer as _,
 };
 
 /// Days over which stock turns are taken.
@@ -187,6 +188,7 @@ pub async fn write_stock_turns(
     .bind(&store.id)
     .bind(reach)
     .execute(postgres)
+    .within()
     .await?;
     Ok(())
 }

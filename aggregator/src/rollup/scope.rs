@@ -12,7 +12,7 @@ use crate::{
     calendar::{Calendar, Grid, Period},
     clickhouse::{Warehouse, text},
     error::{Error, Result},
-    postgres::parse_date,
+    postgres::{Answer as _, parse_date},
 };
 
 /// A store as its rollups see it.
@@ -22,6 +22,8 @@ pub struct Store {
     pub id: String,
     /// Its currency.
     pub currency: String,
+    /// Its time zone, as it is set.
+    pub timezone: String,
     /// Its days.
     pub calendar: Calendar,
 }
@@ -32,6 +34,7 @@ impl Store {
         let row = sqlx::query("SELECT timezone, currency FROM stores WHERE id = $1")
             .bind(id)
             .fetch_optional(postgres)
+            .within()
             .await?;
         let Some(row) = row else { return Ok(None) };
         let timezone: String = row.try_get("timezone")?;
@@ -39,7 +42,21 @@ impl Store {
             store_id: id.to_owned(),
             message: format!("{timezone:?} is no IANA time zone"),
         })?;
-        Ok(Some(Self { id: id.to_owned(), currency: row.try_get("currency")?, calendar }))
+        Ok(Some(Self { id: id.to_owned(), currency: row.try_get("currency")?, timezone, calendar }))
+    }
+
+    /// Whether the settings are still those that were read, and stay so until the transaction ends. Who changes them
+    /// touches all days that have rows *then*: rows of an older zone must not be committed afterwards.
+    pub async fn is_current(&self, postgres: &mut PgConnection) -> Result<bool> {
+        let same =
+            sqlx::query_scalar("SELECT timezone = $2 AND currency = $3 FROM stores WHERE id = $1 FOR SHARE")
+                .bind(&self.id)
+                .bind(&self.timezone)
+                .bind(&self.currency)
+                .fetch_optional(postgres)
+                .within()
+                .await?;
+        Ok(same.unwrap_or(false))
     }
 
     /// The rates into the store's currency from one day to another.
@@ -52,6 +69,7 @@ impl Store {
         .bind(from.to_string())
         .bind(to.to_string())
         .fetch_all(postgres)
+        .within()
         .await?;
         let mut rates = Vec::with_capacity(rows.len());
         for row in rows {

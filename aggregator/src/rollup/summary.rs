@@ -20,7 +20,7 @@ use crate::{
     calendar::{Grid, Period, shift},
     clickhouse::{Warehouse, text},
     error::Result,
-    postgres::parse_date,
+    postgres::{Answer as _, beside, parse_date},
 };
 
 /// Periods of a kind that are counted in one query: about two months of each.
@@ -107,8 +107,8 @@ pub async fn write(
 ) -> Result<()> {
     for (period, run_max) in RUN_MAX {
         for grid in grids(&store.calendar, period, days, run_max) {
-            let traffic: Vec<Traffic> =
-                warehouse.rows(period_query(warehouse, text::traffic, store, &grid)).await?;
+            let query = period_query(warehouse, text::traffic, store, &grid);
+            let traffic: Vec<Traffic> = beside(postgres, warehouse.rows(query)).await?;
             let parts = read_parts(postgres, store, period, &grid).await?;
             let mut rows = Rows::default();
             for row in &traffic {
@@ -161,6 +161,7 @@ async fn read_parts(
     .bind(first.to_string())
     .bind(shift(period.after(*last, 1), -1).to_string())
     .fetch_all(postgres)
+    .within()
     .await?;
     let mut sums: BTreeMap<Date, Parts> = BTreeMap::new();
     for row in rows {

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::error::Result;
+use crate::{error::Result, postgres::Answer as _};
 
 /// Rows sent to Postgres in one statement, unless one day alone has more.
 const BATCH_ROWS: usize = 5_000;
@@ -125,9 +125,13 @@ impl Table {
             for value in fixed {
                 stale = stale.bind(value);
             }
-            stale.execute(&mut *postgres).await?;
+            stale.execute(&mut *postgres).within().await?;
             if batch.as_array().is_some_and(|rows| !rows.is_empty()) {
-                sqlx::query(AssertSqlSafe(upsert.as_str())).bind(&batch).execute(&mut *postgres).await?;
+                sqlx::query(AssertSqlSafe(upsert.as_str()))
+                    .bind(&batch)
+                    .execute(&mut *postgres)
+                    .within()
+                    .await?;
             }
         }
         Ok(())
@@ -170,6 +174,9 @@ fn fit(text: &mut String, is_key: bool) {
 pub mod table {
     use super::Table;
 
+    /// All of them.
+    pub const ALL: [Table; 8] =
+        [SUMMARY, SUMMARY_DAYS, PRODUCTS, REVENUE, FUNNELS, COHORTS, HEATMAP, ELEMENTS];
     /// `analytics_summary`.
     pub const SUMMARY: Table = Table {
         name: "analytics_summary",

@@ -364,7 +364,7 @@ async fn funnels_count_visitors_by_day_of_entry() {
         .await
         .unwrap();
     assert_eq!(bed.rows(open).await, [json!({"n": 3})]);
-    funnels::close_passed(&mut bed.pool.acquire().await.unwrap()).await.unwrap();
+    funnels::close_passed(&bed.pool).await.unwrap();
     assert_eq!(bed.rows(open).await, [json!({"n": 0})]);
 }
 

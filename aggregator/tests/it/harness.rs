@@ -2,11 +2,11 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use millrace_aggregator::{
-    Config, arrival::Discovery, clickhouse::Warehouse, ensure_demo_store, postgres, worker,
+    Config, arrival::Discovery, backfill, clickhouse::Warehouse, ensure_demo_store, postgres, worker,
 };
 use millrace_embedded::testbed::{Engine, Postgres};
 use millrace_schemas::{
@@ -21,11 +21,12 @@ use uuid::Uuid;
 /// A place in which rollups are tested.
 pub(crate) struct Bed {
     pub(crate) engine: Engine,
-    // Held: dropping it stops the server.
-    _postgres: Postgres,
+    pub(crate) postgres: Postgres,
     pub(crate) config: Config,
     pub(crate) pool: PgPool,
     pub(crate) warehouse: Warehouse,
+    /// For logs of processes.
+    pub(crate) dir: tempfile::TempDir,
     offset: AtomicU64,
 }
 
@@ -52,9 +53,10 @@ impl Bed {
         let bed = Self {
             warehouse: Warehouse::new(&config),
             engine,
-            _postgres: database,
+            postgres: database,
             config,
             pool,
+            dir: tempfile::tempdir().unwrap(),
             offset: AtomicU64::new(0),
         };
         for statement in statements(&Layout::default()) {
@@ -97,18 +99,24 @@ impl Bed {
         text
     }
 
-    /// Inserts rows as the consumer does: one message each, in one lane.
+    /// Inserts rows as the consumer does: one message each, in one lane, as one batch.
     pub(crate) async fn insert<R: Row>(&self, rows: &[R]) {
+        let first = self.offset.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        let placed: Vec<(u64, &R)> = (first..).zip(rows).collect();
+        self.insert_part(0, first, &placed).await;
+    }
+
+    /// Inserts rows of a batch of a lane, with their offsets.
+    pub(crate) async fn insert_part<R: Row>(&self, partition: u32, batch: u64, rows: &[(u64, &R)]) {
         let topic = if R::TABLE == "clicks" { "millrace.clicks" } else { "millrace.events" };
         let mut body = Vec::new();
-        for row in rows {
+        for (offset, row) in rows {
             row.write_json(&mut body);
             body.pop();
-            let offset = self.offset.fetch_add(1, Ordering::Relaxed);
-            body.extend_from_slice(
-                format!(",\"_topic\":\"{topic}\",\"_partition\":0,\"_offset\":{offset},\"_row\":0}}\n")
-                    .as_bytes(),
+            let source = format!(
+                ",\"_topic\":\"{topic}\",\"_partition\":{partition},\"_offset\":{offset},\"_row\":0,\"_batch\":{batch}}}\n"
             );
+            body.extend_from_slice(source.as_bytes());
         }
         let insert = format!("INSERT INTO millrace.{} FORMAT JSONEachRow", R::TABLE);
         self.clickhouse(&insert, std::str::from_utf8(&body).unwrap()).await;
@@ -165,14 +173,16 @@ impl Bed {
 
     /// Forgets every rollup and every watermark.
     pub(crate) async fn forget(&self) {
-        sqlx::query(
-            "TRUNCATE analytics_summary, product_analytics, revenue_analytics, funnel_analytics, cohort_analytics,
-                      heatmap_data, heatmap_elements, summary_days, arrival_watermarks, touched_days,
-                      rollup_watermarks",
-        )
-        .execute(&self.pool)
-        .await
-        .unwrap();
+        backfill::forget(&self.pool).await.unwrap();
+    }
+}
+
+/// Waits for a condition, longer than any machine should need.
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod arrival;
+mod away;
 mod days;
 mod equal;
 mod harness;
+mod instances;

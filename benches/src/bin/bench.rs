@@ -13,8 +13,8 @@ use clap::{Parser, ValueEnum};
 use millrace_benches::{
     floor,
     machine::{Machine, Versions},
-    measure::{Progress, Sizes, aggregator, collector, consumer},
-    table::{Section, render},
+    measure::{Progress, Sizes, aggregator, attack, collector, consumer},
+    table::render,
 };
 
 /// What can be measured.
@@ -23,6 +23,7 @@ enum Part {
     Collector,
     Consumer,
     Aggregator,
+    Attack,
 }
 
 /// Measures the services against the limits of this machine, all in one run, with CPU time beside wall time. Starts a
@@ -35,7 +36,7 @@ struct Arguments {
     quick: bool,
 
     /// Measure only these.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "collector,consumer,aggregator")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "collector,consumer,aggregator,attack")]
     only: Vec<Part>,
 
     /// Events in a request, and rows in a message; each is measured.
@@ -49,6 +50,10 @@ struct Arguments {
     /// Connections of each load, with one request at a time.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=8000))]
     connections: u16,
+
+    /// Requests a second of those who behave while the collector is attacked.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    attack_rate: u32,
 
     /// Rows that go into ClickHouse in each way.
     #[arg(long, default_value_t = 800_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -92,6 +97,7 @@ async fn main() -> anyhow::Result<()> {
         (Part::Collector, collector::MEASUREMENTS * kinds),
         (Part::Consumer, consumer::MEASUREMENTS * kinds),
         (Part::Aggregator, aggregator::MEASUREMENTS),
+        (Part::Attack, attack::MEASUREMENTS),
     ];
     let progress =
         Progress::new(measurements.iter().filter(|(part, _)| is_on(*part)).map(|(_, count)| count).sum());
@@ -107,10 +113,15 @@ async fn main() -> anyhow::Result<()> {
     if is_on(Part::Aggregator) {
         sections.extend(aggregator::measure(&sizes, &progress).await.context("measuring the aggregator")?);
     }
+    let mut table = if sections.is_empty() { String::new() } else { render(&sections) };
+    if is_on(Part::Attack) {
+        let rate = f64::from(if arguments.quick { 50 } else { arguments.attack_rate });
+        let attacks = attack::measure(&sizes, rate, &progress).await.context("attacking the collector")?;
+        table = format!("{table}\n{attacks}");
+    }
     progress.finish();
-    let table = render(&sections);
     write!(std::io::stdout(), "{table}")?;
-    let path = keep(&arguments, &sizes, &machine, &versions, &sections)?;
+    let path = keep(&arguments, &sizes, &machine, &versions, &table)?;
     writeln!(std::io::stdout(), "\nkept in {}", path.display())?;
     Ok(())
 }
@@ -158,7 +169,7 @@ fn keep(
     sizes: &Sizes,
     machine: &Machine,
     versions: &Versions,
-    sections: &[Section],
+    table: &str,
 ) -> anyhow::Result<PathBuf> {
     let date = jiff::Zoned::now().date();
     let Sizes { connections, load, rows, batch_rows, day_events, partitions, .. } = sizes;
@@ -168,9 +179,8 @@ fn keep(
          {machine}\n{versions}\n\
          Sizes: {connections} connections and {:.1} s for each load, {rows} rows in inserts of {batch_rows}, \
          {day_events} events in the store-day, {partitions} partitions.{quick}\n\n\
-         {}\n{READING}\n",
+         {table}\n{READING}\n",
         load.as_secs_f64(),
-        render(sections),
     );
     fs::create_dir_all(&arguments.out)?;
     let path = free_path(&arguments.out, &format!("{date}-{}", machine.commit_name()));

@@ -13,7 +13,7 @@ use millrace_collector::log::{
     spool::SpoolLog,
 };
 use millrace_embedded::testbed::{Kafka, Postgres};
-use millrace_schemas::spool::SEGMENT_BYTES;
+use millrace_schemas::{metric, spool::SEGMENT_BYTES};
 
 use super::{
     Progress, Sizes,
@@ -23,7 +23,7 @@ use crate::{
     event::Mix,
     load::{Load, Plan, Summary},
     process,
-    service::Service,
+    service::{Service, metric_sum},
     table::{Line, Section},
 };
 
@@ -77,8 +77,10 @@ impl Bench<'_> {
         self.progress.now(format!("{title}: Kafka"));
         let kafka = Kafka::start().await?;
         lines.push(self.produce(&requests, &kafka).await?);
+        let spool = tempfile::tempdir_in(&self.sizes.data_dir)?;
         let settings = [
             ("log", "kafka".into()),
+            ("spool-dir", spool.path().display().to_string()),
             ("kafka-brokers", kafka.bootstrap()),
             ("partitions", self.sizes.partitions.to_string()),
         ];
@@ -136,7 +138,13 @@ impl Bench<'_> {
         all.extend_from_slice(settings);
         let mut collector = Service::start("millrace-collector", &["address", "metrics-address"], &all)?;
         collector.await_answer(0, "/readyz").await?;
+        // Ready, but until it has reached Kafka its spool stands in for it.
+        while metric_sum(&collector.metrics(1).await?, metric::COLLECTOR_SPOOLING, "") > 0.0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         let line = self.under_load(what, &collector, behind).await?;
+        let drained = metric_sum(&collector.metrics(1).await?, metric::COLLECTOR_SPOOL_DRAINED, "");
+        anyhow::ensure!(drained == 0.0, "{what}: {drained} messages took the way through the spool");
         collector.stop().await?;
         Ok(line)
     }

@@ -126,9 +126,13 @@ impl Bed {
     }
 }
 
+/// Fewer steps have no pace.
+const STEPS_MIN: usize = 4;
+
 impl Arrival {
     /// How long all rows take at the pace in the middle: without the start, and without small last steps, which wait
-    /// for their batch's age and not for anybody's work.
+    /// for their batch's age and not for anybody's work. Where the middle is less than half of all rows, or a few large
+    /// steps of which some came at once, it says nothing of the pace, and the whole time counts.
     pub fn steady(&self, rows: u64) -> Duration {
         let Some((end, _)) = self.steps.last() else { return Duration::ZERO };
         let sizes = || self.steps.windows(2).map(|pair| pair[1].1 - pair[0].1);
@@ -136,7 +140,9 @@ impl Arrival {
         let tail = sizes().rev().take_while(|size| size * 2 < largest).count();
         let middle = &self.steps[..self.steps.len() - tail];
         match middle {
-            [(first, at_first), .., (last, at_last)] if at_last > at_first && last > first => {
+            [(first, at_first), .., (last, at_last)]
+                if middle.len() >= STEPS_MIN && last > first && (at_last - at_first) * 2 >= rows =>
+            {
                 (*last - *first).mul_f64(rows as f64 / (at_last - at_first) as f64)
             }
             _ => *end,
@@ -156,8 +162,12 @@ mod tests {
     #[test]
     fn the_pace_is_that_of_the_middle() {
         // One second of start, a batch every 100 ms, and a last one that waited for its age.
-        check(&[(1000, 100), (1100, 200), (1200, 300), (2200, 310)], 310, 310);
+        check(&[(1000, 100), (1100, 200), (1200, 300), (1300, 400), (2300, 410)], 410, 410);
         check(&[(1000, 100)], 100, 1000);
+        // Two partitions flushed at the same time: 1 ms apart is not the pace.
+        check(&[(1000, 100), (5000, 500), (5001, 600)], 1000, 5001);
+        check(&[(5000, 400), (5001, 800)], 800, 5001);
+        check(&[(5000, 500), (5001, 600), (9000, 700)], 700, 9000);
         check(&[], 100, 0);
     }
 }

@@ -1,6 +1,7 @@
 //! The measurements, one module for each service; every one against the limit of the same machine in the same run.
 
 pub mod aggregator;
+pub mod attack;
 pub mod collector;
 pub mod consumer;
 pub mod engine;
@@ -78,6 +79,11 @@ impl Progress {
         }
         self.bar.println(text);
         line
+    }
+
+    /// A measurement is made that has no line of its own here.
+    pub fn inc(&self) {
+        self.bar.inc(1);
     }
 
     /// Everything is measured.

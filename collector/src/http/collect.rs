@@ -2,7 +2,15 @@
 //!
 //! client rate → content type → key → body → inflate → decode → store rate → validate → encode → log → answer
 
-use std::{borrow::Cow, cell::RefCell, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
 
 use axum::{
     body::Body,
@@ -12,9 +20,11 @@ use axum::{
         header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, USER_AGENT},
         request::Parts,
     },
+    middleware::Next,
     response::Response,
 };
 use millrace_schemas::reject::Reason;
+use tokio::runtime::Handle;
 
 use super::{App, Peer, answer, answer::Refused, cors};
 use crate::{
@@ -24,6 +34,8 @@ use crate::{
     client,
     decode::{Form, Scratch, decode},
     key::{Directory, Key},
+    limit::Held,
+    log::{Receipt, Unavailable},
     stores::now_ms,
     validate::Request as Sender,
 };
@@ -32,6 +44,9 @@ const WRITE_KEY: HeaderName = HeaderName::from_static("x-write-key");
 
 /// Longer user agents are cut: no browser's comes near.
 const USER_AGENT_BYTES_MAX: usize = 512;
+
+/// A body larger than this, as it arrives or inflated, takes milliseconds: it is worked on aside.
+const LARGE_BYTES: usize = 128 << 10;
 
 thread_local! {
     /// Parsing needs memory of the size of the body; each worker thread keeps its own.
@@ -70,13 +85,30 @@ async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refuse
     if let Some(sent_key) = &sent_key {
         find_key(&app.directory.load(), Some(sent_key), origin.as_deref())?;
     }
-    let received = body::read(body, &app.limits, app.body_timeout, &app.memory).await?;
+    let received = body::read(body, &app.limits, app.body_timeout, &app.memory, client).await?;
+    if let Some(peer) = parts.extensions.get::<Peer>() {
+        peer.connection.work();
+    }
     app.metrics.body_bytes.increment(received.bytes.len() as u64);
-    let body = body::inflate(&received.bytes, encoding, app.limits.inflated_bytes_max)?;
     let sender =
         Head { headers: &parts.headers, client, key: sent_key.as_deref(), origin: origin.as_deref() };
-    let (outcome, is_bot) = accept(app, &body, form, &sender)?;
-    drop(body);
+    let inflated_max = body::inflated_max(received.bytes.len(), app.limits.inflated_bytes_max);
+    let first = (received.bytes.len() <= LARGE_BYTES).then(|| {
+        let body = body::inflate(&received.bytes, encoding, inflated_max.min(LARGE_BYTES))?;
+        SCRATCH.with_borrow_mut(|scratch| accept(scratch, app, &body, form, &sender, LARGE_BYTES))
+    });
+    let (outcome, is_bot) = match first {
+        Some(result) if !is_too_large(&result) => result?,
+        _ => {
+            let work = || {
+                let body = body::inflate(&received.bytes, encoding, inflated_max)?;
+                let most = 2 * app.limits.inflated_bytes_max.max(app.limits.body_bytes_max);
+                // Memory of its size is not kept.
+                accept(&mut Scratch::default(), app, &body, form, &sender, most)
+            };
+            app.aside.run(work).await??
+        }
+    };
     drop(received);
     append(app, outcome, is_bot).await
 }
@@ -89,44 +121,60 @@ pub(crate) struct Head<'a> {
     pub(crate) origin: Option<&'a str>,
 }
 
-/// The part of a request that waits for nothing: bytes in, log messages out.
-pub(crate) fn accept(
+/// Whether a body, or what it expands to, is larger than was allowed.
+fn is_too_large<T>(result: &Result<T, Refused>) -> bool {
+    matches!(result, Err(refused) if refused.refusal.reason == Reason::BodyTooLarge)
+}
+
+/// Events of an address.
+pub(crate) fn accept_one(app: &App, body: &[u8], head: &Head<'_>) -> Result<(Outcome, bool), Refused> {
+    SCRATCH.with_borrow_mut(|scratch| accept(scratch, app, body, Form::Json, head, LARGE_BYTES))
+}
+
+/// The part of a request that waits for nothing: bytes in, log messages out, if these take `bytes_max` at most.
+fn accept(
+    scratch: &mut Scratch,
     app: &App,
     body: &[u8],
     form: Form,
     head: &Head<'_>,
+    bytes_max: usize,
 ) -> Result<(Outcome, bool), Refused> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut events = decode(body, form, &app.limits, scratch)?;
-        let directory = app.directory.load();
-        let sent_key = head.key.or_else(|| events.write_key());
-        let key = find_key(&directory, sent_key, head.origin)?;
-        if events.is_empty() {
-            return Err(Refused::new(Reason::NoEvents, "send at least one event"));
-        }
-        let store = &key.store;
-        store.rate.take(events.len()).map_err(|wait| {
-            Refused::wait("the store is over its events per second; send this again later", wait.0)
-        })?;
-        let received_at = now_ms();
-        let user_agent = user_agent(head.headers);
-        let is_bot = !key.is_trusted && bot::is_bot(&user_agent);
-        let salt = if key.is_trusted { None } else { directory.salt(received_at) };
-        let visitor = salt.map(|salt| client::derived_visitor(salt, &store.id, head.client, &user_agent));
-        let request = Sender {
-            store_id: &store.id,
-            currency: &store.currency,
-            event_age_max_days: store.event_age_max_days,
-            trusted: key.is_trusted,
-            received_at,
-            user_agent: &user_agent,
-            bot_reason: if is_bot { "user_agent" } else { "" },
-            derived_visitor: visitor.as_deref().unwrap_or_default(),
-            id_seed: rand::random(),
-            limits: app.limits,
-        };
-        Ok((chain::accept(&mut events, &request), is_bot))
-    })
+    let mut events = decode(body, form, &app.limits, scratch)?;
+    let directory = app.directory.load();
+    let sent_key = head.key.or_else(|| events.write_key());
+    let key = find_key(&directory, sent_key, head.origin)?;
+    if events.is_empty() {
+        return Err(Refused::new(Reason::NoEvents, "send at least one event"));
+    }
+    let bytes = events.expanded_bytes();
+    if bytes > bytes_max {
+        let detail =
+            format!("with their context the events take {bytes} bytes, at most {bytes_max} are let in");
+        return Err(Refused::new(Reason::BodyTooLarge, detail));
+    }
+    let store = &key.store;
+    store.rate.take(events.len()).map_err(|wait| {
+        Refused::wait("the store is over its events per second; send this again later", wait.0)
+    })?;
+    let received_at = now_ms();
+    let user_agent = user_agent(head.headers);
+    let is_bot = !key.is_trusted && bot::is_bot(&user_agent);
+    let salt = if key.is_trusted { None } else { directory.salt(received_at) };
+    let visitor = salt.map(|salt| client::derived_visitor(salt, &store.id, head.client, &user_agent));
+    let request = Sender {
+        store_id: &store.id,
+        currency: &store.currency,
+        event_age_max_days: store.event_age_max_days,
+        trusted: key.is_trusted,
+        received_at,
+        user_agent: &user_agent,
+        bot_reason: if is_bot { "user_agent" } else { "" },
+        derived_visitor: visitor.as_deref().unwrap_or_default(),
+        id_seed: rand::random(),
+        limits: app.limits,
+    };
+    Ok((chain::accept(&mut events, &request), is_bot))
 }
 
 /// Waits until the log holds what was accepted.
@@ -140,8 +188,12 @@ pub(crate) async fn append(app: &App, mut outcome: Outcome, is_bot: bool) -> Res
         return Err(Refused { rejected: outcome.rejected, ..Refused::new(reason, detail) });
     }
     let started = Instant::now();
+    let bytes = outcome.messages.iter().map(|message| message.key.len() + message.value.len()).sum();
+    let Some(memory) = app.unlogged.take(bytes) else {
+        return Err(Refused::new(Reason::Unavailable, "too many events wait for the log; send these again"));
+    };
     let receipt = app.log.append(std::mem::take(&mut outcome.messages));
-    if receipt.await.is_err() {
+    if (Waiting { receipt: Some(receipt), memory: Some(memory) }).await.is_err() {
         return Err(Refused::new(Reason::Unavailable, "the events were not stored; send them again"));
     }
     app.metrics.log_seconds.record(started.elapsed().as_secs_f64());
@@ -149,8 +201,50 @@ pub(crate) async fn append(app: &App, mut outcome: Outcome, is_bot: bool) -> Res
     Ok(outcome)
 }
 
+/// Waits for the log's word. The events stay in memory until it has come, also when the client has gone.
+struct Waiting {
+    receipt: Option<Receipt>,
+    memory: Option<Held>,
+}
+
+impl Future for Waiting {
+    type Output = Result<(), Unavailable>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(receipt) = &mut self.receipt else { return Poll::Ready(Err(Unavailable)) };
+        let word = ready!(Pin::new(receipt).poll(context));
+        self.receipt = None;
+        Poll::Ready(word)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let (Some(receipt), Some(memory), Ok(runtime)) =
+            (self.receipt.take(), self.memory.take(), Handle::try_current())
+        {
+            runtime.spawn(async move {
+                let _ = receipt.await;
+                drop(memory);
+            });
+        }
+    }
+}
+
+/// For what costs next to nothing once, and is no event: a flood of it is the client's to pay for.
+pub(crate) async fn limit_client(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match take_client_rate(&app, &parts) {
+        Ok(_) => next.run(Request::from_parts(parts, body)).await,
+        Err(refused) => {
+            count_refused(&app, &refused);
+            answer::refused(&refused)
+        }
+    }
+}
+
 pub(crate) fn take_client_rate(app: &App, parts: &Parts) -> Result<IpAddr, Refused> {
-    let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+    let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.address);
     let client = client::address(peer, &parts.headers, &app.trusted_proxies);
     app.clients.take(client).map_err(|wait| {
         Refused::wait("this address is over its requests per second; send this again later", wait.0)

@@ -2,10 +2,12 @@
 
 pub(crate) mod answer;
 pub(crate) mod collect;
+pub(crate) mod connections;
 pub(crate) mod cors;
 pub(crate) mod pages;
 pub(crate) mod pixel;
 pub(crate) mod serve;
+pub(crate) mod stream;
 
 use std::{
     net::IpAddr,
@@ -20,15 +22,17 @@ use arc_swap::ArcSwap;
 use axum::{
     Router,
     http::Method,
-    routing::{get, post},
+    middleware::from_fn_with_state,
+    routing::{MethodRouter, get, options},
 };
 use ipnet::IpNet;
 use millrace_schemas::limits::Limits;
 
+use self::connections::Connection;
 use crate::{
     body::Memory,
     key::Directory,
-    limit::ClientRate,
+    limit::{Aside, ClientRate, Unlogged},
     log::Log,
     metric::{Endpoint, Metrics},
 };
@@ -40,6 +44,8 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clients: ClientRate,
     pub(crate) memory: Memory,
+    pub(crate) aside: Aside,
+    pub(crate) unlogged: Unlogged,
     pub(crate) limits: Limits,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) body_timeout: Duration,
@@ -61,9 +67,12 @@ impl App {
     }
 }
 
-/// The address that a connection comes from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) IpAddr);
+/// The connection that a request comes over.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    pub(crate) connection: Arc<Connection>,
+}
 
 const COLLECT: &str = "/v1/collect";
 const PIXEL: &str = "/v1/pixel.gif";
@@ -73,15 +82,22 @@ const HEALTHZ: &str = "/healthz";
 const READYZ: &str = "/readyz";
 
 pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route(COLLECT, post(collect::post).options(cors::preflight))
-        .route(PIXEL, get(pixel::get))
+    // Those that take events look at the client's rate themselves.
+    let limit = from_fn_with_state(Arc::clone(&app), collect::limit_client);
+    let pages = Router::new()
         .route(TRACKER, get(pages::tracker))
         .route(OPENAPI, get(pages::openapi))
         .route(HEALTHZ, get(pages::healthz))
         .route(READYZ, get(pages::readyz))
         .fallback(pages::not_found)
         .method_not_allowed_fallback(pages::method_not_allowed)
+        .layer(limit.clone());
+    let preflight = options(cors::preflight).fallback(pages::method_not_allowed).layer(limit.clone());
+    let nothing = MethodRouter::new().fallback(pages::method_not_allowed).layer(limit);
+    Router::new()
+        .route(COLLECT, preflight.post(collect::post))
+        .route(PIXEL, nothing.get(pixel::get))
+        .merge(pages)
         .with_state(app)
 }
 

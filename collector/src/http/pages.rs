@@ -34,6 +34,8 @@ pub(crate) async fn healthz() -> Response {
 pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Response {
     let reasons = app.not_ready();
     if reasons.is_empty() {
+        // What is not as it should be although the promise is kept.
+        let reasons = app.log.note().into_iter().collect();
         answer::json(StatusCode::OK, &Status { status: "ready", reasons })
     } else {
         answer::json(StatusCode::SERVICE_UNAVAILABLE, &Status { status: "not ready", reasons })

@@ -13,12 +13,12 @@ use axum::{
 };
 
 use super::{
-    App, answer,
+    App, Peer, answer,
     answer::Refused,
     collect::{self, Head},
     cors,
 };
-use crate::{decode::Form, field::Field};
+use crate::field::Field;
 
 /// A transparent pixel.
 const GIF: &[u8; 43] =
@@ -33,7 +33,10 @@ pub(crate) async fn get(State(app): State<Arc<App>>, request: Request) -> Respon
         let key = collect::query_key(&parts.uri);
         let origin = cors::origin(&parts.headers).or_else(|| referrer_origin(&parts.headers));
         let head = Head { headers: &parts.headers, client, key: key.as_deref(), origin: origin.as_deref() };
-        let (outcome, is_bot) = collect::accept(&app, &event(&parts.uri), Form::Json, &head)?;
+        if let Some(peer) = parts.extensions.get::<Peer>() {
+            peer.connection.work();
+        }
+        let (outcome, is_bot) = collect::accept_one(&app, &event(&parts.uri), &head)?;
         collect::append(&app, outcome, is_bot).await
     };
     let result: Result<_, Refused> = result.await;

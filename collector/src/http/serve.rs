@@ -1,33 +1,47 @@
 //! Connections: accepted one by one, bounded in number, in time and in the size of their heads, and drained at the end.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use axum::{Router, body::Body};
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-    time::Instant,
-};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
-use super::{Peer, endpoint};
+use super::{
+    App, Peer,
+    connections::{Connection, Connections},
+    endpoint, router,
+    stream::Stream,
+};
 use crate::{
     config::ConnectionConfig,
     metric::{Endpoint, Metrics},
 };
 
+/// Files that the collector needs beside its connections: the log's, Postgres's, the metrics'.
+const OTHER_FILES: u64 = 128;
+
 /// Serves until `stop`, then lets open requests finish within `patience`.
 pub(crate) async fn serve(
     listener: TcpListener,
-    router: Router,
-    metrics: Arc<Metrics>,
+    app: Arc<App>,
     config: &ConnectionConfig,
     stop: CancellationToken,
     patience: Duration,
@@ -37,62 +51,87 @@ pub(crate) async fn serve(
         .header_read_timeout(Duration::from_millis(config.head_timeout_ms))
         .max_headers(config.headers_max.into())
         .max_buf_size(config.head_bytes_max as usize);
-    let permits = Arc::new(Semaphore::new(config.connections_max as usize));
+    let write_timeout = Duration::from_millis(config.write_timeout_ms);
+    let connections_max = within_open_files(config.connections_max as usize);
+    let permits = Arc::new(Semaphore::new(connections_max));
+    let open = Connections::new(connections_max, app.trusted_proxies.clone());
+    let router = router(Arc::clone(&app));
     let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
+    let mut tasks = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &permits) => accepted,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
         };
-        let Some((stream, peer, permit)) = accepted else { continue };
-        let connection = {
-            let service = service(router.clone(), Arc::clone(&metrics), peer);
-            http.serve_connection(TokioIo::new(stream), service)
+        let (tcp, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: some are given back.
+                let closed = open.make_room();
+                app.metrics.closed_for_room(closed);
+                tracing::warn!(%error, closed, "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
         };
-        let connection = graceful.watch(connection);
-        let metrics = Arc::clone(&metrics);
-        connections.spawn(async move {
+        if permits.available_permits() == 0 {
+            app.metrics.closed_for_room(open.make_room());
+        }
+        let permit = tokio::select! {
+            () = stop.cancelled() => break,
+            permit = Arc::clone(&permits).acquire_owned() => permit,
+        };
+        // Answers are small and written whole: waiting for more to send would only delay them.
+        let _ = tcp.set_nodelay(true);
+        let seat = open.enter(peer.ip());
+        let id = seat.id();
+        let service = service(router.clone(), Arc::clone(&app), peer.ip(), Arc::clone(&seat.connection));
+        let stream = TokioIo::new(Stream::new(tcp, write_timeout));
+        let connection = graceful.watch(http.serve_connection(stream, service));
+        let metrics = Arc::clone(&app.metrics);
+        let task = tasks.spawn(async move {
+            // Given back in this order, also when this task is aborted.
+            let (_permit, _seat) = (permit, seat);
             if let Err(error) = connection.await {
                 count_broken(&metrics, &error);
             }
-            drop(permit);
         });
+        open.served_by(id, task);
     }
     drop(listener);
     if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some requests did not finish in time and were cut off");
+        let cut_off = open.len();
+        tracing::warn!(cut_off, "requests did not finish in time; their senders were not answered");
     }
-    connections.shutdown().await;
+    tasks.shutdown().await;
 }
 
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, peer)) => {
-            // Answers are small and written whole: waiting for more to send would only delay them.
-            let _ = stream.set_nodelay(true);
-            Some((stream, peer, permit))
-        }
-        Err(error) => {
-            // Out of file descriptors, most likely: some will come back.
-            tracing::warn!(%error, "a connection was not accepted");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            None
+/// As many connections as there may be open files. Many systems start programs with a low limit, and let them raise it.
+fn within_open_files(connections_max: usize) -> usize {
+    let wanted = connections_max as u64 + OTHER_FILES;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let Some(mut allowed) = current else { return connections_max };
+    if allowed < wanted {
+        let raised = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }).is_ok() {
+            allowed = raised;
         }
     }
+    let most = usize::try_from(allowed.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX).max(1);
+    if most < connections_max {
+        tracing::warn!(most, "fewer connections than --connections-max: raise the limit of open files");
+    }
+    connections_max.min(most)
 }
 
 type Answer = Result<axum::response::Response, Infallible>;
 
 fn service(
     router: Router,
-    metrics: Arc<Metrics>,
-    peer: SocketAddr,
+    app: Arc<App>,
+    peer: IpAddr,
+    connection: Arc<Connection>,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
     Response = axum::response::Response,
@@ -101,14 +140,21 @@ fn service(
 > {
     service_fn(move |mut request: Request<Incoming>| {
         let started = Instant::now();
+        connection.wait(started);
         let endpoint = endpoint(request.method(), request.uri().path());
-        request.extensions_mut().insert(Peer(peer.ip()));
+        request.extensions_mut().insert(Peer { address: peer, connection: Arc::clone(&connection) });
         let answer = router.clone().call(request.map(Body::new));
-        let metrics = Arc::clone(&metrics);
+        let (app, connection) = (Arc::clone(&app), Arc::clone(&connection));
         async move {
-            let answer: Answer = answer.await;
-            if let Ok(answer) = &answer {
-                metrics.request(endpoint, answer.status().as_u16(), started.elapsed());
+            let mut answer: Answer = answer.await;
+            let ended = Instant::now();
+            connection.wait(ended);
+            if let Ok(answer) = &mut answer {
+                app.metrics.request(endpoint, answer.status().as_u16(), ended.duration_since(started));
+                if app.is_draining.load(Ordering::Relaxed) {
+                    // The client's next request had better go to another collector.
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
             }
             answer
         }

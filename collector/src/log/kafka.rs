@@ -3,11 +3,16 @@
 //! librdkafka batches, compresses, retries and keeps order; what is added here is one shared counter per request as the
 //! delivery opaque (not a future per event), a full queue that is a refusal and not a wait, and a probe that tells when
 //! brokers that went away are back.
+//!
+//! Kafka is *away* from the first failure on (no broker answers, or a message was not acknowledged in time) until
+//! something succeeds again. What was not delivered is offered to a [`Fallback`], out of the delivery report, which
+//! holds key and value: no copy of a message is kept for that. Only a message that Kafka refuses for what it is (too
+//! large) is not offered: it would be refused again.
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -15,12 +20,13 @@ use std::{
 use arc_swap::ArcSwap;
 use millrace_schemas::topic;
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientConfig, ClientContext, Message as _, Statistics,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
+    statistics::Broker,
 };
 
 use super::{Log, Pending, Receipt};
@@ -35,7 +41,7 @@ pub struct Settings {
     pub compression: String,
     /// Milliseconds a message waits for others to share its batch with.
     pub linger_ms: u32,
-    /// Milliseconds until a message that no broker acknowledged is given up, and its request answered 503.
+    /// Milliseconds until a message that no broker acknowledged is given up; librdkafka looks once a second.
     pub ack_timeout_ms: u32,
     /// Messages that may wait in memory.
     pub queue_messages_max: u32,
@@ -47,6 +53,15 @@ pub struct Settings {
     pub replication_factor: i32,
 }
 
+/// What takes messages that Kafka does not. Called on the threads that bring delivery reports.
+pub(crate) trait Fallback: Send + Sync {
+    /// Kafka has just gone away.
+    fn kafka_is_away(&self);
+
+    /// Takes a message with its share of `pending`; false: it cannot.
+    fn take(&self, topic: &str, key: &[u8], value: &[u8], pending: &Arc<Pending>) -> bool;
+}
+
 /// A producer for the collector's topics.
 pub struct KafkaLog {
     settings: Settings,
@@ -54,23 +69,65 @@ pub struct KafkaLog {
     state: Arc<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// The topics are known to exist: a topic that the brokers make by themselves would have other partitions.
     has_topics: AtomicBool,
-    brokers_are_down: AtomicBool,
+    is_away: AtomicBool,
+    /// Why it is away.
+    problem: Mutex<String>,
+    fallback: Option<Arc<dyn Fallback>>,
+}
+
+impl State {
+    fn away(&self, problem: String) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        if self.is_away.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::warn!(problem = self.problem(), "Kafka is away");
+        if let Some(fallback) = &self.fallback {
+            fallback.kafka_is_away();
+        }
+    }
+
+    fn back(&self) {
+        if self.is_away.swap(false, Ordering::AcqRel) {
+            tracing::info!("Kafka answers again");
+        }
+    }
+
+    fn problem(&self) -> String {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 struct Deliveries {
     state: Arc<State>,
+    /// Statistics in a row that named no broker.
+    brokerless: AtomicU32,
+}
+
+impl Deliveries {
+    fn has_lost_brokers(&self) -> bool {
+        self.brokerless.load(Ordering::Relaxed) >= BROKERLESS_MAX
+    }
 }
 
 impl ClientContext for Deliveries {
+    fn stats(&self, statistics: Statistics) {
+        // The others stand for roles and queues within the client.
+        let is_real = |broker: &Broker| matches!(broker.source.as_str(), "configured" | "learned");
+        if statistics.brokers.values().any(is_real) {
+            self.brokerless.store(0, Ordering::Relaxed);
+        } else if self.brokerless.fetch_add(1, Ordering::Relaxed) + 1 >= BROKERLESS_MAX {
+            self.state.away("the Kafka client knows no broker any more; a new one is made".to_owned());
+        }
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown)
-            && !self.state.brokers_are_down.swap(true, Ordering::Relaxed)
-        {
-            tracing::warn!(reason, "no Kafka broker answers");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.state.away("no Kafka broker answers".to_owned());
         }
         tracing::debug!(%error, reason, "Kafka client");
     }
@@ -80,24 +137,108 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = Arc<Pending>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Self::DeliveryOpaque) {
-        if let Err((error, _)) = result {
-            tracing::debug!(%error, "a message was not delivered");
-            // A broker can hang with its connections open. What timed out for one request will for the next: refuse
-            // at once until the probe is answered.
-            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) {
-                self.state.brokers_are_down.store(true, Ordering::Relaxed);
-            }
+        let Err((error, message)) = result else { return pending.settle(1, true) };
+        tracing::debug!(%error, "a message was not delivered");
+        let code = error.rdkafka_error_code();
+        let is_refused = code.is_some_and(is_refusal);
+        // What was purged says nothing new of Kafka. A message too large says nothing of the others, but a drain
+        // cannot go past it.
+        let is_purged = matches!(code, Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
+        if !is_purged && (!is_refused || pending.is_drain()) {
+            self.state.away(match code {
+                Some(RDKafkaErrorCode::MessageTimedOut) => "Kafka does not acknowledge in time".to_owned(),
+                Some(code) if is_refused => {
+                    format!(
+                        "Kafka refuses a message of the spool ({code}); raise the topic's max.message.bytes"
+                    )
+                }
+                _ => format!("Kafka takes no messages: {error}"),
+            });
         }
-        pending.settle(result.is_ok());
+        if code.is_some_and(is_missing) {
+            // Somebody has deleted them: they are made again.
+            self.state.has_topics.store(false, Ordering::Relaxed);
+        }
+        let is_taken = !pending.is_drain()
+            && !is_refused
+            && self.state.fallback.as_ref().is_some_and(|fallback| {
+                let (key, value) = (message.key().unwrap_or_default(), message.payload().unwrap_or_default());
+                fallback.take(message.topic(), key, value, &pending)
+            });
+        if !is_taken {
+            pending.settle(1, false);
+        }
     }
+}
+
+/// Whether the broker refuses this very message, now and later.
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, MessageSizeTooLarge};
+    matches!(code, MessageSizeTooLarge | InvalidMessageSize | InvalidRecord)
+}
+
+/// Whether a topic is not there, or not with as many partitions.
+fn is_missing(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    matches!(code, UnknownTopic | UnknownPartition | UnknownTopicOrPartition)
 }
 
 impl KafkaLog {
     /// Sets the producer up. Brokers need not be there yet: until they are, and have the topics, appends are refused.
     pub fn new(settings: Settings) -> Result<Self, KafkaError> {
-        let state = Arc::<State>::default();
+        Self::with(settings, None)
+    }
+
+    /// The same; what is not delivered goes to the fallback, and it is for the caller to probe.
+    pub(crate) fn with_fallback(settings: Settings, fallback: Arc<dyn Fallback>) -> Result<Self, KafkaError> {
+        Self::with(settings, Some(fallback))
+    }
+
+    fn with(settings: Settings, fallback: Option<Arc<dyn Fallback>>) -> Result<Self, KafkaError> {
+        let state = Arc::new(State { fallback, ..State::default() });
         let producer = ArcSwap::from_pointee(producer(&settings, &state)?);
         Ok(Self { settings, producer, state })
+    }
+
+    /// Queues a message; `pending` is settled for it unless this fails. Never blocks.
+    pub(crate) fn send(
+        &self,
+        topic: &str,
+        key: &[u8],
+        value: &[u8],
+        pending: &Arc<Pending>,
+    ) -> Result<(), KafkaError> {
+        let header = Header { key: topic::SCHEMA_HEADER, value: Some(topic::SCHEMA_VERSION) };
+        let record = BaseRecord::with_opaque_to(topic, Arc::clone(pending))
+            .key(key)
+            .payload(value)
+            .headers(OwnedHeaders::new_with_capacity(1).insert(header));
+        self.producer.load().send(record).map_err(|(error, _)| error)
+    }
+
+    /// Fails, soon, whatever is not acknowledged yet. It may be in Kafka all the same.
+    pub(crate) fn purge(&self) {
+        self.producer.load().purge(PurgeConfig::default().queue().inflight().non_blocking());
+    }
+
+    /// A message that the spool holds was delivered.
+    pub(crate) fn is_back(&self) {
+        self.state.back();
+    }
+
+    /// Waits until everything is settled.
+    pub(crate) fn flush(&self, patience: Duration) -> Result<(), KafkaError> {
+        self.producer.load().flush(patience)
+    }
+
+    /// The topics are known to be there.
+    pub(crate) fn has_topics(&self) -> bool {
+        self.state.has_topics.load(Ordering::Relaxed)
+    }
+
+    /// How long a message may go unacknowledged, with the second in which librdkafka notices.
+    pub(crate) fn ack_timeout(&self) -> Duration {
+        Duration::from_millis(u64::from(self.settings.ack_timeout_ms) + 1_000)
     }
 
     /// Makes sure that the topics are there.
@@ -105,7 +246,9 @@ impl KafkaLog {
         let admin: AdminClient<DefaultClientContext> = client_config(&self.settings).create()?;
         let Settings { partitions, replication_factor, .. } = self.settings;
         let topics = topic::ALL
-            .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(replication_factor)));
+            .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(replication_factor)))
+            // The broker's clock, not ours: it refuses messages that are an hour ahead of it, and nobody reads the time.
+            .map(|topic| topic.set("message.timestamp.type", "LogAppendTime"));
         let options = AdminOptions::new()
             .request_timeout(Some(Duration::from_secs(5)))
             .operation_timeout(Some(Duration::from_secs(5)));
@@ -120,24 +263,42 @@ impl KafkaLog {
         Ok(())
     }
 
-    fn probe(&self) {
+    /// Asks for the topic's partitions; an answer means that Kafka is back. Blocks for at most two seconds.
+    pub(crate) fn probe(&self) {
         let producer = self.producer.load_full();
         match producer.client().fetch_metadata(Some(topic::EVENTS), Duration::from_secs(2)) {
-            Ok(metadata) if !metadata.brokers().is_empty() => {
-                self.state.brokers_are_down.store(false, Ordering::Relaxed);
-                tracing::info!("Kafka answers again");
-            }
+            Ok(metadata) if !metadata.brokers().is_empty() => self.state.back(),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "Kafka does not answer yet"),
         }
     }
 
-    /// An idempotent producer that has met a fatal error delivers nothing more; a new one takes its place.
-    fn replace_if_fatal(&self) {
-        let Some((code, reason)) = self.producer.load().client().fatal_error() else { return };
-        tracing::error!(%code, reason, "the Kafka producer is replaced");
+    /// A new producer takes the place of one that delivers nothing more: an idempotent one that has met a fatal error,
+    /// or one that knows no broker. librdkafka drops the brokers that a metadata answer does not list, those of
+    /// `bootstrap.servers` too, and a lone broker that was away for longer than its session answers for a moment with
+    /// none at all: now and then a client never connects again after that.
+    fn replace_if_broken(&self) {
+        let producer = self.producer.load_full();
+        if let Some((code, reason)) = producer.client().fatal_error() {
+            tracing::error!(%code, reason, "the Kafka producer is replaced");
+        } else if producer.client().context().has_lost_brokers() {
+            tracing::warn!("the Kafka producer has lost every broker and is replaced");
+        } else {
+            return;
+        }
+        drop(producer);
+        self.replace();
+    }
+
+    /// Begins anew, with new connections and a new producer id; what the old producer holds is not delivered. The topics
+    /// are made sure of again.
+    pub(crate) fn replace(&self) {
         match producer(&self.settings, &self.state) {
-            Ok(producer) => self.producer.store(Arc::new(producer)),
+            Ok(producer) => {
+                // A topic that is missing looks like a broker that is slow: a message for it waits until its time is up.
+                self.state.has_topics.store(false, Ordering::Relaxed);
+                self.producer.store(Arc::new(producer));
+            }
             Err(error) => tracing::error!(%error, "no new Kafka producer"),
         }
     }
@@ -148,15 +309,9 @@ impl Log for KafkaLog {
         if self.ready().is_err() {
             return Receipt::refused();
         }
-        let producer = self.producer.load();
         let (pending, receipt) = Pending::new(messages.len());
         for message in &messages {
-            let header = Header { key: topic::SCHEMA_HEADER, value: Some(topic::SCHEMA_VERSION) };
-            let record = BaseRecord::with_opaque_to(message.topic.name(), Arc::clone(&pending))
-                .key(&message.key)
-                .payload(&message.value)
-                .headers(OwnedHeaders::new_with_capacity(1).insert(header));
-            if let Err((error, _)) = producer.send(record) {
+            if let Err(error) = self.send(message.topic.name(), &message.key, &message.value, &pending) {
                 tracing::debug!(%error, "a message was not queued");
                 return Receipt::refused();
             }
@@ -165,11 +320,11 @@ impl Log for KafkaLog {
     }
 
     fn ready(&self) -> Result<(), String> {
-        if !self.state.has_topics.load(Ordering::Relaxed) {
+        if !self.has_topics() {
             return Err("Kafka has not been reached yet".into());
         }
-        if self.state.brokers_are_down.load(Ordering::Relaxed) {
-            return Err("no Kafka broker answers".into());
+        if self.state.is_away.load(Ordering::Acquire) {
+            return Err(self.state.problem());
         }
         Ok(())
     }
@@ -179,28 +334,42 @@ impl Log for KafkaLog {
     }
 
     fn tick(&self) {
-        if !self.state.has_topics.load(Ordering::Relaxed) {
+        if !self.has_topics() {
             match self.create_topics() {
                 Ok(()) => self.state.has_topics.store(true, Ordering::Relaxed),
                 Err(error) => tracing::warn!(%error, "the Kafka topics could not be made sure of yet"),
             }
         }
-        if self.state.brokers_are_down.load(Ordering::Relaxed) {
+        if self.state.fallback.is_none() && self.state.is_away.load(Ordering::Acquire) {
             self.probe();
         }
-        self.replace_if_fatal();
+        self.replace_if_broken();
     }
 
     fn close(&self, patience: Duration) {
-        if let Err(error) = self.producer.load().flush(patience) {
+        if let Err(error) = self.flush(patience) {
             tracing::warn!(%error, "messages were left in the Kafka producer; their senders were told");
         }
     }
 }
 
+/// A request that a broker leaves unanswered for longer than this ends its connection, so that one lost answer (to a
+/// handshake, to the request for a producer id) does not hold messages up for librdkafka's usual minute.
+const SOCKET_TIMEOUT_MS_MIN: u32 = 3_000;
+
+/// How often librdkafka tells its state.
+const STATISTICS_INTERVAL_MS: u32 = 2_000;
+/// A producer that knew no broker so many times in a row, four to six seconds, is replaced. One that begins anew by itself
+/// knows none for some milliseconds; in an outage they are known and down.
+const BROKERLESS_MAX: u32 = 3;
+
 fn client_config(settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
+    let socket_timeout_ms = settings.ack_timeout_ms.clamp(SOCKET_TIMEOUT_MS_MIN, 60_000).to_string();
     config
+        .set("socket.timeout.ms", &socket_timeout_ms)
+        .set("socket.connection.setup.timeout.ms", &socket_timeout_ms)
+        .set("api.version.request.timeout.ms", &socket_timeout_ms)
         .set("bootstrap.servers", &settings.brokers)
         .set("client.id", "millrace-collector")
         .set("reconnect.backoff.ms", "100")
@@ -219,6 +388,7 @@ fn producer(settings: &Settings, state: &Arc<State>) -> Result<ThreadedProducer<
         .set("request.timeout.ms", settings.ack_timeout_ms.min(30_000).to_string())
         .set("queue.buffering.max.messages", settings.queue_messages_max.to_string())
         .set("queue.buffering.max.kbytes", (settings.queue_bytes_max / 1024).max(1).to_string())
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string())
         .set("message.max.bytes", "33554432");
-    config.create_with_context(Deliveries { state: Arc::clone(state) })
+    config.create_with_context(Deliveries { state: Arc::clone(state), brokerless: AtomicU32::new(0) })
 }

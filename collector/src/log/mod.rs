@@ -1,6 +1,10 @@
 //! Where accepted events go: a log that says when it holds them durably.
+//!
+//! [`spool`] is this machine's disk, [`kafka`] is Kafka, and [`relay`] is Kafka with the disk behind it: what
+//! `--log kafka` uses.
 
 pub mod kafka;
+pub mod relay;
 pub mod spool;
 
 use std::{
@@ -8,6 +12,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     task::{Context, Poll},
     time::Duration,
@@ -31,6 +36,11 @@ pub trait Log: Send + Sync {
 
     /// Whether an append would now be likely to succeed; if not, why.
     fn ready(&self) -> Result<(), String>;
+
+    /// What is not as it should be although appends succeed.
+    fn note(&self) -> Option<String> {
+        None
+    }
 
     /// Messages that were handed over and are not yet settled.
     fn queued(&self) -> usize;
@@ -66,36 +76,59 @@ impl Future for Receipt {
     }
 }
 
-/// What all messages of one request share: how many are not settled yet, and who waits for that.
+/// What all messages of one request, or of one batch of a drain, share: how many are not settled yet, and who waits.
 #[derive(Debug)]
 pub(crate) struct Pending {
     left: AtomicUsize,
     failed: AtomicBool,
-    done: Mutex<Option<oneshot::Sender<bool>>>,
+    waiter: Mutex<Option<Waiter>>,
+    /// The messages stand in the spool already: one that is not delivered is not spooled again.
+    is_drain: bool,
+}
+
+#[derive(Debug)]
+enum Waiter {
+    /// A request: told of the first failure at once, as there is nothing left to wait for.
+    Request(oneshot::Sender<bool>),
+    /// A drain: told when all are settled, as it sends all of them again.
+    Drain(SyncSender<bool>),
 }
 
 impl Pending {
     pub(crate) fn new(count: usize) -> (Arc<Self>, Receipt) {
         let (sender, receiver) = oneshot::channel();
-        let pending = Self {
-            left: AtomicUsize::new(count),
-            failed: AtomicBool::new(false),
-            done: Mutex::new(Some(sender)),
-        };
-        (Arc::new(pending), Receipt(Some(receiver)))
+        (Self::with(count, Waiter::Request(sender), false), Receipt(Some(receiver)))
     }
 
-    /// One message is durable, or will never be known to be. The first failure and the last success are told.
-    pub(crate) fn settle(&self, is_durable: bool) {
+    /// For messages that stand in the spool. What comes out tells once whether all of them were delivered.
+    pub(crate) fn drain(count: usize) -> (Arc<Self>, Receiver<bool>) {
+        let (sender, receiver) = sync_channel(1);
+        (Self::with(count, Waiter::Drain(sender), true), receiver)
+    }
+
+    fn with(count: usize, waiter: Waiter, is_drain: bool) -> Arc<Self> {
+        let waiter = Mutex::new(Some(waiter));
+        Arc::new(Self { left: AtomicUsize::new(count), failed: AtomicBool::new(false), waiter, is_drain })
+    }
+
+    pub(crate) fn is_drain(&self) -> bool {
+        self.is_drain
+    }
+
+    /// So many messages are durable, or will never be known to be.
+    pub(crate) fn settle(&self, count: usize, is_durable: bool) {
         if !is_durable {
             self.failed.store(true, Ordering::Relaxed);
         }
-        let is_last = self.left.fetch_sub(1, Ordering::AcqRel) == 1;
-        if is_last || !is_durable {
-            let sender = self.done.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(sender) = sender {
-                // Nobody may be waiting any more: the client is gone.
-                let _ = sender.send(!self.failed.load(Ordering::Relaxed));
+        let is_last = self.left.fetch_sub(count, Ordering::AcqRel) == count;
+        if is_last || (!is_durable && !self.is_drain) {
+            let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let is_durable = !self.failed.load(Ordering::Relaxed);
+            // Nobody may be waiting any more: the client is gone, or the drain has given up.
+            match waiter {
+                Some(Waiter::Request(sender)) => drop(sender.send(is_durable)),
+                Some(Waiter::Drain(sender)) => drop(sender.try_send(is_durable)),
+                None => {}
             }
         }
     }

@@ -3,8 +3,18 @@
 //! One thread per topic commits in groups: it takes every append that waits, writes them, calls fdatasync once, writes
 //! the durable offset, and only then answers all of them. While it waits for the disk the next group gathers, so the
 //! cost of an fsync is shared by as many requests as arrive during one.
+//!
+//! Two readers exist, and never both at once: the consumer on the same machine, and the drain to Kafka of
+//! [`super::relay`]. Either records its position in the topic's directory; what lies wholly below it is deleted.
+//!
+//! The spool is bounded by bytes and by the age of the oldest frame that its reader has not consumed. Beyond either
+//! bound appends are refused; nothing that was acknowledged is ever dropped. What a broken disk does is said in
+//! `segment.rs`: the appends concerned are refused, what was acknowledged stays, and the writer tries once a second
+//! whether the disk takes writes again.
 
-mod segment;
+mod age;
+pub(crate) mod reader;
+pub(crate) mod segment;
 
 use std::{
     fs::File,
@@ -12,16 +22,19 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use millrace_schemas::spool::{Record, write_frame};
+use millrace_schemas::{
+    metric,
+    spool::{CONSUMER_FILE, Record, write_frame},
+};
 
-use self::segment::Segments;
+use self::{age::Marks, segment::Segments};
 use super::{Log, Pending, Receipt};
 use crate::encode::{Message, Topic};
 
@@ -60,24 +73,62 @@ const CLEAN_EVERY: Duration = Duration::from_secs(1);
 pub struct SpoolLog {
     writers: [Writer; 2],
     usage: Arc<Usage>,
-    bytes_max: u64,
+    age_max: Option<Duration>,
+    dir: PathBuf,
     /// Held while this collector writes here.
     _lock: File,
 }
 
 /// What is in use, over both topics.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Usage {
     /// Bytes on disk and on their way to it.
     bytes: AtomicU64,
+    bytes_max: u64,
+    /// Frames on their way to the disk.
     queued: AtomicUsize,
 }
 
 struct Writer {
     queue: Mutex<Option<SyncSender<Append>>>,
-    /// The last commit failed.
-    is_failing: Arc<AtomicBool>,
+    shown: Arc<Shown>,
+    /// Of the reader, when the spool was opened.
+    position: u64,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a writer's thread shows of its topic.
+#[derive(Debug)]
+struct Shown {
+    /// The last commit failed.
+    is_failing: AtomicBool,
+    /// Offset after the last durable frame.
+    durable_next: AtomicU64,
+    /// Age of the oldest frame that was not consumed; below zero: all were.
+    oldest_ms: AtomicI64,
+}
+
+/// The frames of one request, by topic.
+pub(crate) struct Frames([(Vec<u8>, usize); Topic::ALL.len()]);
+
+impl Frames {
+    pub(crate) fn new(messages: &[Message]) -> Self {
+        let mut frames = Self::empty();
+        for message in messages {
+            frames.push(message.topic, &message.key, &message.value);
+        }
+        frames
+    }
+
+    pub(crate) const fn empty() -> Self {
+        Self([(Vec::new(), 0), (Vec::new(), 0)])
+    }
+
+    pub(crate) fn push(&mut self, topic: Topic, key: &[u8], value: &[u8]) {
+        let (frames, count) = &mut self.0[topic as usize];
+        write_frame(frames, Record { key, value });
+        *count += 1;
+    }
 }
 
 /// The frames of one request for one topic.
@@ -100,19 +151,79 @@ impl SpoolLog {
         if lock.try_lock().is_err() {
             return Err(Error::InUse(dir.to_owned()));
         }
-        let usage = Arc::<Usage>::default();
+        let usage = Usage { bytes: AtomicU64::new(0), bytes_max, queued: AtomicUsize::new(0) };
+        let usage = Arc::new(usage);
         let open = |topic: Topic| {
             let segments = Segments::open(&dir.join(topic.name()), segment_bytes)?;
             usage.bytes.fetch_add(segments.bytes(), Ordering::Relaxed);
             Writer::start(topic, segments, Arc::clone(&usage))
         };
         let writers = [open(Topic::Events)?, open(Topic::Clicks)?];
-        Ok(Self { writers, usage, bytes_max, _lock: lock })
+        Ok(Self { writers, usage, age_max: None, dir: dir.to_owned(), _lock: lock })
+    }
+
+    /// Refuses appends while the oldest frame that was not consumed is older than this.
+    #[must_use]
+    pub fn limit_age(self, age_max: Duration) -> Self {
+        Self { age_max: Some(age_max), ..self }
+    }
+
+    /// Appends frames that share `pending`; it is settled for each of them unless this is false. Never blocks.
+    pub(crate) fn enqueue(&self, frames: Frames, pending: &Arc<Pending>) -> bool {
+        let bytes: usize = frames.0.iter().map(|(frames, _)| frames.len()).sum();
+        if self.is_too_old() || !self.reserve(bytes as u64) {
+            return false;
+        }
+        let mut is_taken = true;
+        for (writer, (frames, count)) in self.writers.iter().zip(frames.0) {
+            if count == 0 {
+                continue;
+            }
+            let bytes = frames.len() as u64;
+            self.usage.queued.fetch_add(count, Ordering::AcqRel);
+            if !writer.enqueue(Append { frames, count, pending: Arc::clone(pending) }) {
+                self.usage.queued.fetch_sub(count, Ordering::AcqRel);
+                self.usage.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                is_taken = false;
+            }
+        }
+        is_taken
+    }
+
+    /// Whether the disk is behind by half of what may wait for it.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.queued() >= QUEUE_APPENDS_MAX / 2
+    }
+
+    /// Where a topic's files are.
+    pub(crate) fn topic_dir(&self, topic: Topic) -> PathBuf {
+        self.dir.join(topic.name())
+    }
+
+    /// Offset after the last durable frame of a topic.
+    pub(crate) fn durable_next(&self, topic: Topic) -> u64 {
+        self.writers[topic as usize].shown.durable_next.load(Ordering::Acquire)
+    }
+
+    /// Where the reader of a topic stood when the spool was opened.
+    pub(crate) fn position_at_start(&self, topic: Topic) -> u64 {
+        self.writers[topic as usize].position
+    }
+
+    /// Age of the oldest frame that was not consumed.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        let oldest_ms =
+            self.writers.iter().map(|writer| writer.shown.oldest_ms.load(Ordering::Relaxed)).max()?;
+        u64::try_from(oldest_ms).ok().map(Duration::from_millis)
+    }
+
+    fn is_too_old(&self) -> bool {
+        self.age_max.is_some_and(|age_max| self.oldest().is_some_and(|age| age > age_max))
     }
 
     fn reserve(&self, bytes: u64) -> bool {
         let taken = self.usage.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if taken > self.bytes_max {
+        if taken > self.usage.bytes_max {
             self.usage.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return false;
         }
@@ -122,39 +233,22 @@ impl SpoolLog {
 
 impl Log for SpoolLog {
     fn append(&self, messages: Vec<Message>) -> Receipt {
-        let mut parts = [(Vec::new(), 0_usize), (Vec::new(), 0)];
-        for message in &messages {
-            let (frames, count) = &mut parts[message.topic as usize];
-            write_frame(frames, Record { key: &message.key, value: &message.value });
-            *count += 1;
-        }
-        let bytes: usize = parts.iter().map(|(frames, _)| frames.len()).sum();
-        if !self.reserve(bytes as u64) {
-            return Receipt::refused();
-        }
-        let (pending, receipt) = Pending::new(parts.iter().filter(|(_, count)| *count > 0).count());
-        let mut is_refused = false;
-        for (writer, (frames, count)) in self.writers.iter().zip(parts) {
-            if count == 0 {
-                continue;
-            }
-            let bytes = frames.len() as u64;
-            self.usage.queued.fetch_add(count, Ordering::Relaxed);
-            if !writer.enqueue(Append { frames, count, pending: Arc::clone(&pending) }) {
-                self.usage.queued.fetch_sub(count, Ordering::Relaxed);
-                self.usage.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                is_refused = true;
-            }
-        }
-        if is_refused { Receipt::refused() } else { receipt }
+        let (pending, receipt) = Pending::new(messages.len());
+        if self.enqueue(Frames::new(&messages), &pending) { receipt } else { Receipt::refused() }
     }
 
     fn ready(&self) -> Result<(), String> {
-        if self.writers.iter().any(|writer| writer.is_failing.load(Ordering::Relaxed)) {
+        if self.writers.iter().any(|writer| writer.shown.is_failing.load(Ordering::Relaxed)) {
             return Err("the spool's disk refuses writes".into());
         }
-        if self.usage.bytes.load(Ordering::Relaxed) >= self.bytes_max {
+        if self.usage.bytes.load(Ordering::Relaxed) >= self.usage.bytes_max {
             return Err("the spool is full".into());
+        }
+        if let (true, Some(age)) = (self.is_too_old(), self.oldest()) {
+            let seconds = age.as_secs();
+            return Err(format!(
+                "the oldest event in the spool has waited {seconds} s, longer than --spool-age-max-seconds"
+            ));
         }
         Ok(())
     }
@@ -189,22 +283,30 @@ impl Log for SpoolLog {
 impl Writer {
     fn start(topic: Topic, segments: Segments, usage: Arc<Usage>) -> Result<Self, Error> {
         let (queue, appends) = sync_channel(QUEUE_APPENDS_MAX);
-        let is_failing = Arc::<AtomicBool>::default();
         let path = segments.dir().to_owned();
+        let at = |source| Error::Io { path: path.join(CONSUMER_FILE), source };
+        let position = segments.position().map_err(at)?;
+        let position = position.or_else(|| segments.firsts().next()).unwrap_or(0);
+        let shown = Arc::new(Shown {
+            is_failing: AtomicBool::new(false),
+            durable_next: AtomicU64::new(segments.next()),
+            oldest_ms: AtomicI64::new(-1),
+        });
         let mut committer = Committer {
+            marks: Marks::read(&path, &segments, position),
+            position,
             segments,
             usage,
-            is_failing: Arc::clone(&is_failing),
-            bytes_gauge: metrics::gauge!(
-                millrace_schemas::metric::COLLECTOR_SPOOL_BYTES,
-                "topic" => topic.name()
-            ),
+            shown: Arc::clone(&shown),
+            bytes_gauge: metrics::gauge!(metric::COLLECTOR_SPOOL_BYTES, "topic" => topic.name()),
+            oldest_gauge: metrics::gauge!(metric::COLLECTOR_SPOOL_OLDEST_SECONDS, "topic" => topic.name()),
         };
+        committer.show();
         let thread = std::thread::Builder::new()
             .name(format!("spool {}", topic.name()))
             .spawn(move || committer.run(&appends))
             .map_err(|source| Error::Io { path, source })?;
-        Ok(Self { queue: Mutex::new(Some(queue)), is_failing, thread: Mutex::new(Some(thread)) })
+        Ok(Self { queue: Mutex::new(Some(queue)), shown, position, thread: Mutex::new(Some(thread)) })
     }
 
     fn enqueue(&self, append: Append) -> bool {
@@ -219,16 +321,19 @@ impl Writer {
 /// What a writer's thread works with.
 struct Committer {
     segments: Segments,
+    marks: Marks,
+    /// The reader's, as it was last seen.
+    position: u64,
     usage: Arc<Usage>,
-    is_failing: Arc<AtomicBool>,
+    shown: Arc<Shown>,
     bytes_gauge: metrics::Gauge,
+    oldest_gauge: metrics::Gauge,
 }
 
 impl Committer {
     fn run(&mut self, appends: &Receiver<Append>) {
         let mut group = Vec::new();
         let mut cleaned = Instant::now();
-        self.bytes_gauge.set(self.segments.bytes() as f64);
         loop {
             match appends.recv_timeout(CLEAN_EVERY) {
                 Ok(append) => {
@@ -259,36 +364,75 @@ impl Committer {
         let frames: Vec<&[u8]> = group.iter().map(|append| append.frames.as_slice()).collect();
         let count: usize = group.iter().map(|append| append.count).sum();
         let bytes: usize = frames.iter().map(|frames| frames.len()).sum();
-        let before = self.segments.bytes();
+        let (before, first) = (self.segments.bytes(), self.segments.next());
         let result = self.segments.append(&frames, count as u64);
         drop(frames);
         // The frames were reserved already; a new segment's first bytes were not.
         let written = self.segments.bytes().saturating_sub(before);
         self.usage.bytes.fetch_add(written, Ordering::Relaxed);
         self.usage.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
-        self.usage.queued.fetch_sub(count, Ordering::Relaxed);
-        self.is_failing.store(result.is_err(), Ordering::Relaxed);
-        if let Err(error) = &result {
-            tracing::error!(%error, "a group was not committed to the spool; its senders are told");
+        if result.is_ok() {
+            self.marks.appended(first);
+            self.shown.durable_next.store(self.segments.next(), Ordering::Release);
         }
+        // In this order: whoever sees nothing queued sees the durable offset behind all that was.
+        self.usage.queued.fetch_sub(count, Ordering::AcqRel);
+        self.works(&result);
         for append in group.drain(..) {
-            append.pending.settle(result.is_ok());
+            append.pending.settle(append.count, result.is_ok());
         }
-        self.bytes_gauge.set(self.segments.bytes() as f64);
+        self.show();
+    }
+
+    /// Keeps and tells whether the disk takes writes.
+    fn works(&self, result: &io::Result<()>) {
+        let was_failing = self.shown.is_failing.swap(result.is_err(), Ordering::Relaxed);
+        match result {
+            Err(error) if !was_failing => {
+                let dir = self.segments.dir().display();
+                tracing::error!(%error, %dir, "the spool's disk refuses writes; their senders are told");
+            }
+            Ok(()) if was_failing => tracing::info!("the spool's disk takes writes again"),
+            _ => {}
+        }
     }
 
     fn clean(&mut self) {
-        match self.segments.delete_consumed() {
-            Ok(freed) => {
-                self.usage.bytes.fetch_sub(freed, Ordering::Relaxed);
-                self.bytes_gauge.set(self.segments.bytes() as f64);
-            }
-            Err(error) => tracing::warn!(%error, "consumed segments could not be deleted"),
+        let before = self.segments.bytes();
+        if let Err(error) = self.delete_consumed() {
+            tracing::warn!(%error, dir = %self.segments.dir().display(), "consumed segments could not be deleted");
         }
-        if self.is_failing.load(Ordering::Relaxed) {
+        let after = self.segments.bytes();
+        self.usage.bytes.fetch_add(after.saturating_sub(before), Ordering::Relaxed);
+        self.usage.bytes.fetch_sub(before.saturating_sub(after), Ordering::Relaxed);
+        if self.shown.is_failing.load(Ordering::Relaxed) {
             // An empty commit finds out whether the disk takes writes again.
             let result = self.segments.append(&[], 0);
-            self.is_failing.store(result.is_err(), Ordering::Relaxed);
+            if result.is_ok() {
+                self.shown.durable_next.store(self.segments.next(), Ordering::Release);
+            }
+            self.works(&result);
         }
+        self.show();
+    }
+
+    fn delete_consumed(&mut self) -> io::Result<()> {
+        if let Some(position) = self.segments.position()? {
+            self.position = position;
+            // The last segment is never deleted: where it takes much of the spool, it is made one of the others.
+            if self.usage.bytes.load(Ordering::Relaxed) > self.usage.bytes_max / 2 {
+                self.segments.roll_consumed(position)?;
+            }
+            self.segments.delete_below(position)?;
+        }
+        Ok(())
+    }
+
+    fn show(&mut self) {
+        let age = self.marks.age(self.position, self.segments.next());
+        let oldest_ms = age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        self.shown.oldest_ms.store(oldest_ms, Ordering::Relaxed);
+        self.oldest_gauge.set(age.unwrap_or_default().as_secs_f64());
+        self.bytes_gauge.set(self.segments.bytes() as f64);
     }
 }

@@ -136,6 +136,21 @@ fn orders_are_kept_in_minor_units() {
         &json!({ "type": "event", "name": "refund", "order_id": "o", "currency": "JPY", "value": 1200 }),
         &json!({ "total_minor": 1200, "value": 1200.0.to_i64().unwrap(), "currency": "JPY" }),
     );
+    // As GA4's data layer has it; other keys of the object are as unknown as they are beside it.
+    check(
+        &json!({
+            "type": "event", "name": "purchase",
+            "ecommerce": { "transaction_id": "o", "currency": "EUR", "value": 3, "type": "x", "items": [{ "item_id": "p" }] },
+        }),
+        &json!({ "order_id": "o", "currency": "EUR", "total_minor": 300, "type": "event", "item_product_id": ["p"] }),
+    );
+    for (ecommerce, reason) in
+        [(json!({ "value": 3 }), Reason::DuplicateKey), (json!([{ "value": 3 }]), Reason::WrongType)]
+    {
+        let event = json!({ "type": "event", "name": "a", "value": 4, "ecommerce": ecommerce });
+        assert_eq!(collect(&event.to_string()).rejected[0].1.reason, reason);
+    }
+    check(&json!({ "type": "event", "name": "a", "value": 4, "ecommerce": null }), &json!({ "value": 4 }));
     // The value of any other event is a number, not money.
     check(
         &json!({ "type": "event", "name": "review", "value": -4.5, "interactive": false }),

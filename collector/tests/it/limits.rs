@@ -37,3 +37,19 @@ async fn an_address_over_its_rate_is_refused_and_proxies_speak_for_others() {
     assert_eq!(statuses[..2], [202, 202], "two seconds' worth");
     assert_eq!(statuses[2..], [429, 202, 429]);
 }
+
+#[tokio::test]
+async fn what_is_no_event_counts_towards_the_addresss_rate() {
+    let service = Service::with(|config| {
+        config.rates.client_requests_per_second = 1;
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let mut statuses = Vec::new();
+    for path in ["/t.js", "/nothing", "/openapi.json", "/v1/collect", "/v1/pixel.gif", "/healthz"] {
+        let request = service.client.get(format!("{}{path}", service.url));
+        let answer = request.header("x-forwarded-for", "192.0.2.1").send().await.unwrap();
+        statuses.push(answer.status().as_u16());
+    }
+    assert_eq!(statuses, [200, 404, 429, 429, 429, 429]);
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_embedded::testbed::Postgres;
+use millrace_embedded::testbed::{Postgres, Proxy};
 use sqlx::PgPool;
 
 use crate::service::{Service, eventually};
@@ -122,5 +122,42 @@ async fn it_waits_for_a_postgres_that_is_not_ready_yet() {
         sqlx::query_scalar("SELECT count(*) FROM visitor_salts").fetch_one(&pool).await.unwrap()
     };
     eventually("old salts are destroyed", async || count().await == 2).await;
+    service.stop().await;
+}
+
+/// For what takes as long as the collector's own patience, several times.
+async fn patiently(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_postgres_that_answers_nothing_is_missed_by_nobody() {
+    let postgres = Postgres::start().await.unwrap();
+    let pool = migrated(&postgres).await;
+    add_key(&pool, "first", "write").await;
+    let target = postgres.url().rsplit_once('@').and_then(|(_, rest)| rest.split('/').next()).unwrap();
+    let proxy = Proxy::start(target).await.unwrap();
+    let url = postgres.url().replace(target, &proxy.address().to_string());
+    let service = Service::with(|config| config.postgres_url = url).await;
+    patiently("the key is known", async || status(&service, "first").await == 202).await;
+
+    // Frozen: what was asked is not answered, and connections are taken by nobody.
+    proxy.cut(false);
+    let age = async || service.metric("millrace_collector_keys_age_seconds");
+    patiently("more than one look is in vain", async || age().await > 12.0).await;
+    assert_eq!(status(&service, "first").await, 202);
+    assert_eq!(service.get("/readyz").await.status, 200);
+    add_key(&pool, "second", "write").await;
+    proxy.mend();
+    patiently("the new key is known", async || status(&service, "second").await == 202).await;
+
+    // Only the connection is lost, and nobody says so: another one is made.
+    add_key(&pool, "third", "write").await;
+    proxy.cut(true);
+    patiently("the next key is known", async || status(&service, "third").await == 202).await;
     service.stop().await;
 }

@@ -1,7 +1,7 @@
 //! A collector of one test's own.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -66,28 +66,7 @@ impl Service {
     }
 
     pub(crate) async fn in_dir(dir: TempDir, change: impl FnOnce(&mut Config)) -> Self {
-        let snapshot = dir.path().join("stores.json");
-        let key = |key: &str, store: &str, is_secret| json!({ "sha256": hex::encode(Sha256::digest(key)), "store_id": store, "is_secret": is_secret });
-        let store = |id: &str, origins: Value, per_second: Value| {
-            json!({
-                "id": id, "currency": "USD", "max_event_age_days": 30,
-                "allowed_origins": origins, "events_per_second": per_second,
-            })
-        };
-        let settings = json!({
-            "version": 1,
-            "stores": [
-                store("demo", json!([]), json!(null)),
-                store("strict", json!(["https://shop.example"]), json!(null)),
-                store("slow", json!([]), json!(1)),
-            ],
-            "keys": [
-                key(WRITE_KEY, "demo", false), key(SECRET_KEY, "demo", true),
-                key("strict-write-key", "strict", false), key("strict-secret-key", "strict", true),
-                key("slow-write-key", "slow", false),
-            ],
-        });
-        std::fs::write(&snapshot, settings.to_string()).unwrap();
+        let snapshot = write_snapshot(dir.path());
         let mut config = Config::default();
         config.log.kind = LogKind::Spool;
         config.log.spool_dir = dir.path().join("spool");
@@ -173,8 +152,35 @@ impl Service {
     }
 }
 
+/// What a collector knows of stores while Postgres is away.
+pub(crate) fn write_snapshot(dir: &Path) -> PathBuf {
+    let snapshot = dir.join("stores.json");
+    let key = |key: &str, store: &str, is_secret| json!({ "sha256": hex::encode(Sha256::digest(key)), "store_id": store, "is_secret": is_secret });
+    let store = |id: &str, origins: Value, per_second: Value| {
+        json!({
+            "id": id, "currency": "USD", "max_event_age_days": 30,
+            "allowed_origins": origins, "events_per_second": per_second,
+        })
+    };
+    let settings = json!({
+        "version": 1,
+        "stores": [
+            store("demo", json!([]), json!(null)),
+            store("strict", json!(["https://shop.example"]), json!(null)),
+            store("slow", json!([]), json!(1)),
+        ],
+        "keys": [
+            key(WRITE_KEY, "demo", false), key(SECRET_KEY, "demo", true),
+            key("strict-write-key", "strict", false), key("strict-secret-key", "strict", true),
+            key("slow-write-key", "slow", false),
+        ],
+    });
+    std::fs::write(&snapshot, settings.to_string()).unwrap();
+    snapshot
+}
+
 /// The durable records of a topic: key and value.
-pub(crate) fn records(dir: &std::path::Path) -> Vec<(String, String)> {
+pub(crate) fn records(dir: &Path) -> Vec<(String, String)> {
     let durable = std::fs::read(dir.join(DURABLE_FILE)).unwrap();
     let durable = u64::from_le_bytes(durable.try_into().unwrap());
     let mut segments: Vec<_> = std::fs::read_dir(dir)

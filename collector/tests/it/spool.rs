@@ -164,6 +164,40 @@ async fn appends_of_many_requests_share_commits_and_all_come_back() {
     assert_eq!(records(&dir.path().join(topic::CLICKS)).len(), 2_000);
 }
 
+#[tokio::test]
+async fn what_waits_too_long_stops_new_events_also_after_a_restart() {
+    let event = r#"{"type":"event","name":"test","visitor_id":"v"}"#;
+    let service = Service::with(|config| config.log.spool_age_max_seconds = 1).await;
+    assert_eq!(service.post(event).await.status, 202);
+    eventually("it refuses", async || service.post(event).await.status == 503).await;
+    let ready = service.get("/readyz").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body["reasons"].to_string().contains("--spool-age-max-seconds"), "{}", ready.body);
+    let age = "millrace_collector_spool_oldest_age_seconds{topic=\"millrace.events\"}";
+    assert!(service.metric(age) > 1.0);
+    // The consumer comes back.
+    let position = Position { next: 1_000, pending_next: None };
+    let file = service.topic_dir(topic::EVENTS).join(CONSUMER_FILE);
+    fs::write(&file, serde_json::to_vec(&position).unwrap()).unwrap();
+    eventually("it accepts again", async || service.post(event).await.status == 202).await;
+    assert_eq!(service.metric(age), 0.0);
+    fs::remove_file(&file).unwrap();
+    let dir = service.stop().await;
+
+    // Older than the process: the rows say how old they are.
+    let spool = dir.path().join("spool");
+    let log = open(&spool).limit_age(Duration::from_secs(3600));
+    assert_eq!(log.ready(), Ok(()));
+    let old = r#"{"event_id":"1","received_at":"2026-11-01 05:30:00.123"}"#;
+    log.append(vec![message(Topic::Clicks, old)]).await.unwrap();
+    assert_eq!(log.ready(), Ok(()), "it came now");
+    log.close(PATIENCE);
+    drop(log);
+    let log = open(&spool).limit_age(Duration::from_secs(3600));
+    assert!(log.ready().unwrap_err().contains("--spool-age-max-seconds"));
+    assert_eq!(log.append(vec![message(Topic::Events, old)]).await, Err(Unavailable));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// Wherever the last segment is cut behind the durable offset, the log opens with a prefix of what was appended,

@@ -2,16 +2,24 @@
 //!
 //! * A lane's position is the group's committed offset; the range that may be half stored stands in the commit's
 //!   metadata as JSON ([`Position`]). Commits name their partitions: a commit of "everything" would drop the metadata.
-//! * Positions are read before a partition is taken, and a commit holds a lock that a revocation waits for: a lane
-//!   that has lost its partition cannot move its successor's position.
-//! * Above the memory bound partitions are paused; the thread goes on polling, so the group does not miss us.
+//! * Positions are read before a partition is taken, and a revocation waits for a commit that has begun (a client whose
+//!   commit does not end is replaced): a lane that has lost its partition cannot move its successor's position.
+//! * Above the memory bound, or when a lane has too much waiting, the thread first stops taking messages for a moment:
+//!   librdkafka keeps what it has fetched. What lasts longer is paused, which throws the partition's fetched messages
+//!   away, and the thread goes on polling, so the group does not miss us.
+//! * A client that knows no broker any more is replaced. librdkafka drops the brokers that a metadata answer does not
+//!   list, those of `bootstrap.servers` too, and a lone broker that was away for longer than its session answers for a
+//!   moment with none at all: now and then such a client never connects again. Each client has lanes of its own; they
+//!   are lost with it, as in a revocation.
+
+mod group;
+mod settings;
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{
-            AtomicBool, AtomicU64, AtomicUsize,
+            AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -19,23 +27,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_schemas::{
-    spool::Position,
-    topic::{DEAD_LETTERS, SCHEMA_HEADER, SCHEMA_VERSION},
-};
+use millrace_schemas::{spool::Position, topic::DEAD_LETTERS};
 use rdkafka::{
-    ClientConfig, ClientContext, Message as _, Offset, Statistics, TopicPartitionList,
-    config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext},
-    error::{KafkaError, KafkaResult},
-    message::{BorrowedMessage, Headers as _},
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     producer::{FutureProducer, FutureRecord, Producer as _},
-    types::RDKafkaRespErr,
 };
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use super::{Assignment, Feed, Flow, LaneId, Messages, Source, SourceError, TOPICS};
+use self::group::{Context, Group, Shared};
+use super::{Assignment, LaneId, Messages, Source, SourceError, TOPICS};
 use crate::{config::Config, dead_letter::DeadLetter, health::Health, memory::Memory};
 
 /// Messages are handed over in pieces of this size, or when nothing more is there.
@@ -44,49 +46,30 @@ const PIECE_BYTES: usize = 256 << 10;
 const PIECE_AGE: Duration = Duration::from_millis(20);
 /// How long one poll waits; also how soon pauses, rereads and the end are noticed.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
+/// A lane that is full for so long is paused; until then nobody is polled.
+const PAUSE_AFTER: Duration = Duration::from_millis(500);
+/// How soon a lane that is full is looked at again.
+const FULL_POLL: Duration = Duration::from_millis(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A letter for people is cut here, well below the broker's largest message.
 const SHOWN_RAW_BYTES_MAX: usize = 256 << 10;
 /// So many letters are on their way to people at once.
 const SHOWN_TOGETHER: usize = 64;
+/// How long to wait where no new client can be made.
+const RENEW_PAUSE: Duration = Duration::from_secs(1);
 
-/// The consumer, shared by its thread and those that record positions.
+/// Kafka's clients, shared by the reading thread and those that record positions.
 pub struct KafkaSource {
-    consumer: BaseConsumer<Context>,
-    producer: FutureProducer,
-    group: Arc<Group>,
+    settings: ClientConfig,
+    producer_settings: ClientConfig,
+    /// Replaced by the reading thread alone.
+    client: RwLock<Arc<Client>>,
+    producer: Mutex<FutureProducer>,
+    shared: Shared,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
-/// What the rebalance callback, the polling thread and recording share.
-struct Group {
-    lanes: Mutex<HashMap<LaneId, Held>>,
-    /// Assignments that may record. Read while committing, written to when one is lost.
-    owned: RwLock<HashMap<LaneId, u64>>,
-    generation: AtomicU64,
-    paused: AtomicUsize,
-    stopping: AtomicBool,
-    assignments: UnboundedSender<Assignment>,
-    memory: Arc<Memory>,
-    health: Health,
-}
-
-/// A partition that is ours.
-struct Held {
-    generation: u64,
-    feed: UnboundedSender<Feed>,
-    flow: Arc<Flow>,
-    lost: CancellationToken,
-    gathered: Messages,
-    gathered_since: Instant,
-    paused: bool,
-    /// Where to read again, and the epoch of what comes then.
-    reread: Option<(u64, u64)>,
-}
-
-struct Context {
-    group: Arc<Group>,
-}
+type Client = BaseConsumer<Context>;
 
 impl KafkaSource {
     /// Joins the group and starts reading.
@@ -96,23 +79,18 @@ impl KafkaSource {
         health: &Health,
     ) -> Result<(Arc<Self>, UnboundedReceiver<Assignment>), SourceError> {
         let (assignments, assigned) = mpsc::unbounded_channel();
-        let group = Arc::new(Group {
-            lanes: Mutex::default(),
-            owned: RwLock::default(),
-            generation: AtomicU64::new(1),
-            paused: AtomicUsize::new(0),
-            stopping: AtomicBool::new(false),
+        let shared = Shared {
+            generation: Arc::new(AtomicU64::new(1)),
+            stopping: Arc::default(),
             assignments,
             memory: memory.clone(),
             health: health.clone(),
-        });
-        let fail = |error: KafkaError| SourceError(error.to_string());
-        let context = Context { group: group.clone() };
-        let consumer: BaseConsumer<Context> =
-            consumer_settings(config)?.create_with_context(context).map_err(fail)?;
-        let producer = producer_settings(config)?.create().map_err(fail)?;
-        consumer.subscribe(&TOPICS).map_err(fail)?;
-        let source = Arc::new(Self { consumer, producer, group, reader: Mutex::default() });
+        };
+        let (settings, producer_settings) = (settings::consumer(config)?, settings::producer(config)?);
+        let client = RwLock::new(join(&settings, &shared)?);
+        let producer = Mutex::new(producer_settings.create().map_err(|error| refused(&error))?);
+        let reader = Mutex::default();
+        let source = Arc::new(Self { settings, producer_settings, client, producer, shared, reader });
         let reader = source.clone();
         let thread = thread::Builder::new()
             .name("kafka-reader".into())
@@ -122,96 +100,152 @@ impl KafkaSource {
         Ok((source, assigned))
     }
 
+    fn client(&self) -> Arc<Client> {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn read(&self) {
+        let mut client = self.client();
         let mut busy = false;
-        while !self.group.stopping.load(SeqCst) {
+        while !self.shared.is_stopping() {
             let timeout = if busy { Duration::ZERO } else { POLL_TIMEOUT };
-            let polled = self.consumer.poll(timeout);
+            let polled = client.poll(timeout);
+            let group = &client.context().group;
             busy = polled.is_some();
             let hand_over = match polled {
-                Some(Ok(message)) => self.group.gather(&message),
+                Some(Ok(message)) => group.gather(&message),
                 Some(Err(error)) => {
                     // librdkafka goes on by itself; only its own broken state ends it, and that needs a person too.
-                    self.group.health.report("kafka", error.to_string());
+                    self.shared.health.report("kafka", error.to_string());
                     false
                 }
                 None => true,
             };
             if hand_over {
-                self.hand_over(!busy);
+                let mut full = hand_over_pieces(&client, !busy);
+                while full && !self.shared.is_stopping() {
+                    thread::sleep(FULL_POLL);
+                    full = hand_over_pieces(&client, false);
+                }
+            }
+            if group.is_given_up.load(SeqCst) {
+                client = self.replace(client);
             }
         }
         // Leaving the group at once gives the partitions to others without a session timeout.
-        self.consumer.unsubscribe();
+        client.unsubscribe();
         let until = Instant::now() + Duration::from_secs(3);
-        while !lock(&self.group.lanes).is_empty() && Instant::now() < until {
-            self.consumer.poll(POLL_TIMEOUT);
+        while !lock(&client.context().group.lanes).is_empty() && Instant::now() < until {
+            client.poll(POLL_TIMEOUT);
         }
     }
 
-    /// Hands over what is gathered, pauses and resumes, and goes back where that was asked for.
-    fn hand_over(&self, idle: bool) {
-        let mut lanes = lock(&self.group.lanes);
-        let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for (lane, held) in lanes.iter_mut() {
-            if idle || held.gathered.values.len() >= PIECE_BYTES || held.gathered_since.elapsed() >= PIECE_AGE
-            {
-                held.hand_over(&self.group.memory);
+    /// Gives up the client's lanes and joins the group with a new client.
+    fn replace(&self, old: Arc<Client>) -> Arc<Client> {
+        old.context().group.give_up();
+        let new = match join(&self.settings, &self.shared) {
+            Ok(new) => new,
+            Err(error) => {
+                self.shared.health.report("kafka", format!("no new Kafka client can be made: {error}"));
+                thread::sleep(RENEW_PAUSE);
+                return old;
             }
-            let rereads = held.reread.is_some();
-            if held.paused && (rereads || held.flow.may_resume(&self.group.memory)) {
-                held.paused = false;
-                resume.add_partition(lane.topic, lane.partition as i32);
-            } else if !held.paused && !rereads && held.flow.must_pause(&self.group.memory) {
-                held.paused = true;
-                pause.add_partition(lane.topic, lane.partition as i32);
-            }
-        }
-        self.group.paused.store(lanes.values().filter(|held| held.paused).count(), Relaxed);
-        for (list, result) in
-            [(&pause, self.consumer.pause(&pause)), (&resume, self.consumer.resume(&resume))]
-        {
-            if let (1.., Err(error)) = (list.count(), result) {
-                tracing::warn!(%error, "cannot pause or resume partitions");
-            }
-        }
-        let rereads: Vec<_> =
-            lanes.iter().filter_map(|(lane, held)| Some((*lane, held.generation, held.reread?))).collect();
-        drop(lanes);
-        for (lane, generation, reread) in rereads {
-            self.seek(lane, generation, reread);
-        }
+        };
+        tracing::warn!("the Kafka client is replaced; its lanes are read on by a new one");
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        // What befell the one is likely to have befallen the other.
+        self.replace_producer();
+        dispose(move || end(old));
+        new
     }
 
-    fn seek(&self, lane: LaneId, generation: u64, reread: (u64, u64)) {
-        let (offset, epoch) = reread;
-        let target = Offset::Offset(offset as i64);
-        if let Err(error) = self.consumer.seek(lane.topic, lane.partition as i32, target, REQUEST_TIMEOUT) {
-            // A partition that has just been taken cannot go back yet.
-            tracing::warn!(%lane, %error, "cannot go back yet");
-            thread::sleep(POLL_TIMEOUT);
-        } else if let Some(held) = lock(&self.group.lanes).get_mut(&lane)
-            && held.generation == generation
-            && held.reread == Some(reread)
-        {
-            // Whatever is polled from now on comes from there.
-            held.reread = None;
-            held.gathered = Messages::new(epoch);
+    /// Letters that are on their way stay with the old one until they are settled.
+    fn replace_producer(&self) {
+        match self.producer_settings.create() {
+            Ok(new) => {
+                let old = std::mem::replace(&mut *lock(&self.producer), new);
+                dispose(move || drop(old));
+            }
+            Err(error) => tracing::warn!(%error, "no new Kafka producer can be made"),
         }
     }
 
     fn commit(&self, lane: LaneId, generation: u64, position: Position) -> Result<(), SourceError> {
-        let fail = |error: KafkaError| SourceError(error.to_string());
-        let owned = self.group.owned.read().unwrap_or_else(PoisonError::into_inner);
-        if owned.get(&lane) != Some(&generation) {
-            return Err(SourceError("the partition is no longer ours".into()));
-        }
+        let client = self.client();
+        let group = &client.context().group;
         let mut list = TopicPartitionList::new();
         let mut element = list.add_partition(lane.topic, lane.partition as i32);
-        element.set_offset(Offset::Offset(position.next as i64)).map_err(fail)?;
+        element.set_offset(Offset::Offset(position.next as i64)).map_err(|error| refused(&error))?;
         let metadata = serde_json::to_string(&position).map_err(|error| SourceError(error.to_string()))?;
         element.set_metadata(metadata);
-        self.consumer.commit(&list, CommitMode::Sync).map_err(fail)
+        {
+            let mut owned = lock(&group.owned);
+            if owned.generations.get(&lane) != Some(&generation) || group.is_given_up.load(SeqCst) {
+                return Err(SourceError("the partition is no longer ours".into()));
+            }
+            owned.committing.insert(generation);
+        }
+        let result = client.commit(&list, CommitMode::Sync);
+        lock(&group.owned).committing.remove(&generation);
+        group.committed.notify_all();
+        result.map_err(|error| refused(&error))
+    }
+}
+
+/// Hands over what is gathered, pauses and resumes, and goes back where that was asked for. Says whether a lane is
+/// full that is not paused yet.
+fn hand_over_pieces(client: &Client, idle: bool) -> bool {
+    let group = &client.context().group;
+    let memory = &group.shared.memory;
+    let mut lanes = lock(&group.lanes);
+    let mut full = false;
+    let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
+    for (lane, held) in lanes.iter_mut() {
+        if idle || held.gathered.values.len() >= PIECE_BYTES || held.gathered_since.elapsed() >= PIECE_AGE {
+            held.hand_over(memory);
+        }
+        let rereads = held.reread.is_some();
+        if held.paused && (rereads || held.flow.may_resume(memory)) {
+            held.paused = false;
+            resume.add_partition(lane.topic, lane.partition as i32);
+        } else if held.paused || rereads || !held.flow.must_pause(memory) {
+            held.full_since = None;
+        } else if held.full_since.get_or_insert_with(Instant::now).elapsed() < PAUSE_AFTER {
+            full = true;
+        } else {
+            (held.paused, held.full_since) = (true, None);
+            pause.add_partition(lane.topic, lane.partition as i32);
+        }
+    }
+    group.paused.store(lanes.values().filter(|held| held.paused).count(), Relaxed);
+    for (list, result) in [(&pause, client.pause(&pause)), (&resume, client.resume(&resume))] {
+        if let (1.., Err(error)) = (list.count(), result) {
+            tracing::warn!(%error, "cannot pause or resume partitions");
+        }
+    }
+    let rereads: Vec<_> =
+        lanes.iter().filter_map(|(lane, held)| Some((*lane, held.generation, held.reread?))).collect();
+    drop(lanes);
+    for (lane, generation, reread) in rereads {
+        seek(client, lane, generation, reread);
+    }
+    full
+}
+
+fn seek(client: &Client, lane: LaneId, generation: u64, reread: (u64, u64)) {
+    let (offset, epoch) = reread;
+    let target = Offset::Offset(offset as i64);
+    if let Err(error) = client.seek(lane.topic, lane.partition as i32, target, REQUEST_TIMEOUT) {
+        // A partition that has just been taken cannot go back yet.
+        tracing::warn!(%lane, %error, "cannot go back yet");
+        thread::sleep(POLL_TIMEOUT);
+    } else if let Some(held) = lock(&client.context().group.lanes).get_mut(&lane)
+        && held.generation == generation
+        && held.reread == Some(reread)
+    {
+        // Whatever is polled from now on comes from there.
+        held.reread = None;
+        held.gathered = Messages::new(epoch);
     }
 }
 
@@ -220,7 +254,8 @@ impl KafkaSource {
         let key = format!("{}/{}/{}", letter.lane, letter.offset, letter.row);
         let value = letter.json(SHOWN_RAW_BYTES_MAX);
         let record = FutureRecord::to(DEAD_LETTERS).key(&key).payload(&value);
-        self.producer.send(record, REQUEST_TIMEOUT).await.map(|_| ()).map_err(|(error, _)| error)
+        let producer = lock(&self.producer).clone();
+        producer.send(record, REQUEST_TIMEOUT).await.map(|_| ()).map_err(|(error, _)| error)
     }
 }
 
@@ -237,7 +272,7 @@ impl Source for KafkaSource {
     }
 
     fn reread(&self, lane: LaneId, generation: u64, offset: u64, epoch: u64) {
-        if let Some(held) = lock(&self.group.lanes).get_mut(&lane)
+        if let Some(held) = lock(&self.client().context().group.lanes).get_mut(&lane)
             && held.generation == generation
         {
             held.reread = Some((offset, epoch));
@@ -251,280 +286,77 @@ impl Source for KafkaSource {
             if let Some(error) = failed {
                 // ClickHouse holds the letters; a missing topic must not hold up everything behind them.
                 tracing::warn!(%error, topic = DEAD_LETTERS, "cannot show dead letters");
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) {
+                    self.replace_producer();
+                }
                 return;
             }
         }
     }
 
     fn paused(&self) -> usize {
-        self.group.paused.load(Relaxed)
+        self.client().context().group.paused.load(Relaxed)
     }
 
     async fn close(&self) {
-        self.group.stopping.store(true, SeqCst);
+        self.shared.stopping.store(true, SeqCst);
         let thread = lock(&self.reader).take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
-        let producer = self.producer.clone();
+        let producer = lock(&self.producer).clone();
         let _ = tokio::task::spawn_blocking(move || producer.flush(Duration::from_secs(3))).await;
     }
 }
 
-impl Group {
-    /// Adds the message to its lane's piece; says whether it is time to hand pieces over.
-    fn gather(&self, message: &BorrowedMessage<'_>) -> bool {
-        let Some(lane) = lane_of(message.topic(), message.partition()) else { return false };
-        let mut lanes = lock(&self.lanes);
-        // A message that was on its way when its partition was taken from us is its new owner's.
-        let Some(held) = lanes.get_mut(&lane) else { return false };
-        if held.reread.is_some() {
-            return true;
-        }
-        if held.gathered.entries.is_empty() {
-            held.gathered_since = Instant::now();
-        }
-        let value = message.payload().unwrap_or_default();
-        held.gathered.push(message.offset() as u64, value, is_foreign(message));
-        // Looking at the clock for every message would cost more than the message.
-        held.gathered.values.len() >= PIECE_BYTES
-            || (held.gathered.entries.len().is_multiple_of(64) && held.gathered_since.elapsed() >= PIECE_AGE)
-    }
+/// A client that has joined the group, with lanes of its own.
+fn join(settings: &ClientConfig, shared: &Shared) -> Result<Arc<Client>, SourceError> {
+    let group = Arc::new(Group {
+        lanes: Mutex::default(),
+        owned: Mutex::default(),
+        committed: Condvar::new(),
+        paused: AtomicUsize::new(0),
+        brokerless: AtomicU32::new(0),
+        is_given_up: AtomicBool::new(false),
+        shared: shared.clone(),
+    });
+    let client: Client = settings.create_with_context(Context { group }).map_err(|error| refused(&error))?;
+    client.subscribe(&TOPICS).map_err(|error| refused(&error))?;
+    Ok(Arc::new(client))
+}
 
-    /// Reads the positions of partitions that are ours now, as often as it takes: without them nothing can be rebuilt.
-    fn positions(
-        &self,
-        consumer: &BaseConsumer<Context>,
-        list: &TopicPartitionList,
-    ) -> Option<TopicPartitionList> {
-        while !self.stopping.load(SeqCst) {
-            let committed = consumer.committed_offsets(list.clone(), REQUEST_TIMEOUT);
-            let problem = match committed {
-                Ok(committed) => {
-                    match committed.elements().iter().find_map(|element| element.error().err()) {
-                        None => {
-                            self.health.clear("positions");
-                            return Some(committed);
-                        }
-                        Some(error) => error,
-                    }
-                }
-                Err(error) => error,
-            };
-            self.health.report("positions", format!("cannot read the group's positions: {problem}"));
-            thread::sleep(Duration::from_millis(500));
-        }
-        None
-    }
-
-    fn assigned(&self, consumer: &BaseConsumer<Context>, list: &mut TopicPartitionList) {
-        let Some(committed) = self.positions(consumer, list) else { return };
-        let mut assignments = Vec::new();
-        for element in committed.elements() {
-            let Some(lane) = lane_of(element.topic(), element.partition()) else { continue };
-            let position = match element.offset() {
-                Offset::Offset(next) => Some(position(next as u64, element.metadata())),
-                _ => None,
-            };
-            let from = position.map_or(Offset::Beginning, |position| Offset::Offset(position.next as i64));
-            if let Err(error) = list.set_partition_offset(lane.topic, element.partition(), from) {
-                tracing::error!(%lane, %error, "cannot set where to read from");
-                continue;
+/// Ends a client, and with it the commits that wait in it.
+fn end(mut client: Arc<Client>) {
+    let began = Instant::now();
+    let mut is_closing = false;
+    loop {
+        client = match Arc::try_unwrap(client) {
+            Ok(client) => {
+                drop(client);
+                break;
             }
-            assignments.push(self.hold(lane, position));
-        }
-        if let Err(error) = consumer.incremental_assign(list) {
-            tracing::error!(%error, "cannot take partitions");
-            self.lost(list);
-            return;
-        }
-        tracing::info!(partitions = list.count(), "partitions assigned");
-        for assignment in assignments {
-            let _ = self.assignments.send(assignment);
-        }
-    }
-
-    fn hold(&self, lane: LaneId, position: Option<Position>) -> Assignment {
-        let generation = self.generation.fetch_add(1, Relaxed);
-        let (feed, messages) = mpsc::unbounded_channel();
-        let (flow, lost) = (Arc::new(Flow::default()), CancellationToken::new());
-        let held = Held {
-            generation,
-            feed,
-            flow: flow.clone(),
-            lost: lost.clone(),
-            gathered: Messages::new(0),
-            gathered_since: Instant::now(),
-            paused: false,
-            reread: None,
+            Err(shared) => shared,
         };
-        lock(&self.lanes).insert(lane, held);
-        self.owned.write().unwrap_or_else(PoisonError::into_inner).insert(lane, generation);
-        Assignment { lane, generation, position, feed: messages, lost, flow }
-    }
-
-    fn lost(&self, list: &TopicPartitionList) {
-        for element in list.elements() {
-            let Some(lane) = lane_of(element.topic(), element.partition()) else { continue };
-            if let Some(held) = lock(&self.lanes).remove(&lane) {
-                held.lost.cancel();
-            }
-            // Waits for a commit that has begun; none begins after this.
-            self.owned.write().unwrap_or_else(PoisonError::into_inner).remove(&lane);
+        // A commit holds it; closing is what ends one that no broker answers.
+        if !is_closing {
+            is_closing = client.close_queue().is_ok();
         }
+        client.poll(POLL_TIMEOUT);
+    }
+    tracing::info!(seconds = began.elapsed().as_secs_f64(), "the old Kafka client has ended");
+}
+
+/// Ends a client on a thread of its own: that may take long.
+fn dispose(ending: impl FnOnce() + Send + 'static) {
+    if let Err(error) = thread::Builder::new().name("kafka-ending".into()).spawn(ending) {
+        tracing::warn!(%error, "no thread ends the old Kafka client");
     }
 }
 
-impl Held {
-    fn hand_over(&mut self, memory: &Arc<Memory>) {
-        if !self.gathered.entries.is_empty() && self.reread.is_none() {
-            let empty = Messages::new(self.gathered.epoch);
-            let mut messages = std::mem::replace(&mut self.gathered, empty);
-            self.flow.entered(&mut messages, memory);
-            let _ = self.feed.send(Feed::Messages(messages));
-        }
-    }
-}
-
-impl ClientContext for Context {
-    fn stats(&self, statistics: Statistics) {
-        if statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP") {
-            self.group.health.clear("kafka");
-        }
-        let lanes = lock(&self.group.lanes);
-        for (lane, held) in lanes.iter() {
-            let end = statistics
-                .topics
-                .get(lane.topic)
-                .and_then(|topic| topic.partitions.get(&(lane.partition as i32)))
-                .map(
-                    |partition| {
-                        if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset }
-                    },
-                );
-            if let Some(end) = end.and_then(|end| u64::try_from(end).ok()) {
-                held.flow.set_end(end);
-            }
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.group.health.report("kafka", format!("{error}: {reason}"));
-    }
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => tracing::warn!(facility, "{message}"),
-            _ => tracing::debug!(facility, "{message}"),
-        }
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.group.assigned(consumer, list);
-            return;
-        }
-        self.group.lost(list);
-        if let Err(error) = consumer.incremental_unassign(list) {
-            tracing::warn!(%error, "cannot give partitions back");
-        }
-        tracing::info!(partitions = list.count(), "partitions revoked");
-    }
-
-    fn commit_callback(&self, _: KafkaResult<()>, _: &TopicPartitionList) {}
+fn refused(error: &KafkaError) -> SourceError {
+    SourceError(error.to_string())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn lane_of(topic: &str, partition: i32) -> Option<LaneId> {
-    let topic = TOPICS.into_iter().find(|known| *known == topic)?;
-    Some(LaneId { topic, partition: u32::try_from(partition).ok()? })
-}
-
-fn is_foreign(message: &BorrowedMessage<'_>) -> bool {
-    message.headers().is_some_and(|headers| {
-        headers.iter().any(|header| {
-            header.key == SCHEMA_HEADER
-                && header.value.is_some_and(|value| value != SCHEMA_VERSION.as_bytes())
-        })
-    })
-}
-
-/// The committed offset with what its metadata says. Metadata of another offset is from before somebody moved the group.
-fn position(next: u64, metadata: &str) -> Position {
-    serde_json::from_str::<Position>(metadata)
-        .ok()
-        .filter(|position| position.next == next)
-        .unwrap_or(Position { next, pending_next: None })
-}
-
-fn settings(config: &Config) -> Result<ClientConfig, SourceError> {
-    let mut settings = ClientConfig::new();
-    settings
-        .set("bootstrap.servers", &config.kafka_brokers)
-        .set("client.id", "millrace-consumer")
-        .set("socket.keepalive.enable", "true")
-        .set("reconnect.backoff.max.ms", "2000");
-    for (name, value) in config.kafka_setting_pairs().map_err(|error| SourceError(error.to_string()))? {
-        settings.set(name, value);
-    }
-    Ok(settings)
-}
-
-fn consumer_settings(config: &Config) -> Result<ClientConfig, SourceError> {
-    let mut settings = settings(config)?;
-    // librdkafka's own queue counts against the memory of the process, not against our bound: an eighth beside it.
-    let queue_kbytes = (config.memory_bytes / 8 / 1024).max(1024);
-    settings
-        .set("group.id", &config.kafka_group)
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "earliest")
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("isolation.level", "read_committed")
-        .set("session.timeout.ms", config.kafka_session_timeout_ms.to_string())
-        .set("heartbeat.interval.ms", (config.kafka_session_timeout_ms / 10).max(100).to_string())
-        .set("queued.max.messages.kbytes", queue_kbytes.to_string())
-        // Few large fetches: a batch is a second old anyway.
-        .set("fetch.min.bytes", "262144")
-        .set("fetch.wait.max.ms", "200")
-        // A topic or a partition that is made later is found this soon.
-        .set("topic.metadata.refresh.interval.ms", "10000")
-        .set("allow.auto.create.topics", "false")
-        .set("statistics.interval.ms", "5000");
-    Ok(settings)
-}
-
-fn producer_settings(config: &Config) -> Result<ClientConfig, SourceError> {
-    let mut settings = settings(config)?;
-    settings
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        .set("compression.type", "zstd")
-        .set("message.timeout.ms", "10000")
-        .set("queue.buffering.max.kbytes", "8192");
-    Ok(settings)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metadata_counts_only_for_its_own_offset() {
-        let intent = Position { next: 5, pending_next: Some(9) };
-        let metadata = serde_json::to_string(&intent).unwrap();
-        assert_eq!(position(5, &metadata), intent);
-        assert_eq!(position(7, &metadata), Position { next: 7, pending_next: None });
-        assert_eq!(position(5, ""), Position { next: 5, pending_next: None });
-        assert_eq!(position(5, "someone else's"), Position { next: 5, pending_next: None });
-    }
 }

@@ -1,6 +1,6 @@
 //! From a real Kafka into a real engine.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_consumer::{Config, Log};
 use millrace_embedded::testbed::{Engine, Kafka};
@@ -17,16 +17,16 @@ use rdkafka::{
 
 use crate::parts::{Running, ask, ask_text, await_answer, await_so, click, config, event, tell};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Pair {
-    engine: Engine,
-    kafka: Kafka,
-    config: Config,
+pub(crate) struct Pair {
+    pub(crate) engine: Engine,
+    pub(crate) kafka: Kafka,
+    pub(crate) config: Config,
 }
 
 impl Pair {
-    async fn start(partitions: i32) -> Self {
+    pub(crate) async fn start(partitions: i32) -> Self {
         let (engine, kafka) = tokio::join!(Engine::start(), Kafka::start());
         let (engine, kafka) = (engine.unwrap(), kafka.unwrap());
         kafka.create_topics(&[(EVENTS, partitions), (CLICKS, partitions), (DEAD_LETTERS, 1)]).await.unwrap();
@@ -39,7 +39,7 @@ impl Pair {
         Self { engine, kafka, config }
     }
 
-    fn client(&self, group: &str) -> BaseConsumer {
+    pub(crate) fn client(&self, group: &str) -> BaseConsumer {
         ClientConfig::new()
             .set("bootstrap.servers", self.kafka.bootstrap())
             .set("group.id", group)
@@ -62,10 +62,16 @@ impl Pair {
         let mut element = list.add_partition(EVENTS, partition);
         element.set_offset(Offset::Offset(position.next as i64)).unwrap();
         element.set_metadata(serde_json::to_string(&position).unwrap());
-        self.client(&self.config.kafka_group).commit(&list, CommitMode::Sync).unwrap();
+        // A broker that has just started may still be making the topic in which it keeps positions.
+        let client = self.client(&self.config.kafka_group);
+        let until = Instant::now() + PATIENCE;
+        while let Err(error) = client.commit(&list, CommitMode::Sync) {
+            assert!(Instant::now() < until, "{error}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
-    fn producer(&self, transactional: bool) -> BaseProducer {
+    pub(crate) fn producer(&self, transactional: bool) -> BaseProducer {
         let mut settings = ClientConfig::new();
         settings.set("bootstrap.servers", self.kafka.bootstrap());
         if transactional {
@@ -74,12 +80,27 @@ impl Pair {
         settings.create().unwrap()
     }
 
-    fn produce(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
+    pub(crate) fn produce(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
         send(&self.producer(false), topic, partition, values);
+    }
+
+    /// One message of events whose header names this version of rows.
+    pub(crate) fn produce_version(&self, version: &str, value: &str) {
+        let producer = self.producer(false);
+        let header = Header { key: SCHEMA_HEADER, value: Some(version) };
+        let record =
+            BaseRecord::<str, str>::to(EVENTS).payload(value).headers(OwnedHeaders::new().insert(header));
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(PATIENCE).unwrap();
     }
 }
 
-fn send(producer: &BaseProducer, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
+pub(crate) fn send(
+    producer: &BaseProducer,
+    topic: &str,
+    partition: i32,
+    values: impl IntoIterator<Item = String>,
+) {
     for value in values {
         let header = Header { key: SCHEMA_HEADER, value: Some(SCHEMA_VERSION) };
         let record = BaseRecord::to(topic)
@@ -165,13 +186,7 @@ async fn poison_is_buried_where_people_see_it() {
         0,
         [event(0), format!("{}\nnot json\n{}", event(1), event(2)), "{\"store_id\":7}".into()],
     );
-    let producer = pair.producer(false);
-    let header = Header { key: SCHEMA_HEADER, value: Some("99") };
-    let future = event(9);
-    let record =
-        BaseRecord::<str, str>::to(EVENTS).payload(&future).headers(OwnedHeaders::new().insert(header));
-    producer.send(record).map_err(|(error, _)| error).unwrap();
-    producer.flush(PATIENCE).unwrap();
+    pair.produce_version("99", &event(9));
     pair.produce(EVENTS, 0, [event(3)]);
     let running = Running::start(pair.config.clone());
     await_answer(&pair.engine, "SELECT count() FROM millrace.events", 4).await;
@@ -231,6 +246,27 @@ async fn a_broker_that_comes_back_is_read_on() {
     pair.produce(EVENTS, 0, (50..100).map(event));
     await_answer(&pair.engine, "SELECT count() FROM millrace.events", 100).await;
     await_so("well again", || health.readiness().ready).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_fits_into_memory_waits_in_kafka() {
+    let mut pair = Pair::start(2).await;
+    let running = Running::start(Config { memory_bytes: 8 << 20, ..pair.config.clone() });
+    let health = running.health.clone();
+    await_so("tables are made", || health.readiness().ready).await;
+    pair.engine.kill9().unwrap();
+    pair.produce(EVENTS, 0, [event(0)]);
+    await_so("the engine is missed", || running.problems().contains("insert into")).await;
+    // Both partitions are read until memory is full, paused, and read on from where they stood.
+    for partition in 0..2 {
+        let numbers = (1 + partition as u64 * 15_000..).step_by(50).take(300);
+        let messages = numbers.map(|first| (first..first + 50).map(event).collect::<Vec<_>>().join("\n"));
+        pair.produce(EVENTS, partition, messages);
+    }
+    pair.engine.restart().await.unwrap();
+    await_answer(&pair.engine, "SELECT uniqExact(event_id) FROM millrace.events", 30_001).await;
+    assert_eq!(ask(&pair.engine, "SELECT count() FROM millrace.events").await, 30_001);
     running.stop().await;
 }
 

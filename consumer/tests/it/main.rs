@@ -5,6 +5,11 @@
 
 mod kafka;
 mod lane;
+mod lost_brokers;
 mod native;
 mod parts;
+mod read_back;
+mod replay;
+mod rolling;
+mod simulation;
 mod spool;

@@ -126,6 +126,8 @@ async fn every_value_comes_back() {
     let bytes = client.query_raw(&query).fetch_bytes("JSONEachRow").unwrap().collect().await.unwrap();
     let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
     assert_eq!(lines.len(), all.len(), "the same token stores nothing twice");
+    let batch = "SELECT countIf(_batch = 0) FROM millrace.events";
+    assert_eq!(ask(&engine, batch).await, all.len() as u64, "all rows of an insert name the first");
     for (line, values) in lines.iter().zip(&all) {
         let found: Value = serde_json::from_slice(line).unwrap();
         let sent: Value = serde_json::from_str(&json(&row(values))).unwrap();

@@ -136,6 +136,34 @@ async fn an_engine_that_comes_back_is_written_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_too_many_parts_is_waited_for() {
+    let bench = Bench::start().await;
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    events.write([event(0)]);
+    let running = Running::start(bench.config.clone());
+    await_answer(&bench.engine, "SELECT count() FROM millrace.events", 1).await;
+    tell(&bench.engine, "SYSTEM STOP MERGES millrace.events").await;
+    let limit =
+        "ALTER TABLE millrace.events MODIFY SETTING parts_to_delay_insert = 0, parts_to_throw_insert = 3";
+    tell(&bench.engine, limit).await;
+    let mut next = 1;
+    // One part each, until the table takes no more.
+    while !running.problems().contains("Too many parts") {
+        assert!(next < 1000, "{}", running.problems());
+        events.write([event(next)]);
+        next += 1;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    tell(&bench.engine, "ALTER TABLE millrace.events MODIFY SETTING parts_to_throw_insert = 3000").await;
+    tell(&bench.engine, "SYSTEM START MERGES millrace.events").await;
+    await_answer(&bench.engine, "SELECT uniqExact(event_id) FROM millrace.events", next).await;
+    await_so("well again", || running.health.readiness().ready).await;
+    assert_eq!(bench.count("events").await, next);
+    assert_eq!(bench.count("dead_letters").await, 0);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_waits_for_its_engine_and_for_its_spool() {
     let mut bench = Bench::start().await;
     bench.engine.kill9().unwrap();
@@ -153,10 +181,10 @@ async fn a_stop_stores_what_was_read() {
     let bench = Bench::start().await;
     let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
     events.write((0..200).map(event));
-    // Nothing but the stop closes this batch.
-    let running = Running::start(Config { batch_age_ms: 3_600_000, ..bench.config.clone() });
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(bench.count("events").await, 0);
+    // They are read in one piece; nothing but the stop closes the second batch.
+    let config = Config { batch_rows: 150, batch_age_ms: 3_600_000, ..bench.config.clone() };
+    let running = Running::start(config);
+    await_answer(&bench.engine, "SELECT count() FROM millrace.events", 150).await;
     assert!(running.stop_timed().await < Duration::from_secs(5));
     assert_eq!(bench.count("events").await, 200);
     assert_eq!(events.position(), Some(Position { next: 200, pending_next: None }));

@@ -1,5 +1,6 @@
 //! One-machine Millrace.
 
+pub mod chaos;
 pub mod demo;
 pub mod engine;
 pub mod postgres;

@@ -7,7 +7,7 @@
 //! * A new data directory is made beside its place and renamed into it when complete: a start that was killed
 //!   half-way leaves nothing that looks like a database.
 //! * Settings are given on the command line at every start. A setting changed here reaches old directories.
-//! * The server listens on loopback, no Unix socket. The one role that can log in is `millrace`; whoever is on the
+//! * The server listens on loopback (chaos runs alone, in a network of their own, say otherwise), no Unix socket. The one role that can log in is `millrace`; whoever is on the
 //!   machine may, unless a password is required (it is made at initialisation). It owns its database and may create
 //!   roles, but is no superuser: row level security applies to what it grants, and SQL cannot read the server's files.
 //! * Beside `<data_dir>` lie `<data_dir>.log` and `<data_dir>.password`.
@@ -15,6 +15,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -41,7 +42,9 @@ const LOG_BYTES_MAX: u64 = 4 << 20;
 pub struct Config {
     /// The data directory; made when absent.
     pub data_dir: PathBuf,
-    /// The port on 127.0.0.1.
+    /// Where it listens. Beyond loopback, whoever reaches it is treated as whoever is on the machine.
+    pub address: Ipv4Addr,
+    /// The port there.
     pub port: u16,
     /// Postgres's own page cache. The kernel's cache lies behind it, so small is fast enough.
     pub shared_buffers_mb: u32,
@@ -60,6 +63,7 @@ impl Config {
     pub fn new(data_dir: impl Into<PathBuf>, port: u16) -> Self {
         Self {
             data_dir: data_dir.into(),
+            address: Ipv4Addr::LOCALHOST,
             port,
             shared_buffers_mb: 32,
             connections_max: 40,
@@ -171,7 +175,7 @@ impl LocalPostgres {
     pub fn url(&self) -> String {
         let password =
             if self.config.password_required { format!(":{}", self.password) } else { String::new() };
-        format!("postgres://{NAME}{password}@127.0.0.1:{}/{NAME}", self.config.port)
+        format!("postgres://{NAME}{password}@{}:{}/{NAME}", self.config.address, self.config.port)
     }
 
     /// The server's process id.
@@ -331,7 +335,8 @@ fn run(step: &'static str, mut command: Command, input: &str) -> Result<(), Erro
 fn spawn_server(config: &Config) -> Result<Process, Error> {
     let access = config.data_dir.join("pg_hba.conf");
     let method = if config.password_required { "scram-sha-256" } else { "trust" };
-    let rules = format!("host all {NAME} 127.0.0.1/32 {method}\nhost all all 127.0.0.1/32 scram-sha-256\n");
+    let clients = if config.address.is_loopback() { "127.0.0.1/32" } else { "0.0.0.0/0" };
+    let rules = format!("host all {NAME} {clients} {method}\nhost all all {clients} scram-sha-256\n");
     fs::write(&access, rules).map_err(io_error("write", &access))?;
     let bin_dir = bin_dir(config)?;
     let log_path = beside(&config.data_dir, "log");
@@ -348,12 +353,12 @@ fn spawn_server(config: &Config) -> Result<Process, Error> {
 
 fn settings(config: &Config) -> Vec<String> {
     let mut settings = vec![
+        format!("listen_addresses={}", config.address),
         format!("port={}", config.port),
         format!("shared_buffers={}MB", config.shared_buffers_mb),
         format!("max_connections={}", config.connections_max),
     ];
     let fixed = [
-        "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
         "logging_collector=off",
         "log_line_prefix=%m [%p] ",

@@ -1,4 +1,12 @@
 //! The segments of one topic, as files.
+//!
+//! Nothing stands behind the last durable frame for longer than one commit takes:
+//!
+//! * A write that failed (disk full) is cut off at once, which also gives its room back; until that succeeds nothing is
+//!   appended.
+//! * After an fsync that failed, the kernel may have dropped pages and call them clean: asking again would be answered
+//!   with a success that means nothing. So the file is cut to what earlier fsyncs covered, and finished; the next group
+//!   goes to a new segment. A segment without any frame is written anew instead, out of memory.
 
 use std::{
     collections::VecDeque,
@@ -24,8 +32,17 @@ pub(crate) struct Segments {
     closed: VecDeque<(u64, u64)>,
     last: Open,
     durable: File,
-    /// The last write failed: what stands behind the durable end must be cut before the next one.
-    has_rest: bool,
+    rest: Rest,
+}
+
+/// What a commit that failed has left behind the durable end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    Nothing,
+    /// Bytes that must be cut off.
+    Written,
+    /// Bytes that must be cut off, in a file to which nothing may be appended.
+    Unsynced,
 }
 
 #[derive(Debug)]
@@ -57,13 +74,22 @@ impl Segments {
             }
         }
         closed.sort_unstable();
-        let last = match closed.pop() {
-            Some((first, _)) => recover(dir, first, durable_next)?,
-            None if durable_next > 0 => {
-                let what = format!("offsets below {durable_next} were durable, and no segment is left");
-                return Err(Error::Damaged { path: dir.to_owned(), what });
+        let last = loop {
+            match closed.pop() {
+                // A crash fell between the segment's creation and its first bytes. The one before it is the last, and
+                // going on with that needs no room on a disk that may be full.
+                Some((first, length))
+                    if !closed.is_empty() && first >= durable_next && length < SEGMENT_MAGIC.len() as u64 =>
+                {
+                    fs::remove_file(dir.join(segment_name(first))).map_err(at)?;
+                }
+                Some((first, _)) => break recover(dir, first, durable_next)?,
+                None if durable_next > 0 => {
+                    let what = format!("offsets below {durable_next} were durable, and no segment is left");
+                    return Err(Error::Damaged { path: dir.to_owned(), what });
+                }
+                None => break create(dir, 0).map_err(at)?,
             }
-            None => create(dir, 0).map_err(at)?,
         };
         let segments = Self {
             dir: dir.to_owned(),
@@ -71,7 +97,7 @@ impl Segments {
             closed: closed.into(),
             last,
             durable,
-            has_rest: false,
+            rest: Rest::Nothing,
         };
         segments.write_durable().map_err(at)?;
         segments.durable.sync_all().map_err(at)?;
@@ -89,41 +115,90 @@ impl Segments {
         self.last.length + self.closed.iter().map(|(_, length)| length).sum::<u64>()
     }
 
-    /// Writes frames and makes them durable. After an error none of them counts: the next append cuts what is left.
+    /// Offset after the last durable frame.
+    pub(crate) fn next(&self) -> u64 {
+        self.last.next
+    }
+
+    /// First offset of every segment, in order.
+    pub(crate) fn firsts(&self) -> impl Iterator<Item = u64> {
+        self.closed.iter().map(|(first, _)| *first).chain([self.last.first])
+    }
+
+    /// Writes frames and makes them durable. After an error none of them counts, and what is left of them is cut off.
     pub(crate) fn append(&mut self, frames: &[&[u8]], count: u64) -> io::Result<()> {
-        if self.has_rest {
-            self.last.file.set_len(self.last.length)?;
-            self.last.file.seek(SeekFrom::Start(self.last.length))?;
-            self.has_rest = false;
-        }
+        self.cut_rest()?;
         if self.last.length >= self.segment_bytes {
-            let next = create(&self.dir, self.last.next)?;
-            let full = std::mem::replace(&mut self.last, next);
-            self.closed.push_back((full.first, full.length));
+            self.roll()?;
         }
-        self.has_rest = true;
+        let result = self.write(frames, count);
+        if result.is_err() {
+            // If this fails too, the next append begins with it.
+            let _ = self.cut_rest();
+        }
+        result
+    }
+
+    fn write(&mut self, frames: &[&[u8]], count: u64) -> io::Result<()> {
+        self.rest = Rest::Written;
         for frames in frames {
             self.last.file.write_all(frames)?;
         }
+        self.rest = Rest::Unsynced;
         self.last.file.sync_data()?;
+        self.rest = Rest::Nothing;
         self.last.length += frames.iter().map(|frames| frames.len() as u64).sum::<u64>();
         self.last.next += count;
-        self.has_rest = false;
         self.write_durable()
     }
 
-    /// Deletes the segments whose every frame the consumer has stored; returns the bytes freed. The last stays: its
-    /// name is where the next offset is known from.
-    pub(crate) fn delete_consumed(&mut self) -> io::Result<u64> {
-        let position = match fs::read(self.dir.join(CONSUMER_FILE)) {
-            Ok(json) => serde_json::from_slice::<Position>(&json).map_err(io::Error::other)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(error),
-        };
+    fn cut_rest(&mut self) -> io::Result<()> {
+        if self.rest == Rest::Nothing {
+            return Ok(());
+        }
+        self.last.file.set_len(self.last.length)?;
+        self.last.file.seek(SeekFrom::Start(self.last.length))?;
+        if self.rest == Rest::Unsynced {
+            // A closed segment must end where its last frame does, after a crash too.
+            self.last.file.sync_all()?;
+            if self.last.next > self.last.first {
+                self.roll()?;
+            } else {
+                self.last.file.write_all_at(SEGMENT_MAGIC, 0)?;
+                self.last.file.sync_all()?;
+            }
+        }
+        self.rest = Rest::Nothing;
+        Ok(())
+    }
+
+    fn roll(&mut self) -> io::Result<()> {
+        let next = create(&self.dir, self.last.next)?;
+        let full = std::mem::replace(&mut self.last, next);
+        self.closed.push_back((full.first, full.length));
+        Ok(())
+    }
+
+    /// Everything below was stored or delivered; `None`: nothing was recorded yet.
+    pub(crate) fn position(&self) -> io::Result<Option<u64>> {
+        read_position(&self.dir)
+    }
+
+    /// Begins a new segment where the last one is wholly below `next`, so that it can be deleted.
+    pub(crate) fn roll_consumed(&mut self, next: u64) -> io::Result<()> {
+        if self.rest == Rest::Nothing && self.last.next > self.last.first && next >= self.last.next {
+            self.roll()?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the segments that lie wholly below `next`; returns the bytes freed. The last stays: its name is where
+    /// the next offset is known from.
+    pub(crate) fn delete_below(&mut self, next: u64) -> io::Result<u64> {
         let mut freed = 0;
         while let Some((first, length)) = self.closed.front().copied() {
             let end = self.closed.get(1).map_or(self.last.first, |(first, _)| *first);
-            if end > position.next {
+            if end > next {
                 break;
             }
             fs::remove_file(self.dir.join(segment_name(first)))?;
@@ -136,6 +211,43 @@ impl Segments {
     fn write_durable(&self) -> io::Result<()> {
         self.durable.write_all_at(&self.last.next.to_le_bytes(), 0)
     }
+}
+
+/// The offset below which the reader needs nothing any more.
+pub(crate) fn read_position(dir: &Path) -> io::Result<Option<u64>> {
+    match fs::read(dir.join(CONSUMER_FILE)) {
+        Ok(json) => Ok(Some(serde_json::from_slice::<Position>(&json)?.next)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Records the position: beside, fsynced, renamed. On a full disk, where that is impossible and where the room that
+/// consumed segments take is needed most, the file is overwritten in place instead: a few bytes of one disk sector,
+/// which needs no room and is not torn.
+pub(crate) fn write_position(dir: &Path, next: u64) -> io::Result<()> {
+    let json = serde_json::to_vec(&Position { next, pending_next: None })?;
+    match replace(dir, &json) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            let file = OpenOptions::new().write(true).open(dir.join(CONSUMER_FILE))?;
+            // Blanks behind JSON are JSON: a shorter text leaves nothing of a longer one.
+            let length = file.metadata()?.len().max(json.len() as u64) as usize;
+            let mut padded = json;
+            padded.resize(length, b' ');
+            file.write_all_at(&padded, 0)?;
+            file.sync_data()
+        }
+        result => result,
+    }
+}
+
+fn replace(dir: &Path, json: &[u8]) -> io::Result<()> {
+    let beside = dir.join(format!("{CONSUMER_FILE}.new"));
+    let mut file = File::create(&beside)?;
+    file.write_all(json)?;
+    file.sync_data()?;
+    fs::rename(&beside, dir.join(CONSUMER_FILE))?;
+    sync_dir(dir)
 }
 
 fn read_durable(file: &File) -> io::Result<u64> {

@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 
 use clap::{Parser, Subcommand};
+use millrace_consumer::replay;
 use millrace_embedded::{demo, runner};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,15 @@ enum Command {
     Run(runner::Config),
     /// Send a believable shop's traffic into a running instance and check every rollup.
     Demo(demo::Config),
+    /// Try dead letters of a running instance again after their cause has been fixed; `millrace-consumer replay` for one
+    /// machine.
+    Replay {
+        #[command(flatten)]
+        options: replay::Options,
+        /// Port of ClickHouse's HTTP protocol on 127.0.0.1.
+        #[arg(long, env = "MILLRACE_CLICKHOUSE_PORT", default_value_t = 8123)]
+        clickhouse_port: u16,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,40 +45,59 @@ fn main() -> anyhow::Result<()> {
     let command = Cli::parse().command;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match command {
-        Command::Run(config) => runtime.block_on(run(config)),
+        Command::Run(config) => {
+            let result = runtime.block_on(run(config));
+            // Not a drop: that would wait for a client whose server hangs.
+            runtime.shutdown_background();
+            result
+        }
         Command::Demo(mut config) => {
             if config.admin_token.is_none() {
                 config.admin_token = runner::kept_admin_token(&config.data_dir)?;
             }
             runtime.block_on(demo::run(config))
         }
+        Command::Replay { options, clickhouse_port } => {
+            let mut config = millrace_consumer::Config::try_parse_from(["millrace"])?;
+            config.clickhouse_url = format!("http://127.0.0.1:{clickhouse_port}");
+            let report = runtime.block_on(replay::run(&config, &options, &replay::progress_bar()))?;
+            println!("{report}");
+            Ok(())
+        }
     }
 }
 
 async fn run(config: runner::Config) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
-    tokio::spawn(obey_signals(shutdown.clone()));
+    obey_signals(shutdown.clone())?;
     runner::run(config, shutdown, |banner| println!("{banner}")).await?;
     eprintln!("Millrace has stopped; a start finds everything again.");
     Ok(())
 }
 
 /// The first signal drains, the second ends everything at once: the engines die with us, and the spool and their own
-/// logs hold what was acknowledged.
-async fn obey_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    for count in 1.. {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+/// logs hold what was acknowledged. On a thread of its own, so that nothing that hangs can keep a signal from being
+/// obeyed.
+fn obey_signals(shutdown: CancellationToken) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let obey = async move {
+        for count in 1.. {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if count > 1 {
+                eprintln!("Stopping at once.");
+                std::process::exit(130);
+            }
+            eprintln!("Draining; press Ctrl-C again to stop at once.");
+            shutdown.cancel();
         }
-        if count > 1 {
-            eprintln!("Stopping at once.");
-            std::process::exit(130);
-        }
-        eprintln!("Draining; press Ctrl-C again to stop at once.");
-        shutdown.cancel();
-    }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(obey))?;
     Ok(())
 }

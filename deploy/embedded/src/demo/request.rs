@@ -81,6 +81,18 @@ impl Request {
         }
     }
 
+    /// The ids of the events in it that must be accepted; one that stands in it twice comes twice.
+    pub fn accepted_ids(&self) -> anyhow::Result<Vec<uuid::Uuid>> {
+        let Payload::Events { texts, .. } = &self.payload else { return Ok(Vec::new()) };
+        let is_refused = |index: usize| self.expected.rejected.iter().any(|(refused, _)| *refused == index);
+        let goods = texts.iter().enumerate().filter(|(index, _)| !is_refused(*index));
+        let id = |(_, text): (usize, &String)| {
+            let event: Value = serde_json::from_str(text)?;
+            Ok(event["event_id"].as_str().unwrap_or_default().parse()?)
+        };
+        goods.map(id).collect()
+    }
+
     fn key<'k>(&self, keys: &'k Keys) -> &'k str {
         if self.is_server { &keys.secret } else { &keys.write }
     }

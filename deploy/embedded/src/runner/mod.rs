@@ -55,7 +55,11 @@ pub async fn run(config: Config, shutdown: CancellationToken, up: impl FnOnce(St
     let api_listener = listen(config.api_address, "--api-address").await?;
     let metrics_listener = listen(config.metrics_address, "--metrics-address").await?;
 
-    let engines = Engines::start(&config, &data_dir).await?;
+    let engines = tokio::select! {
+        engines = Engines::start(&config, &data_dir) => engines?,
+        // What has been started of them ends with us.
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let banner = Banner {
         collector: format!("http://{}", listeners.http.local_addr()?),
         api: format!("http://{}", api_listener.local_addr()?),

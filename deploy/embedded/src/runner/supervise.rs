@@ -88,7 +88,11 @@ pub(super) async fn supervise<S: Server>(
                 () = tokio::time::sleep(wait) => {}
             }
             wait = (wait * 2).min(longest);
-            match S::start(&config).await {
+            let started = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                started = S::start(&config) => started,
+            };
+            match started {
                 Ok(running) => break running,
                 Err(error) => tracing::error!("cannot start {} again: {error:#}", S::NAME),
             }

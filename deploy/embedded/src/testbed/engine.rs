@@ -82,7 +82,7 @@ impl Engine {
 }
 
 /// The engine library: `MILLRACE_CHDB_LIBRARY`, or where the repository's script puts it.
-fn library() -> PathBuf {
+pub(crate) fn library() -> PathBuf {
     let installed = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/chdb/libchdb.so");
     std::env::var_os("MILLRACE_CHDB_LIBRARY").map_or_else(installed, PathBuf::from)
 }

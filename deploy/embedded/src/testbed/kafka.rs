@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::{Error, Port};
 use crate::process::{Process, Signal, bound};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../kafka/kafka.sh");
+pub(crate) const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../kafka/kafka.sh");
 /// About 1.5 s alone; a busy machine that starts several at once needs far more.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -158,7 +158,7 @@ fn client_config(port: u16) -> ClientConfig {
 }
 
 /// Idempotent and quick when the broker is there; beside each other, tests wait for one download.
-async fn fetch() -> Result<(), Error> {
+pub(crate) async fn fetch() -> Result<(), Error> {
     let output = tokio::task::spawn_blocking(|| Command::new(SCRIPT).arg("fetch").output())
         .await
         .map_err(io::Error::other)??;

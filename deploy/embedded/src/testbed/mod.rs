@@ -2,17 +2,24 @@
 //! the value is dropped, and also when the test process is killed.
 
 mod engine;
+mod fence;
 mod kafka;
 mod port;
 mod postgres;
+mod proxy;
 
 use std::io;
 use std::process::ExitStatus;
 
+pub(crate) use engine::library;
+pub(crate) use kafka::{SCRIPT as KAFKA_SCRIPT, fetch as fetch_kafka};
+
 pub use engine::Engine;
+pub use fence::Fence;
 pub use kafka::Kafka;
 pub use port::Port;
 pub use postgres::Postgres;
+pub use proxy::Proxy;
 
 /// Why a test server does not run.
 #[derive(Debug, thiserror::Error)]

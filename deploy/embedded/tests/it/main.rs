@@ -3,6 +3,8 @@
 // A test that cannot go on should stop where it is; clippy sees that only in functions marked as tests.
 #![allow(clippy::unwrap_used)]
 
+mod chaos;
+mod clock;
 mod demo;
 mod engine;
 mod kafka;
@@ -10,3 +12,5 @@ mod pipeline;
 mod postgres;
 mod process;
 mod recount;
+mod replay;
+mod shutdown;

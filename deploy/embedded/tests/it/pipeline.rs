@@ -58,15 +58,25 @@ async fn target(collector: &Port, api: &Port, postgres_url: &str) -> Target {
 }
 
 /// Starts one of Millrace's programs with these arguments; what it says goes to a file beside its data.
-fn start(name: &str, arguments: &[String], dir: &Path) -> Process {
+pub(crate) fn start(name: &str, arguments: &[String], dir: &Path) -> Process {
+    start_with(name, arguments, dir, &[])
+}
+
+pub(crate) fn start_with(
+    name: &str,
+    arguments: &[String],
+    dir: &Path,
+    variables: &[(&str, String)],
+) -> Process {
     let mut command = bound(Signal::KILL, program(name).unwrap());
     let log = std::fs::File::create(dir.join(format!("{name}.log"))).unwrap();
+    command.envs(variables.iter().map(|(name, value)| (*name, value)));
     command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     Process::spawn(command).unwrap()
 }
 
 /// Waits until `GET /readyz` says yes.
-async fn ready(process: &mut Process, base: &str, dir: &Path) {
+pub(crate) async fn ready(process: &mut Process, base: &str, dir: &Path) {
     let logs = || {
         let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
         let logs = files.filter(|path| path.extension().is_some_and(|ending| ending == "log"));
@@ -85,17 +95,22 @@ async fn ready(process: &mut Process, base: &str, dir: &Path) {
 }
 
 /// `millrace run` on ports and in a directory of its own.
-struct OneMachine {
-    ports: [Port; 5],
-    dir: TempDir,
+pub(crate) struct OneMachine {
+    pub(crate) ports: [Port; 5],
+    pub(crate) dir: TempDir,
 }
 
 impl OneMachine {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { ports: std::array::from_fn(|_| Port::reserve().unwrap()), dir: TempDir::new().unwrap() }
     }
 
-    async fn start(&self) -> Process {
+    pub(crate) async fn start(&self) -> Process {
+        self.start_with(&[]).await
+    }
+
+    /// The same, with further environment variables.
+    pub(crate) async fn start_with(&self, variables: &[(&str, String)]) -> Process {
         let [collector, api, metrics, clickhouse, postgres] = self.ports.each_ref().map(Port::number);
         let library = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.tools/chdb/libchdb.so");
         let arguments = [
@@ -109,12 +124,12 @@ impl OneMachine {
             format!("--library={library}"),
             format!("--admin-token={ADMIN_TOKEN}"),
         ];
-        let mut process = start("millrace", &arguments, self.dir.path());
+        let mut process = start_with("millrace", &arguments, self.dir.path(), variables);
         ready(&mut process, &format!("http://127.0.0.1:{metrics}"), self.dir.path()).await;
         process
     }
 
-    async fn target(&self) -> Target {
+    pub(crate) async fn target(&self) -> Target {
         let [collector, api, _, _, postgres] = &self.ports;
         let url = format!("postgres://millrace@127.0.0.1:{}/millrace", postgres.number());
         target(collector, api, &url).await

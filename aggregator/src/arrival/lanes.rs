@@ -1,0 +1,292 @@
+//! How far each lane has been looked at, and what has come since.
+//!
+//! Every partition of the log is one ordered lane in the consumer: it inserts one batch after the other, and none before
+//! the one below is stored whole. Within a batch there is no order: its rows fall into parts (by month of receipt, by
+//! shard) that are seen one by one, the last perhaps first, and the rest only when a failed insert is tried again, any
+//! time later. So each row carries the offset at which its batch begins (`_batch`), and of a lane is kept
+//!
+//! * where its newest batch begins: a row of it was seen, so *everything below is there*, for every query that is sent
+//!   from then on (a query over several shards does not see them at one moment; the next one sees what proved it);
+//! * how far was looked, and from the one to the other the number of rows and the sum of their hashes.
+//!
+//! What lies beyond is new. What lies between is looked at again every time, which costs one batch, and is new as a
+//! whole when it is not what it was: a part has come late, or a merge has dropped copies, which touches days in vain
+//! once. Number and sum are taken before the days are looked for and the days before they are rolled up, so that what
+//! comes in between is found again, never missed. A lane at rest touches nothing. What this asks of ClickHouse is that
+//! a query sees what was acknowledged before it: of several replicas of a shard the aggregator must not be given one
+//! that lags behind the one that the consumer writes to.
+//!
+//! Rows without the column (of an earlier build, or inserted by others one by one) stand for themselves: each is its own
+//! batch. A topic that is made anew counts its offsets from the beginning, below all that was seen: nothing of it arrives
+//! until everything is rebuilt (`millrace-aggregator rebuild`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+
+use clickhouse::{Row, query::Query};
+use serde::Deserialize;
+use sqlx::{PgConnection, Row as _};
+
+use crate::{
+    clickhouse::{Warehouse, text},
+    error::Result,
+    postgres::Answer as _,
+};
+
+/// The queries of one table of arrivals.
+pub(super) struct Source {
+    /// Of its lanes; names the table, too.
+    pub(super) lanes: &'static str,
+    /// Of the days on which something has arrived.
+    pub(super) days: &'static str,
+    /// Of the days on which other copies of it lie.
+    pub(super) copies: &'static str,
+    /// Whether its rows belong to sessions.
+    pub(super) has_sessions: bool,
+}
+
+/// A lane that has grown within this time is looked at every time.
+const ACTIVE_FOR: Duration = Duration::from_secs(60);
+
+/// Which lanes are looked at. Those that have grown lately, every time. Those at rest, and those never seen before, when
+/// `due`: that reads all that is stored, so it may take a twentieth of the time and no more. In a small store that is
+/// every time.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    due: Option<Instant>,
+    /// When lanes grew, by table: offsets of one table say nothing about those of the other.
+    grown: HashMap<(&'static str, LaneKey), Instant>,
+}
+
+impl Discovery {
+    pub(super) fn is_due(&self) -> bool {
+        self.due.is_none_or(|due| due <= Instant::now())
+    }
+
+    pub(super) fn took(&mut self, time: Duration) {
+        self.due = Some(Instant::now() + time * 20);
+    }
+
+    pub(super) fn grew(&mut self, source: &Source, lane: &LaneKey) {
+        self.grown.insert((source.lanes, lane.clone()), Instant::now());
+    }
+
+    pub(super) fn active(&mut self, source: &Source) -> BTreeSet<LaneKey> {
+        self.grown.retain(|_, at| at.elapsed() < ACTIVE_FOR);
+        let lanes = self.grown.keys().filter(|(table, _)| *table == source.lanes);
+        lanes.map(|(_, lane)| lane.clone()).collect()
+    }
+}
+
+/// A lane with something in or beyond its newest batch.
+#[derive(Clone, Debug, Row, Deserialize)]
+struct Lane {
+    topic: String,
+    partition: u32,
+    /// Where the newest batch begins, and the last offset.
+    batch: u64,
+    last: u64,
+    /// What there is of what was seen.
+    seen_rows: u64,
+    seen_hash: u64,
+    /// What there is of the newest batch.
+    rows: u64,
+    hash: u64,
+}
+
+impl Lane {
+    fn key(&self) -> LaneKey {
+        (self.topic.clone(), self.partition)
+    }
+}
+
+pub(super) type LaneKey = (String, u32);
+
+/// How far a lane has been looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Watermark {
+    /// Where its newest batch begins.
+    batch: u64,
+    /// Where what has not been seen begins.
+    next: u64,
+    /// Rows between the two, and the sum of their hashes.
+    rows: u64,
+    hash: u64,
+}
+
+impl Watermark {
+    fn is_unchanged(&self, lane: &Lane) -> bool {
+        (lane.seen_rows, lane.seen_hash) == (self.rows, self.hash)
+    }
+}
+
+pub(super) type Watermarks = BTreeMap<LaneKey, Watermark>;
+
+/// Offsets of the lanes between which the arrivals lie, and where that leaves them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Range {
+    names: Vec<String>,
+    froms: Vec<u64>,
+    tos: Vec<u64>,
+    pub(super) moved: Vec<(LaneKey, Watermark)>,
+}
+
+impl Range {
+    pub(super) fn param(&self, query: Query) -> Query {
+        query
+            .param("lanes", &self.names)
+            .param("froms", &self.froms)
+            .param("tos", &self.tos)
+            .param("lanes_from", self.froms.iter().min().copied().unwrap_or(0))
+    }
+}
+
+pub(super) async fn watermarks(postgres: &mut PgConnection) -> Result<Watermarks> {
+    let rows = sqlx::query(
+        "SELECT topic, partition, batch_offset, next_offset, batch_rows, batch_hash FROM arrival_watermarks",
+    )
+    .fetch_all(postgres)
+    .within()
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let number = |column| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(column)?.cast_unsigned());
+            let watermark = Watermark {
+                batch: number("batch_offset")?,
+                next: number("next_offset")?,
+                rows: number("batch_rows")?,
+                hash: number("batch_hash")?,
+            };
+            let partition = row.try_get::<i32, _>("partition")?.cast_unsigned();
+            Ok(((row.try_get("topic")?, partition), watermark))
+        })
+        .collect()
+}
+
+pub(super) async fn write_watermark(
+    postgres: &mut PgConnection,
+    (topic, partition): &LaneKey,
+    watermark: &Watermark,
+) -> Result<()> {
+    // All 64 bits of each, as they are: Postgres has no unsigned numbers, and reads them for nobody else.
+    sqlx::query(
+        "INSERT INTO arrival_watermarks (topic, partition, batch_offset, next_offset, batch_rows, batch_hash)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (topic, partition) DO UPDATE
+         SET batch_offset = EXCLUDED.batch_offset, next_offset = EXCLUDED.next_offset,
+             batch_rows = EXCLUDED.batch_rows, batch_hash = EXCLUDED.batch_hash",
+    )
+    .bind(topic)
+    .bind(partition.cast_signed())
+    .bind(watermark.batch.cast_signed())
+    .bind(watermark.next.cast_signed())
+    .bind(watermark.rows.cast_signed())
+    .bind(watermark.hash.cast_signed())
+    .execute(postgres)
+    .within()
+    .await?;
+    Ok(())
+}
+
+/// What is asked of lanes: of the active ones, or of all others.
+struct Look<'a> {
+    watermarks: &'a Watermarks,
+    /// Where their newest batches begin.
+    batches: &'a Watermarks,
+    active: &'a BTreeSet<LaneKey>,
+    is_active: bool,
+}
+
+impl Look<'_> {
+    async fn lanes(&self, warehouse: &Warehouse, source: &Source) -> Result<Vec<Lane>> {
+        // A list without elements has no type.
+        let (mut names, mut active) = (vec![String::new()], vec![String::new()]);
+        let (mut froms, mut nexts, mut batches) = (vec![u64::MAX], vec![u64::MAX], vec![u64::MAX]);
+        for (lane, watermark) in self.watermarks {
+            names.push(name(lane));
+            froms.push(watermark.batch);
+            nexts.push(watermark.next);
+            batches.push(self.batches.get(lane).map_or(watermark.batch, |newest| newest.batch));
+        }
+        active.extend(self.active.iter().map(name));
+        let from = |lane| self.watermarks.get(lane).map_or(0, |watermark: &Watermark| watermark.batch);
+        let lanes_from = if self.is_active { self.active.iter().map(from).min().unwrap_or(0) } else { 0 };
+        let query = warehouse
+            .query(&text::assemble(source.lanes))
+            .param("lanes", names)
+            .param("froms", froms)
+            .param("nexts", nexts)
+            .param("batches", batches)
+            .param("active", active)
+            .param("is_active", u8::from(self.is_active))
+            .param("lanes_from", lanes_from);
+        warehouse.rows(query).await
+    }
+}
+
+fn name((topic, partition): &LaneKey) -> String {
+    format!("{topic}/{partition}")
+}
+
+/// The lanes that are not what they were, with the newest batch of each. `resting` takes the time spent on those that
+/// are not active; `None`: not this time.
+pub(super) async fn changed_lanes(
+    warehouse: &Warehouse,
+    source: &Source,
+    watermarks: &Watermarks,
+    active: &BTreeSet<LaneKey>,
+    resting: Option<&mut Duration>,
+) -> Result<Watermarks> {
+    let look = |is_active| Look { watermarks, batches: watermarks, active, is_active };
+    let mut lanes = Vec::new();
+    if !active.is_empty() {
+        lanes = look(true).lanes(warehouse, source).await?;
+    }
+    if let Some(time) = resting {
+        let start = Instant::now();
+        lanes.extend(look(false).lanes(warehouse, source).await?);
+        *time += start.elapsed();
+    }
+    let mut changed = Watermarks::new();
+    for lane in lanes {
+        let watermark = watermarks.get(&lane.key()).copied().unwrap_or_default();
+        if lane.last >= watermark.next || !watermark.is_unchanged(&lane) {
+            // Never back: a batch of which parts were stored may have been sent again as a whole.
+            let batch = lane.batch.max(watermark.batch);
+            changed.insert(lane.key(), Watermark { batch, ..watermark });
+        }
+    }
+    Ok(changed)
+}
+
+/// From where to where the changed lanes' arrivals lie. Asked when their newest batches are known: from now on all that
+/// lies below those is there.
+pub(super) async fn arrived_range(
+    warehouse: &Warehouse,
+    source: &Source,
+    watermarks: &Watermarks,
+    changed: &Watermarks,
+) -> Result<Range> {
+    let mut range = Range::default();
+    if changed.is_empty() {
+        return Ok(range);
+    }
+    // A lane never seen before is asked for from its beginning.
+    let known = changed.keys().map(|lane| (lane.clone(), watermarks.get(lane).copied().unwrap_or_default()));
+    let (known, active): (Watermarks, _) = (known.collect(), changed.keys().cloned().collect());
+    let look = Look { watermarks: &known, batches: changed, active: &active, is_active: true };
+    for lane in look.lanes(warehouse, source).await? {
+        let key = lane.key();
+        let (Some(before), Some(Watermark { batch, .. })) = (known.get(&key), changed.get(&key)) else {
+            continue;
+        };
+        range.names.push(name(&key));
+        range.froms.push(if before.is_unchanged(&lane) { before.next } else { before.batch });
+        range.tos.push(lane.last);
+        let next = before.next.max(lane.last.saturating_add(1));
+        range.moved.push((key, Watermark { batch: *batch, next, rows: lane.rows, hash: lane.hash }));
+    }
+    Ok(range)
+}

@@ -1,0 +1,373 @@
+//! The spool's reader: delivers to Kafka what waits there.
+//!
+//! One thread, one batch of each topic at a time: read, send, wait for every acknowledgement, record the position. A
+//! batch of which anything failed is sent again whole, once all of it is settled, so the last copies stand in order.
+//!
+//! While Kafka is away the circuit is open. Half-open: one message, the first of the spool, is tried; it waits in
+//! librdkafka until a broker takes it, so that the drain begins as soon as one does. Where the spool is empty, metadata
+//! is asked for. A broker that hangs gets one copy of that message and not many: after an unanswered one the idempotent
+//! producer asks for a new epoch first.
+//!
+//! A frame that cannot be read stops its topic's drain, and with it the return to direct: it is logged, `/readyz` says
+//! it, and the age of the oldest event grows in the metrics. New events are still kept, within the spool's bounds.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use millrace_schemas::{
+    metric,
+    spool::{CONSUMER_FILE, Record, read_frame},
+};
+
+use super::{Gate, Held, Mode, Relay};
+use crate::{
+    encode::Topic,
+    log::{
+        Log as _, Pending,
+        kafka::KafkaLog,
+        spool::{
+            self, SpoolLog,
+            reader::{Frames, ReadError, Reader},
+            segment::write_position,
+        },
+    },
+};
+
+/// Bytes of a topic that are on their way to Kafka at a time.
+const BATCH_BYTES: usize = 4 << 20;
+/// A handing over begins when no more messages than this are left: a fraction of a second's work.
+const HAND_OVER_MESSAGES_MAX: u64 = 5_000;
+/// How long one may take before it is given up, not counting a last wait for Kafka. It waits for two fsyncs or three,
+/// each of which takes a second on a disk that is busy enough.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a batch that is on its way is looked after.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// After so many probes that failed, some fifteen seconds, the next is made by a new producer: whatever state the old
+/// one is in, it is not what keeps Kafka away.
+const PROBES_PER_PRODUCER: u32 = 4;
+/// How long to wait before trying again what has failed.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The same, for what only a person can repair.
+const REPAIR_PAUSE: Duration = Duration::from_secs(5);
+
+pub(super) struct Drain {
+    relay: Arc<Relay>,
+    kafka: Arc<KafkaLog>,
+    lanes: [Lane; Topic::ALL.len()],
+    /// One after the other.
+    probes_failed: u32,
+}
+
+/// One topic.
+struct Lane {
+    topic: Topic,
+    dir: PathBuf,
+    reader: Reader,
+    /// Everything below was delivered.
+    next: u64,
+    /// The position is recorded as far as `next`.
+    is_recorded: bool,
+    /// What was read and not delivered yet, from byte `start` on.
+    frames: Frames,
+    start: usize,
+    drained: metrics::Counter,
+}
+
+/// How much a round delivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// To see whether Kafka is back.
+    OneMessage,
+    /// All that was read.
+    Batch,
+}
+
+/// How a round of the drain went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    Delivered,
+    NothingToDo,
+    Failed,
+}
+
+/// What the drain is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Drain,
+    /// Everything goes to Kafka directly.
+    Nothing,
+    End,
+}
+
+impl Drain {
+    /// Finds where the last drain ended.
+    pub(super) fn new(relay: Arc<Relay>, kafka: Arc<KafkaLog>) -> Result<Self, spool::Error> {
+        let lanes = [Lane::open(Topic::Events, &relay.spool)?, Lane::open(Topic::Clicks, &relay.spool)?];
+        Ok(Self { relay, kafka, lanes, probes_failed: 0 })
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            match self.wait_for_work() {
+                Work::Drain if self.kafka.ready().is_err() => self.probe(),
+                Work::Drain => self.drain(),
+                Work::Nothing => self.lanes.iter_mut().for_each(Lane::record),
+                Work::End => break,
+            }
+        }
+        let mut gate = self.relay.gate();
+        self.relay.spool_held(&mut gate);
+    }
+
+    fn wait_for_work(&self) -> Work {
+        let gate = self.relay.gate();
+        let is_idle = |gate: &mut Gate| matches!(gate.mode, Mode::Direct) && !gate.is_closing;
+        let waited = self.relay.wake.wait_timeout_while(gate, REPAIR_PAUSE, is_idle);
+        let (gate, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match gate.mode {
+            _ if gate.is_closing => Work::End,
+            Mode::Direct => Work::Nothing,
+            Mode::Spooling | Mode::HandingOver(_) => Work::Drain,
+        }
+    }
+
+    fn pause(&self) {
+        let gate = self.relay.gate();
+        let pause = if gate.problem.is_some() { REPAIR_PAUSE } else { PAUSE };
+        drop(self.relay.wake.wait_timeout_while(gate, pause, |gate| !gate.is_closing));
+    }
+
+    /// Looks whether Kafka is back.
+    fn probe(&mut self) {
+        if self.kafka.queued() > 0 {
+            // Requests are waiting for these; the spool can answer them now.
+            self.kafka.purge();
+        }
+        if self.kafka.has_topics() {
+            if self.lanes.iter().any(|lane| lane.left(&self.relay.spool) > 0) {
+                if self.round(Extent::OneMessage) == Round::Delivered {
+                    self.probes_failed = 0;
+                    return self.kafka.is_back();
+                }
+                self.probes_failed += 1;
+                if self.probes_failed.is_multiple_of(PROBES_PER_PRODUCER) {
+                    self.kafka.replace();
+                }
+            } else {
+                self.kafka.probe();
+                if self.kafka.ready().is_ok() {
+                    return;
+                }
+            }
+        }
+        self.pause();
+    }
+
+    /// One step towards the end of the spool.
+    fn drain(&mut self) {
+        let round = self.round(Extent::Batch);
+        let left = self.left();
+        tracing::debug!(?round, left, "a round of the drain");
+        if round != Round::Failed && left <= HAND_OVER_MESSAGES_MAX && self.hand_over() {
+            return;
+        }
+        if round != Round::Delivered {
+            self.pause();
+        }
+    }
+
+    /// Messages that are left in the spool, or on their way to it.
+    fn left(&self) -> u64 {
+        // In this order: what has left the queue is below the durable offset that is read then.
+        let queued = self.relay.spool.queued() as u64;
+        queued + self.lanes.iter().map(|lane| lane.left(&self.relay.spool)).sum::<u64>()
+    }
+
+    /// Delivers what comes next, and waits until all of it is settled.
+    fn round(&mut self, extent: Extent) -> Round {
+        self.read();
+        let total: usize = self.lanes.iter().map(|lane| lane.frames.count).sum();
+        if total == 0 {
+            return Round::NothingToDo;
+        }
+        let (pending, settled) = Pending::drain(total);
+        let mut sent = [(0, 0); Topic::ALL.len()];
+        let mut count = 0;
+        'lanes: for (lane, sent) in self.lanes.iter().zip(&mut sent) {
+            for (record, length) in lane.records() {
+                let is_enough = extent == Extent::OneMessage && count == 1;
+                if is_enough
+                    || self.kafka.send(lane.topic.name(), record.key, record.value, &pending).is_err()
+                {
+                    break 'lanes;
+                }
+                *sent = (sent.0 + length, sent.1 + 1);
+                count += 1;
+            }
+        }
+        // The producer's queue took no more of them; they come with the next batch.
+        pending.settle(total - count, true);
+        let is_delivered = self.wait_for(&settled, extent);
+        if count == 0 || !is_delivered {
+            return Round::Failed;
+        }
+        for (lane, (bytes, count)) in self.lanes.iter_mut().zip(sent) {
+            if count > 0 {
+                lane.delivered(bytes, count);
+            }
+        }
+        Round::Delivered
+    }
+
+    fn wait_for(&self, settled: &Receiver<bool>, extent: Extent) -> bool {
+        // librdkafka settles every message within its timeout; the rest is for a machine that is busy.
+        let deadline = Instant::now() + 2 * self.kafka.ack_timeout();
+        loop {
+            match settled.recv_timeout(LOOK_EVERY) {
+                Ok(is_delivered) => return is_delivered,
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return false,
+                // One of them, or of the requests before, was not acknowledged: do not wait for the others, behind
+                // which appends may be held.
+                Err(RecvTimeoutError::Timeout) if extent == Extent::Batch && self.kafka.ready().is_err() => {
+                    self.kafka.purge();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Reads on where everything read was delivered; what cannot be read is told.
+    fn read(&mut self) {
+        let mut problem = None;
+        for lane in &mut self.lanes {
+            if let Err(error) = lane.read(&self.relay.spool) {
+                problem = Some(error.to_string());
+            }
+        }
+        let mut gate = self.relay.gate();
+        if let Some(problem) = problem.as_ref().filter(|problem| gate.problem.as_ref() != Some(*problem)) {
+            tracing::error!(problem, "the spool cannot be drained to Kafka");
+        }
+        gate.problem = problem;
+    }
+
+    /// Delivers the rest while appends are held, and lets them follow it; false: it came to nothing.
+    fn hand_over(&mut self) -> bool {
+        let relay = Arc::clone(&self.relay);
+        {
+            let mut gate = relay.gate();
+            if gate.is_closing || gate.problem.is_some() {
+                return false;
+            }
+            gate.mode = Mode::HandingOver(Held::default());
+        }
+        let deadline = Instant::now() + HAND_OVER_TIMEOUT;
+        loop {
+            let round = self.round(Extent::Batch);
+            let mut gate = relay.gate();
+            // Who finds Kafka away after this waits for the gate, and begins to spool then.
+            let is_over = round == Round::Failed || self.kafka.ready().is_err();
+            if is_over || gate.is_closing || gate.problem.is_some() || Instant::now() >= deadline {
+                relay.spool_held(&mut gate);
+                tracing::debug!(?round, left = self.left(), "the handing over came to nothing");
+                return false;
+            }
+            if !matches!(gate.mode, Mode::HandingOver(_)) {
+                // More was held than there is room for.
+                return false;
+            }
+            // Nothing is added to the spool while the gate is held.
+            if self.left() == 0 {
+                return relay.follow(&mut gate, &self.kafka);
+            }
+            drop(gate);
+            if round == Round::NothingToDo {
+                // What is left is on its way to the disk.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn open(topic: Topic, spool: &SpoolLog) -> Result<Self, spool::Error> {
+        let (dir, next) = (spool.topic_dir(topic), spool.position_at_start(topic));
+        let durable_next = spool.durable_next(topic);
+        if next > durable_next {
+            let what = format!(
+                "it says that everything below {next} was delivered, and the spool ends at {durable_next}; it is of \
+                 another spool, remove it to deliver this one from its beginning"
+            );
+            return Err(spool::Error::Damaged { path: dir.join(CONSUMER_FILE), what });
+        }
+        let drained = metrics::counter!(metric::COLLECTOR_SPOOL_DRAINED, "topic" => topic.name());
+        let reader = Reader::new(&dir, Some(next));
+        let mut lane = Self {
+            topic,
+            dir,
+            reader,
+            next,
+            is_recorded: false,
+            frames: Frames::default(),
+            start: 0,
+            drained,
+        };
+        // There is a position from now on: on a full disk it can be overwritten, and not created.
+        lane.record();
+        Ok(lane)
+    }
+
+    /// Durable frames that were not delivered.
+    fn left(&self, spool: &SpoolLog) -> u64 {
+        spool.durable_next(self.topic).saturating_sub(self.next)
+    }
+
+    fn read(&mut self, spool: &SpoolLog) -> Result<(), ReadError> {
+        if self.frames.count == 0 {
+            self.start = 0;
+            self.frames = Frames::default();
+            self.frames = self.reader.read(spool.durable_next(self.topic), BATCH_BYTES)?;
+        }
+        Ok(())
+    }
+
+    /// What was read and not delivered, each with the bytes it takes.
+    fn records(&self) -> impl Iterator<Item = (Record<'_>, usize)> {
+        let mut rest = &self.frames.bytes[self.start..];
+        std::iter::from_fn(move || {
+            let (record, length) = read_frame(rest).ok()?;
+            rest = &rest[length..];
+            Some((record, length))
+        })
+    }
+
+    fn delivered(&mut self, bytes: usize, count: usize) {
+        self.start += bytes;
+        self.frames.count -= count;
+        self.next += count as u64;
+        self.drained.increment(count as u64);
+        self.is_recorded = false;
+        self.record();
+    }
+
+    /// Records the position. Where that is impossible the drain goes on: after a crash it is repeated from what is on
+    /// record.
+    fn record(&mut self) {
+        if self.is_recorded {
+            return;
+        }
+        match write_position(&self.dir, self.next) {
+            Ok(()) => self.is_recorded = true,
+            Err(error) => {
+                tracing::warn!(%error, dir = %self.dir.display(), "the drain's position could not be recorded");
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Attacks on a real process: its memory stays under its bound, and who behaves is served. How many requests that are,
+//! and how fast, the bench says (`bench --only attack`).
+
+use std::{
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+};
+
+use crate::{
+    process::{Collector, head},
+    service::WRITE_KEY,
+};
+
+const GOOD: &str = r#"{"type":"event","name":"test","visitor_id":"v"}"#;
+const CLOSED: &str = "millrace_collector_connections_closed_for_room_total";
+/// What somebody who behaves waits for at most, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection from one of the many addresses that a machine has to itself.
+async fn from(address: &str, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(address.parse::<IpAddr>().unwrap(), 0))?;
+    socket.connect(to).await
+}
+
+/// Sends over a connection of its own; the status, or 0 when there is none in time.
+async fn post(from_address: &str, to: SocketAddr, headers: &str, body: &[u8]) -> u16 {
+    let send = async {
+        let mut stream = from(from_address, to).await?;
+        let head = format!(
+            "POST /v1/collect HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
+            body.len()
+        );
+        // An answer can come before everything is sent.
+        let _ = stream.write_all(&[head.as_bytes(), body].concat()).await;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await?;
+        std::io::Result::Ok(String::from_utf8_lossy(&answer[9..]).parse().unwrap())
+    };
+    tokio::time::timeout(PATIENCE, send).await.map_or(0, |status| status.unwrap_or(0))
+}
+
+async fn honest(collector: &Collector, body: &[u8]) -> u16 {
+    post("127.0.0.1", collector.address(), &format!("x-write-key: {WRITE_KEY}\r\n"), body).await
+}
+
+/// A body of so many bytes at least.
+fn large(bytes: usize) -> Vec<u8> {
+    let event = format!(r#"{{"type":"event","name":"test","label":"{}"}}"#, "x".repeat(4_000));
+    let count = bytes.div_ceil(event.len() + 1);
+    format!("[{}]", vec![event; count].join(",")).into_bytes()
+}
+
+#[tokio::test]
+async fn whoever_takes_all_connections_keeps_nobody_out() {
+    let collector = Collector::start(&["--connections-max=40".into()]).await;
+    let to = collector.address();
+    // One address holds them all: idle, in the middle of a head, in the middle of a body.
+    let starts = [String::new(), "POST /v1/collect HTT".into(), head(100) + "["];
+    let mut held = Vec::new();
+    for start in starts.iter().cycle().take(120) {
+        let mut stream = from("127.0.0.2", to).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        held.push(stream);
+    }
+    for _ in 0..20 {
+        assert_eq!(honest(&collector, GOOD.as_bytes()).await, 202);
+    }
+    collector.has_metric(CLOSED, 80.0).await;
+    // A connection that behaves is not the one that is closed, though it is the oldest by now.
+    let mut mine = from("127.0.0.1", to).await.unwrap();
+    let whole = head(GOOD.len()) + GOOD;
+    for round in 0..3 {
+        for _ in 0..60 {
+            held.push(from("127.0.0.2", to).await.unwrap());
+        }
+        mine.write_all(whole.as_bytes()).await.unwrap();
+        let mut answer = [0; 4096];
+        let read = tokio::time::timeout(PATIENCE, mine.read(&mut answer)).await.unwrap().unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 202"), "{round}");
+    }
+    drop(held);
+    // Many addresses hold one each.
+    let mut held = Vec::new();
+    for number in 0..120 {
+        held.push(from(&format!("127.0.1.{number}"), to).await.unwrap());
+        if number % 10 == 9 {
+            assert_eq!(honest(&collector, GOOD.as_bytes()).await, 202);
+        }
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_announced_or_held_back_take_no_memory_from_others() {
+    let settings = ["--bodies-bytes-max=16777216", "--body-timeout-ms=60000"].map(String::from);
+    let collector = Collector::start(&settings).await;
+    let (to, mib) = (collector.address(), 1 << 20);
+    let mut held = Vec::new();
+    for sent in [0, 10_000, 17_000] {
+        for _ in 0..32 {
+            let mut stream = from("127.0.0.2", to).await.unwrap();
+            stream.write_all((head(mib) + &" ".repeat(sent)).as_bytes()).await.unwrap();
+            held.push(stream);
+        }
+    }
+    // Bodies that are there but for their last byte: an address has room for two of them, an eighth of the whole.
+    let mut own = Vec::new();
+    for _ in 0..4 {
+        let mut stream = from("127.0.0.3", to).await.unwrap();
+        stream.write_all((head(mib) + &" ".repeat(mib - 1)).as_bytes()).await.unwrap();
+        own.push(stream);
+    }
+    let mut refused = 0;
+    for stream in &mut own {
+        let mut answer = [0; 12];
+        let answered = tokio::time::timeout(Duration::from_secs(4), stream.read_exact(&mut answer)).await;
+        refused += usize::from(answered.is_ok() && &answer[9..] == b"503");
+    }
+    assert_eq!(refused, 2);
+    for _ in 0..3 {
+        assert_eq!(honest(&collector, &large(900_000)).await, 202);
+    }
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_end_the_connection() {
+    let collector = Collector::start(&["--write-timeout-ms=300".into()]).await;
+    let mut stream = TcpStream::connect(collector.address()).await.unwrap();
+    let requests = "GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n".repeat(100);
+    // The kernel holds some megabytes for both sides; then the collector can write no more, reads no more, and hangs up.
+    let until_it_hangs_up = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(30), until_it_hangs_up).await.unwrap();
+    assert_eq!(honest(&collector, GOOD.as_bytes()).await, 202);
+}
+
+#[tokio::test]
+async fn floods_over_a_rate_and_unknown_keys_leave_no_trace_in_memory() {
+    let settings = ["--client-requests-per-second=200", "--trusted-proxies=127.0.0.9/32"].map(String::from);
+    let collector = Collector::start(&settings).await;
+    let flood = async |headers: &(dyn Fn(usize) -> String + Sync), requests: usize, address: &str| {
+        let mut stream = from(address, collector.address()).await.unwrap();
+        let (mut reader, mut writer) = stream.split();
+        let write = async {
+            for number in 0..requests {
+                let head = "GET /v1/pixel.gif?type=event&name=a&";
+                let headers = headers(number);
+                let close = if number + 1 == requests { "\r\nconnection: close" } else { "" };
+                writer.write_all(format!("{head}{headers}{close}\r\n\r\n").as_bytes()).await.unwrap();
+            }
+        };
+        let mut answers = Vec::new();
+        let read = async { reader.read_to_end(&mut answers).await.unwrap() };
+        tokio::join!(write, read);
+        let text = String::from_utf8_lossy(&answers).into_owned();
+        let count = |status: &str| text.matches(&format!("HTTP/1.1 {status}")).count();
+        (count("200"), count("401"), count("429"))
+    };
+    let before = collector.rss_peak();
+    // One address over its rate.
+    let one = |_| format!("key={WRITE_KEY} HTTP/1.1\r\nhost: a");
+    let (ok, _, limited) = flood(&one, 5_000, "127.0.0.2").await;
+    assert!(limited > 1_000 && ok >= 200 && ok + limited == 5_000, "{ok} {limited}");
+    // A store over its rate, from addresses that a trusted proxy names.
+    let slow = |number: usize| {
+        format!(
+            "key=slow-write-key HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 10.{}.{}.1",
+            number >> 8 & 255,
+            number & 255
+        )
+    };
+    let (ok, _, limited) = flood(&slow, 2_000, "127.0.0.9").await;
+    assert!(ok <= 600 && limited >= 1_400, "{ok} {limited}");
+    // Unknown keys, each another, from addresses each another.
+    let unknown = |number: usize| {
+        let (high, low) = (number >> 8 & 255, number & 255);
+        format!("key={number:0>200} HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 11.{}.{high}.{low}", number >> 16)
+    };
+    let (_, unknown, limited) = flood(&unknown, 100_000, "127.0.0.9").await;
+    assert_eq!((unknown, limited), (100_000, 0));
+    assert_eq!(honest(&collector, GOOD.as_bytes()).await, 202);
+    let grown = collector.rss_peak() - before;
+    assert!(grown < 24 << 20, "{} KiB", grown >> 10);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Every attack at once; the bound is the one that the configuration promises.
+#[tokio::test]
+async fn memory_stays_under_its_bound_and_who_behaves_is_served() {
+    const MIB: u64 = 1 << 20;
+    let (connections, bodies, unlogged) = (400, 32 * MIB, 16 * MIB);
+    let settings = [
+        format!("--connections-max={connections}"),
+        format!("--bodies-bytes-max={bodies}"),
+        format!("--unlogged-bytes-max={unlogged}"),
+    ];
+    let collector = Collector::start(&settings).await;
+    let to = collector.address();
+    let key = format!("x-write-key: {WRITE_KEY}\r\n");
+    // Eight megabytes of numbers: what a parser makes of them is larger still. A context that every event gets.
+    let numbers = format!("[{}1]", "1,".repeat(4 << 20));
+    let bomb = gzip(&[numbers.as_bytes(), &vec![b' '; 100 << 10]].concat());
+    let context: String = (0..7).map(|number| format!(r#""k{number}":"{}","#, "y".repeat(8_000))).collect();
+    let events = vec![GOOD; 450].join(",");
+    let huge = format!(r#"{{"context":{{"properties":{{{context}"z":1}}}},"events":[{events}]}}"#);
+    let deep = "[".repeat(900_000);
+    let heads = format!("GET /healthz HTTP/1.1\r\nx: {}", "y".repeat(31 << 10));
+    let gzipped = format!("{key}content-encoding: gzip\r\n");
+    let attacks: [(&str, Vec<u8>); 4] =
+        [(&gzipped, bomb), (&key, huge.into_bytes()), (&key, deep.into_bytes()), (&key, vec![b' '; 1 << 20])];
+    let stop = Arc::<AtomicBool>::default();
+    let mut attackers = tokio::task::JoinSet::new();
+    for (number, (headers, body)) in attacks.iter().cycle().take(32).cloned().enumerate() {
+        let (headers, stop) = (headers.to_owned(), Arc::clone(&stop));
+        attackers.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                post(&format!("127.0.2.{number}"), to, &headers, &body).await;
+            }
+        });
+    }
+    for number in 0..8 {
+        let (heads, stop) = (heads.clone(), Arc::clone(&stop));
+        attackers.spawn(async move {
+            let mut held = std::collections::VecDeque::new();
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok(mut stream) = from(&format!("127.0.3.{number}"), to).await {
+                    let start =
+                        if held.len() % 2 == 0 { heads.clone() } else { head(16_000) + &" ".repeat(15_000) };
+                    let _ = stream.write_all(start.as_bytes()).await;
+                    held.push_back(stream);
+                }
+                if held.len() > 200 {
+                    held.pop_front();
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+    }
+    let (start, mut served, mut slowest) = (Instant::now(), 0, Duration::ZERO);
+    while served < 100 || start.elapsed() < Duration::from_secs(3) {
+        let start = Instant::now();
+        assert_eq!(honest(&collector, GOOD.as_bytes()).await, 202, "after {served}");
+        slowest = slowest.max(start.elapsed());
+        served += 1;
+    }
+    stop.store(true, Ordering::Relaxed);
+    while attackers.join_next().await.is_some() {}
+    let threads = std::thread::available_parallelism().unwrap().get() as u64;
+    let bound = 64 * MIB + connections * (64 << 10) + bodies + unlogged + threads * 2 * 96 * MIB;
+    let peak = collector.rss_peak();
+    eprintln!("{served} served, the slowest after {slowest:?}; {} of {} MiB", peak / MIB, bound / MIB);
+    assert!(peak < bound, "{} MiB of {} MiB", peak / MIB, bound / MIB);
+}

@@ -1,0 +1,84 @@
+//! What is sent again, and what is not, when ClickHouse no longer remembers its tokens, or remembers them too well.
+
+use std::{fs, time::Instant};
+
+use millrace_schemas::{spool::Position, topic::EVENTS};
+
+use crate::parts::{Bench, Running, SpoolTopic, ask, await_answer, event, tell};
+
+const PHYSICAL: &str = "SELECT count() FROM millrace.events";
+const DISTINCT: &str = "SELECT uniqExact(event_id) FROM millrace.events FINAL";
+
+/// A hundred events in one batch, as if their consumer had died before it could say that they are stored; then so many
+/// inserts that the batch's token is forgotten. Merges stand still: what is stored twice stays twice.
+async fn a_batch_beyond_the_window() -> (Bench, SpoolTopic) {
+    let bench = Bench::start().await;
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    events.write((0..100).map(event));
+    let running = Running::start(bench.config.clone());
+    await_answer(&bench.engine, PHYSICAL, 100).await;
+    running.stop().await;
+    assert_eq!(events.position(), Some(Position { next: 100, pending_next: None }));
+    tell(&bench.engine, "SYSTEM STOP MERGES millrace.events").await;
+    tell(&bench.engine, "ALTER TABLE millrace.events MODIFY SETTING non_replicated_deduplication_window = 1")
+        .await;
+    let running = Running::start(bench.config.clone());
+    for number in 100..103 {
+        events.write([event(number)]);
+        await_answer(&bench.engine, PHYSICAL, number + 1).await;
+    }
+    running.stop().await;
+    events.set_position(Position { next: 0, pending_next: Some(100) });
+    (bench, events)
+}
+
+/// Starts once more and waits until the log is read to its end.
+async fn start_again(bench: &Bench, events: &mut SpoolTopic) {
+    let end = events.position().and_then(|position| position.pending_next).unwrap_or_default();
+    let running = Running::start(bench.config.clone());
+    let until = Instant::now() + std::time::Duration::from_secs(60);
+    while events.position().is_none_or(|position| position.next < end) {
+        assert!(Instant::now() < until, "{:?}", events.position());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_is_all_there_is_not_sent_again() {
+    let (bench, mut events) = a_batch_beyond_the_window().await;
+    start_again(&bench, &mut events).await;
+    // The three behind it were read again too, in batches of other ranges: these are what a set position costs.
+    let query = "SELECT count() FROM millrace.events WHERE _offset < 100";
+    assert_eq!(ask(&bench.engine, query).await, 100);
+    assert_eq!(ask(&bench.engine, DISTINCT).await, 103);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_is_there_in_part_is_sent_again() {
+    let (bench, mut events) = a_batch_beyond_the_window().await;
+    let loss = "ALTER TABLE millrace.events DELETE WHERE _offset % 10 = 3 SETTINGS mutations_sync = 2";
+    tell(&bench.engine, "SYSTEM START MERGES millrace.events").await;
+    tell(&bench.engine, loss).await;
+    tell(&bench.engine, "SYSTEM STOP MERGES millrace.events").await;
+    assert_eq!(ask(&bench.engine, "SELECT count() FROM millrace.events WHERE _offset < 100").await, 90);
+    start_again(&bench, &mut events).await;
+    assert_eq!(ask(&bench.engine, DISTINCT).await, 103);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_log_with_the_same_offsets_is_stored() {
+    let bench = Bench::start().await;
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    events.write((0..100).map(event));
+    let running = Running::start(bench.config.clone());
+    await_answer(&bench.engine, PHYSICAL, 100).await;
+    running.stop().await;
+    // Somebody removes the spool and keeps ClickHouse: the same range of offsets, other events, tokens remembered.
+    fs::remove_dir_all(bench.spool.path().join(EVENTS)).unwrap();
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    events.write((1000..1100).map(event));
+    events.set_position(Position { next: 0, pending_next: Some(100) });
+    start_again(&bench, &mut events).await;
+    assert_eq!(ask(&bench.engine, DISTINCT).await, 200);
+}
