@@ -12,6 +12,7 @@ mod bot;
 pub mod chain;
 mod client;
 mod commerce;
+pub mod compat;
 mod config;
 pub mod decode;
 pub mod encode;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use millrace_schemas::{event::Kind, metric, reject::Reason};
 
-use crate::chain::Outcome;
+use crate::{chain::Outcome, compat::Protocol};
 
 /// What a request asked for, as its metric names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,22 +16,58 @@ pub(crate) enum Endpoint {
     Health,
     Ready,
     OpenApi,
+    /// Another product's clients.
+    Compatible(Protocol),
     /// Anything else, so that made-up paths make no metrics.
     Other,
     /// What ended before it was a request: a head that is malformed, too large or too slow.
     Connection,
 }
 
-const ENDPOINTS: [(Endpoint, &str); 8] = [
-    (Endpoint::Collect, "collect"),
-    (Endpoint::Pixel, "pixel"),
-    (Endpoint::Tracker, "tracker"),
-    (Endpoint::Health, "healthz"),
-    (Endpoint::Ready, "readyz"),
-    (Endpoint::OpenApi, "openapi"),
-    (Endpoint::Other, "other"),
-    (Endpoint::Connection, "connection"),
-];
+impl Endpoint {
+    /// Every one; each stands at its own index.
+    fn all() -> impl Iterator<Item = Endpoint> {
+        let own = [
+            Endpoint::Collect,
+            Endpoint::Pixel,
+            Endpoint::Tracker,
+            Endpoint::Health,
+            Endpoint::Ready,
+            Endpoint::OpenApi,
+            Endpoint::Other,
+            Endpoint::Connection,
+        ];
+        own.into_iter().chain(Protocol::ALL.map(Endpoint::Compatible))
+    }
+
+    const fn index(self) -> usize {
+        match self {
+            Endpoint::Collect => 0,
+            Endpoint::Pixel => 1,
+            Endpoint::Tracker => 2,
+            Endpoint::Health => 3,
+            Endpoint::Ready => 4,
+            Endpoint::OpenApi => 5,
+            Endpoint::Other => 6,
+            Endpoint::Connection => 7,
+            Endpoint::Compatible(protocol) => 8 + protocol as usize,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Endpoint::Collect => "collect",
+            Endpoint::Pixel => "pixel",
+            Endpoint::Tracker => "tracker",
+            Endpoint::Health => "healthz",
+            Endpoint::Ready => "readyz",
+            Endpoint::OpenApi => "openapi",
+            Endpoint::Other => "other",
+            Endpoint::Connection => "connection",
+            Endpoint::Compatible(protocol) => protocol.name(),
+        }
+    }
+}
 
 /// Every status that the collector answers with.
 const STATUSES: [u16; 15] = [200, 202, 204, 304, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 503];
@@ -58,16 +94,16 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Looks the handles up in the recorder that is installed now.
     pub(crate) fn new() -> Self {
-        let requests = ENDPOINTS.map(|(_, endpoint)| {
+        let requests = Endpoint::all().map(|endpoint| {
             std::array::from_fn(|index| {
                 let status = STATUSES.get(index).copied().unwrap_or(HEAD_TOO_LARGE);
-                counter!(metric::COLLECTOR_REQUESTS, "endpoint" => endpoint, "status" => status.to_string())
+                counter!(metric::COLLECTOR_REQUESTS, "endpoint" => endpoint.name(), "status" => status.to_string())
             })
         });
         let accepted = |kind: Kind| counter!(metric::COLLECTOR_EVENTS_ACCEPTED, "type" => kind.as_str());
         let adjusted = |source| counter!(metric::COLLECTOR_TIMES_ADJUSTED, "time_source" => source);
         Self {
-            requests: requests.into(),
+            requests: requests.collect(),
             body_bytes: counter!(metric::COLLECTOR_BODY_BYTES),
             accepted: [accepted(Kind::PageView), accepted(Kind::Event), accepted(Kind::Click)],
             rejected: Reason::ALL
@@ -94,7 +130,7 @@ impl Metrics {
     /// Something that ended without being a request.
     pub(crate) fn ended(&self, endpoint: Endpoint, status: u16) {
         let status = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len());
-        self.requests[endpoint as usize][status].increment(1);
+        self.requests[endpoint.index()][status].increment(1);
     }
 
     /// Connections that were closed to make room for others.
@@ -152,8 +188,8 @@ mod tests {
 
     #[test]
     fn endpoints_and_reasons_are_indexes() {
-        for (index, (endpoint, _)) in ENDPOINTS.iter().enumerate() {
-            assert_eq!(*endpoint as usize, index);
+        for (index, endpoint) in Endpoint::all().enumerate() {
+            assert_eq!(endpoint.index(), index);
         }
         for (index, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);

@@ -131,6 +131,21 @@ pub(crate) fn accept_one(app: &App, body: &[u8], head: &Head<'_>) -> Result<(Out
     SCRATCH.with_borrow_mut(|scratch| accept(scratch, app, body, Form::Json, head, LARGE_BYTES))
 }
 
+/// Events of another product, translated.
+pub(crate) fn accept_body(
+    app: &App,
+    body: &[u8],
+    head: &Head<'_>,
+    bytes_max: usize,
+) -> Result<(Outcome, bool), Refused> {
+    accept(&mut Scratch::default(), app, body, Form::Json, head, bytes_max)
+}
+
+/// Whether a key may send from an origin.
+pub(crate) fn check_key(app: &App, key: Option<&str>, origin: Option<&str>) -> Result<(), Refused> {
+    find_key(&app.directory.load(), key, origin).map(drop)
+}
+
 /// The part of a request that waits for nothing: bytes in, log messages out, if these take `bytes_max` at most.
 fn accept(
     scratch: &mut Scratch,

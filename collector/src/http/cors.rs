@@ -11,7 +11,7 @@ use axum::{
         HeaderMap, HeaderValue, StatusCode,
         header::{
             ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ORIGIN, VARY,
         },
     },
     response::Response,
@@ -19,6 +19,9 @@ use axum::{
 use millrace_schemas::reject::Reason;
 
 use super::{App, answer, collect};
+
+const ALLOWED_HEADERS: HeaderValue =
+    HeaderValue::from_static("authorization, content-encoding, content-type, x-write-key");
 
 /// `OPTIONS`: may this page send? Asked without the key, unless it stands in the address; the request itself is checked
 /// again.
@@ -36,11 +39,10 @@ pub(crate) async fn preflight(State(app): State<Arc<App>>, request: Request) -> 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let answer = response.headers_mut();
-    answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, OPTIONS"));
-    answer.insert(
-        ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("authorization, content-encoding, content-type, x-write-key"),
-    );
+    answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+    // What a page may send is for the key and its origins to say; a header more or less lets nobody in.
+    let asked = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS);
+    answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.cloned().unwrap_or(ALLOWED_HEADERS));
     answer.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     allow(&mut response, headers.get(ORIGIN));
     response

@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod collect;
+pub(crate) mod compat;
 pub(crate) mod connections;
 pub(crate) mod cors;
 pub(crate) mod pages;
@@ -97,6 +98,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route(COLLECT, preflight.post(collect::post))
         .route(PIXEL, nothing.get(pixel::get))
+        .merge(compat::router(&app))
         .merge(pages)
         .with_state(app)
 }
@@ -111,6 +113,9 @@ pub(crate) fn endpoint(method: &Method, path: &str) -> Endpoint {
         OPENAPI => Endpoint::OpenApi,
         HEALTHZ => Endpoint::Health,
         READYZ => Endpoint::Ready,
-        _ => Endpoint::Other,
+        _ => match compat::protocol_of(path) {
+            Some(protocol) if method != Method::OPTIONS => Endpoint::Compatible(protocol),
+            _ => Endpoint::Other,
+        },
     }
 }

@@ -1,0 +1,232 @@
+//! Other products' protocols: their clients send here with nothing changed but an address.
+//!
+//! A decoder is a pure function from a request of such a client to events as `POST /v1/collect` takes them. What it lets
+//! through is checked, limited, enriched and stored like everybody's; it decides names and shapes, never what is
+//! acceptable. It costs a second pass over the JSON, which the native protocol does not pay.
+//!
+//! Each product's module says what becomes of what, and what is dropped. It has `ROUTES`, `decode` and `answer`: a client
+//! that gets an answer it does not know sends again for ever.
+
+pub mod ga4;
+pub mod plausible;
+pub mod posthog;
+pub mod segment;
+pub mod snowplow;
+pub mod umami;
+
+use axum::{
+    http::{HeaderMap, Method},
+    response::Response,
+};
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::{decode::Refusal, http::answer::Refused};
+use millrace_schemas::reject::Reason;
+
+/// A product whose clients may send here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Segment's HTTP tracking API.
+    Segment,
+    /// Google Analytics 4's Measurement Protocol.
+    Ga4,
+    /// Plausible's events API.
+    Plausible,
+    /// Umami's send API.
+    Umami,
+    /// PostHog's capture API.
+    Posthog,
+    /// Snowplow's tracker protocol 2.
+    Snowplow,
+}
+
+/// An address that a product's clients send to, below the collector's own or below `/k/{write key}`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Route {
+    /// As axum writes paths.
+    pub(crate) path: &'static str,
+    pub(crate) does: Does,
+}
+
+/// What is done with a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Does {
+    /// Takes events, from a body.
+    Post,
+    /// Takes events, from the address alone.
+    Get,
+    /// Takes events either way.
+    GetAndPost,
+    /// Answers what a client asks before it sends.
+    Say(fn(&Call<'_>) -> Response),
+}
+
+/// What a decoder sees of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// GET or POST.
+    pub method: &'a Method,
+    /// Path, without `/k/{write key}`.
+    pub path: &'a str,
+    /// Query, as it stands in the address; empty when there is none.
+    pub query: &'a str,
+    /// Head.
+    pub headers: &'a HeaderMap,
+    /// Body after `Content-Encoding` was undone.
+    pub body: &'a [u8],
+    /// Receipt, epoch milliseconds.
+    pub received_at: i64,
+    /// Most bytes that anything compressed inside may take.
+    pub inflated_bytes_max: usize,
+}
+
+/// A request as events of `POST /v1/collect`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Translation {
+    /// The store's key, from where that product's clients put theirs. One in the address beats it.
+    pub key: Option<String>,
+    /// When the client sent it, as RFC 3339 or epoch milliseconds.
+    pub sent_at: Option<Value>,
+    /// Events, each an object. None is no error: some calls of some products say nothing that is kept.
+    pub events: Vec<Map<String, Value>>,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 6] = [
+        Protocol::Segment,
+        Protocol::Ga4,
+        Protocol::Plausible,
+        Protocol::Umami,
+        Protocol::Posthog,
+        Protocol::Snowplow,
+    ];
+
+    /// What the product is called in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Protocol::Segment => "segment",
+            Protocol::Ga4 => "ga4",
+            Protocol::Plausible => "plausible",
+            Protocol::Umami => "umami",
+            Protocol::Posthog => "posthog",
+            Protocol::Snowplow => "snowplow",
+        }
+    }
+
+    /// The addresses that its clients send to.
+    pub(crate) const fn routes(self) -> &'static [Route] {
+        match self {
+            Protocol::Segment => segment::ROUTES,
+            Protocol::Ga4 => ga4::ROUTES,
+            Protocol::Plausible => plausible::ROUTES,
+            Protocol::Umami => umami::ROUTES,
+            Protocol::Posthog => posthog::ROUTES,
+            Protocol::Snowplow => snowplow::ROUTES,
+        }
+    }
+
+    /// The events of a request; refuses what is no request of this product's clients.
+    pub fn decode(self, call: &Call<'_>) -> Result<Translation, Refusal> {
+        match self {
+            Protocol::Segment => segment::decode(call),
+            Protocol::Ga4 => ga4::decode(call),
+            Protocol::Plausible => plausible::decode(call),
+            Protocol::Umami => umami::decode(call),
+            Protocol::Posthog => posthog::decode(call),
+            Protocol::Snowplow => snowplow::decode(call),
+        }
+    }
+
+    /// What this product's clients take for a yes or a no; `Ok` has the number of events accepted.
+    pub(crate) fn answer(self, result: Result<usize, &Refused>) -> Response {
+        match self {
+            Protocol::Segment => segment::answer(result),
+            Protocol::Ga4 => ga4::answer(result),
+            Protocol::Plausible => plausible::answer(result),
+            Protocol::Umami => umami::answer(result),
+            Protocol::Posthog => posthog::answer(result),
+            Protocol::Snowplow => snowplow::answer(result),
+        }
+    }
+}
+
+impl Translation {
+    /// The body that `POST /v1/collect` would take.
+    pub fn into_body(self) -> Vec<u8> {
+        let mut envelope = Map::new();
+        if let Some(sent_at) = self.sent_at {
+            envelope.insert("sent_at".into(), sent_at);
+        }
+        envelope.insert("events".into(), self.events.into_iter().map(Value::Object).collect());
+        Value::Object(envelope).to_string().into_bytes()
+    }
+}
+
+/// The body as JSON. Deeper than 128 levels is no JSON of any client.
+pub(crate) fn json(body: &[u8]) -> Result<Value, Refusal> {
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::new(Reason::NotJson, format!("the body is not JSON: {error}")))
+}
+
+/// The id of an event: the sender's own where it is a UUID, or one made of it. The same text makes the same id, so that
+/// what is sent twice counts once.
+pub(crate) fn event_id(text: &str) -> String {
+    match Uuid::try_parse(text) {
+        Ok(id) if !id.is_nil() => id.to_string(),
+        _ => {
+            let hash = Sha256::digest(text.as_bytes());
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&hash[..16]);
+            uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+        }
+    }
+}
+
+/// Puts a value into an event, unless it says nothing.
+pub(crate) fn put(event: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
+    match value.into() {
+        Value::Null => {}
+        Value::String(text) if text.is_empty() => {}
+        value => {
+            event.insert(field.to_owned(), value);
+        }
+    }
+}
+
+/// Most properties that [`properties`] makes: what `POST /v1/collect` takes by default.
+const PROPERTIES_MAX: usize = 100;
+
+/// An object as the flat `properties` of an event, without the members that have become fields: objects inside become
+/// `outer.inner`, lists become their JSON text. What is beyond the hundredth is left out.
+pub(crate) fn properties(from: &Map<String, Value>, without: &[&str]) -> Map<String, Value> {
+    let mut flat = Map::new();
+    for (name, value) in from {
+        if !without.contains(&name.as_str()) {
+            flatten(&mut flat, name, value);
+        }
+    }
+    flat
+}
+
+fn flatten(flat: &mut Map<String, Value>, name: &str, value: &Value) {
+    if flat.len() >= PROPERTIES_MAX {
+        return;
+    }
+    match value {
+        Value::Null => {}
+        Value::Object(inner) => {
+            for (inner_name, value) in inner {
+                flatten(flat, &format!("{name}.{inner_name}"), value);
+            }
+        }
+        Value::Array(_) => {
+            flat.insert(name.to_owned(), Value::String(value.to_string()));
+        }
+        scalar => {
+            flat.insert(name.to_owned(), scalar.clone());
+        }
+    }
+}

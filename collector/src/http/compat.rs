@@ -1,0 +1,191 @@
+//! What other products' clients send: `client rate → body → inflate → translate`, and from there on as
+//! `POST /v1/collect` does.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{header::ORIGIN, request::Parts},
+    middleware::from_fn_with_state,
+    response::Response,
+    routing::options,
+};
+
+use super::{
+    App, Peer,
+    answer::Refused,
+    collect::{self, Head},
+    cors, pages,
+};
+use crate::{
+    body::{self, Encoding},
+    compat::{Call, Does, Protocol, Route},
+    stores::now_ms,
+};
+
+/// A write key may stand before every path, for clients that have no other place for it.
+const KEY_PREFIX: &str = "/k/";
+
+/// A body larger than this, as it arrives, is worked on aside.
+const LARGE_BYTES: usize = 16 << 10;
+
+/// The addresses of every product.
+pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
+    let limit = from_fn_with_state(Arc::clone(app), collect::limit_client);
+    let mut router = Router::new();
+    for (protocol, route) in routes() {
+        let take = move |State(app): State<Arc<App>>, request: Request| async move {
+            let (parts, body) = request.into_parts();
+            let result = take(&app, protocol, &parts, body).await;
+            respond(&app, protocol, &parts, result)
+        };
+        let mut methods = options(cors::preflight).fallback(pages::method_not_allowed);
+        if let Does::Say(say) = route.does {
+            methods = methods.get(move |request| async move { tell(say, request) });
+        }
+        // Those that take events look at the client's rate themselves.
+        methods = methods.layer(limit.clone());
+        methods = match route.does {
+            Does::Post => methods.post(take),
+            Does::Get => methods.get(take),
+            Does::GetAndPost => methods.get(take).post(take),
+            Does::Say(_) => methods,
+        };
+        let keyed = format!("{KEY_PREFIX}{{write_key}}{}", route.path);
+        router = router.route(route.path, methods.clone()).route(&keyed, methods);
+    }
+    router
+}
+
+/// Every address with its product.
+fn routes() -> impl Iterator<Item = (Protocol, Route)> {
+    Protocol::ALL
+        .into_iter()
+        .flat_map(|protocol| protocol.routes().iter().map(move |route| (protocol, *route)))
+}
+
+fn respond(app: &App, protocol: Protocol, parts: &Parts, result: Result<usize, Refused>) -> Response {
+    let mut response = match &result {
+        Ok(accepted) => protocol.answer(Ok(*accepted)),
+        Err(refused) => {
+            collect::count_refused(app, refused);
+            protocol.answer(Err(refused))
+        }
+    };
+    cors::allow(&mut response, parts.headers.get(ORIGIN));
+    response
+}
+
+/// What a client asks before it sends.
+fn tell(say: fn(&Call<'_>) -> Response, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let mut response = say(&call(&parts, &[], usize::MAX));
+    cors::allow(&mut response, parts.headers.get(ORIGIN));
+    response
+}
+
+/// How many events were accepted.
+async fn take(app: &App, protocol: Protocol, parts: &Parts, body: Body) -> Result<usize, Refused> {
+    let client = collect::take_client_rate(app, parts)?;
+    let encoding = Encoding::of(&parts.headers)?;
+    let received = body::read(body, &app.limits, app.body_timeout, &app.memory, client).await?;
+    if let Some(peer) = parts.extensions.get::<Peer>() {
+        peer.connection.work();
+    }
+    app.metrics.body_bytes.increment(received.bytes.len() as u64);
+    let origin = cors::origin(&parts.headers);
+    let work = || {
+        let inflated_max = body::inflated_max(received.bytes.len(), app.limits.inflated_bytes_max);
+        let inflated = body::inflate(&received.bytes, encoding, inflated_max)?;
+        let translation = protocol.decode(&call(parts, &inflated, inflated_max))?;
+        let key = key_in_path(parts.uri.path()).map(str::to_owned).or_else(|| translation.key.clone());
+        if translation.events.is_empty() {
+            collect::check_key(app, key.as_deref(), origin.as_deref())?;
+            return Ok(None);
+        }
+        let head = Head { headers: &parts.headers, client, key: key.as_deref(), origin: origin.as_deref() };
+        let most = 2 * app.limits.inflated_bytes_max.max(app.limits.body_bytes_max);
+        collect::accept_body(app, &translation.into_body(), &head, most).map(Some)
+    };
+    let is_large = encoding != Encoding::Identity || received.bytes.len() > LARGE_BYTES;
+    let taken: Result<_, Refused> = if is_large { app.aside.run(work).await? } else { work() };
+    let taken = taken?;
+    drop(received);
+    match taken {
+        None => Ok(0),
+        Some((outcome, is_bot)) => Ok(collect::append(app, outcome, is_bot).await?.accepted()),
+    }
+}
+
+fn call<'a>(parts: &'a Parts, body: &'a [u8], inflated_bytes_max: usize) -> Call<'a> {
+    Call {
+        method: &parts.method,
+        path: without_key(parts.uri.path()),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &parts.headers,
+        body,
+        received_at: now_ms(),
+        inflated_bytes_max,
+    }
+}
+
+/// `key` and `/path` of `/k/key/path`.
+fn split_key(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix(KEY_PREFIX)?;
+    Some(rest.split_at(rest.find('/')?))
+}
+
+fn key_in_path(path: &str) -> Option<&str> {
+    split_key(path).map(|(key, _)| key)
+}
+
+/// The path as the product's clients know it.
+pub(crate) fn without_key(path: &str) -> &str {
+    split_key(path).map_or(path, |(_, path)| path)
+}
+
+/// The product that sends to this path.
+pub(crate) fn protocol_of(path: &str) -> Option<Protocol> {
+    let path = without_key(path);
+    routes().find(|(_, route)| is_at(route.path, path)).map(|(protocol, _)| protocol)
+}
+
+/// Whether a path is the one of a route, of which a part in braces stands for anything.
+fn is_at(route: &str, path: &str) -> bool {
+    let (mut route, mut path) = (route.split('/'), path.split('/'));
+    loop {
+        match (route.next(), path.next()) {
+            (None, None) => return true,
+            (Some(wanted), Some(_)) if wanted.starts_with("{*") => return true,
+            (Some(wanted), Some(part)) if wanted == part || wanted.starts_with('{') => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stand_before_paths() {
+        assert_eq!(key_in_path("/k/demo-write-key/v1/batch"), Some("demo-write-key"));
+        assert_eq!(without_key("/k/demo-write-key/v1/batch"), "/v1/batch");
+        assert_eq!(without_key("/v1/batch"), "/v1/batch");
+        assert_eq!(key_in_path("/k/demo-write-key"), None);
+    }
+
+    #[test]
+    fn a_path_belongs_to_one_product() {
+        let mut seen = std::collections::BTreeSet::new();
+        for (protocol, route) in routes() {
+            assert!(seen.insert(route.path), "{}", route.path);
+            assert_eq!(protocol_of(route.path), Some(protocol));
+            assert_eq!(protocol_of(&format!("/k/a{}", route.path)), Some(protocol));
+        }
+        assert_eq!(protocol_of("/v1/collect"), None);
+        assert!(is_at("/a/{key}/b", "/a/1/b") && !is_at("/a/{key}/b", "/a/1/c") && !is_at("/a", "/a/b"));
+    }
+}
