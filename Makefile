@@ -23,7 +23,7 @@ demo: build ## send a realistic store's traffic to the running pipeline
 
 test: ## run every test, against real Kafka, Postgres and ClickHouse
 	@deploy/install/deps.sh test
-	cargo test $(CARGO_FLAGS) --workspace --no-fail-fast
+	@.ci/test $(CARGO_FLAGS)
 
 check: ## formatting, lints, shell scripts, licences, tidiness
 	@deploy/install/deps.sh check

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use clickhouse::Row;
+use clickhouse::{Row, query::Query};
 use jiff::civil::Date;
 use serde::Deserialize;
 use sqlx::{PgConnection, PgPool, Row as _};
@@ -40,14 +40,9 @@ const QUARTER_MS: i64 = 900_000;
 const DAY_MS: i64 = 86_400_000;
 
 const SOURCES: [Source; 2] = [
+    Source { table: "events", days: text::arrivals_days, copies: text::arrivals_copies, has_sessions: true },
     Source {
-        lanes: text::arrivals_lanes,
-        days: text::arrivals_days,
-        copies: text::arrivals_copies,
-        has_sessions: true,
-    },
-    Source {
-        lanes: text::arrivals_click_lanes,
+        table: "clicks",
         days: text::arrivals_clicks,
         copies: text::arrivals_click_copies,
         has_sessions: false,
@@ -134,6 +129,17 @@ async fn look_at(
         return Ok(range);
     }
     let ask = |name: &str| range.param(warehouse.query(&text::assemble(name)));
+    touch_related(warehouse, source, ask, touched).await?;
+    Ok(range)
+}
+
+/// The quarters that the rows which `ask` asks about decide, whether they come or go: it is the difference that counts.
+async fn touch_related(
+    warehouse: &Warehouse,
+    source: &Source,
+    ask: impl Fn(&str) -> Query,
+    touched: &mut Touched,
+) -> Result<()> {
     let arrived: Vec<Arrived> = warehouse.rows(ask(source.days)).await?;
     let (mut orders, mut showings) = (0, 0);
     for row in &arrived {
@@ -144,7 +150,7 @@ async fn look_at(
         showings += row.showings;
     }
     if arrived.is_empty() {
-        return Ok(range);
+        return Ok(());
     }
     let stores: BTreeSet<&str> = arrived.iter().map(|row| row.store.as_str()).collect();
     let stores: Vec<&str> = stores.into_iter().collect();
@@ -168,7 +174,7 @@ async fn look_at(
         }
     }
     if !source.has_sessions {
-        return Ok(range);
+        return Ok(());
     }
     for name in [text::arrivals_sessions, text::arrivals_chains] {
         let query = ask(name)
@@ -180,7 +186,18 @@ async fn look_at(
             touched.add(&row.store, row.quarter);
         }
     }
-    Ok(range)
+    Ok(())
+}
+
+/// Quarters of an hour whose days the store's rows decide that meet these conditions, on `events` and on `clicks`, while
+/// they are still there.
+pub async fn decided_by(warehouse: &Warehouse, store_id: &str, rows: [&str; 2]) -> Result<BTreeSet<i64>> {
+    let mut touched = Touched::default();
+    for (source, rows) in SOURCES.into_iter().zip(rows) {
+        let ask = |name: &str| warehouse.long_query(&text::assemble_of(name, rows));
+        touch_related(warehouse, &source, ask, &mut touched).await?;
+    }
+    Ok(touched.quarters.remove(store_id).unwrap_or_default())
 }
 
 impl Touched {

@@ -15,7 +15,11 @@ use crate::{
     clickhouse::{Warehouse, is_unknown_table, text},
     error::{Error, Result},
     postgres::{Answer as _, parse_date},
-    rollup::{self, scope::Store, write::table},
+    rollup::{
+        self,
+        scope::Store,
+        write::{Table, table},
+    },
 };
 
 /// Days that are touched and rolled up at a time: the bar moves, and an interruption loses little.
@@ -83,15 +87,39 @@ pub fn progress_bar() -> ProgressBar {
 
 /// Forgets every rollup and how far arrivals were looked at; whichever instance looks next rolls up all that is stored.
 /// A rollup that another instance has under its hands is either forgotten too, or written afterwards from the same
-/// events. What ClickHouse no longer keeps (its tables' retention) cannot be rolled up again.
+/// events. The rollups of days whose events are gone because they were old ([`crate::privacy::retention`]) stay.
 pub async fn forget(pool: &PgPool) -> Result<()> {
     let mut transaction = pool.begin().within().await?;
     // Nobody may write a watermark afterwards that was read before.
     sqlx::query(crate::arrival::LOCK_SQL).execute(&mut *transaction).within().await?;
-    let tables: Vec<&str> = table::ALL.iter().map(|table| table.name).chain(BOOKS).collect();
-    let forget = format!("TRUNCATE {}", tables.join(", "));
+    for table in table::ALL {
+        let forget = AssertSqlSafe(forget_sql(&table));
+        sqlx::query(forget).execute(&mut *transaction).within().await?;
+    }
+    let forget = format!("TRUNCATE {}", BOOKS.join(", "));
     sqlx::query(AssertSqlSafe(forget)).execute(&mut *transaction).within().await?;
     transaction.commit().within().await
+}
+
+/// Removes a table's rows, but for those whose events are gone because they were old: nothing would bring them back.
+fn forget_sql(table: &Table) -> String {
+    let Table { name, date, .. } = table;
+    let kept = if *name == table::COHORTS.name {
+        // Those that can be computed are, over what stands there.
+        "true".to_owned()
+    } else if table.fixed.contains(&"period_type") {
+        format!(
+            "thinned.date BETWEEN {name}.{date} AND {name}.{date}
+             + CASE {name}.period_type WHEN 'day' THEN 0 WHEN 'week' THEN 6 ELSE 30 END
+             AND date_trunc({name}.period_type, thinned.date)::date = {name}.{date}"
+        )
+    } else {
+        format!("thinned.date = {name}.{date}")
+    };
+    format!(
+        "DELETE FROM {name} WHERE NOT EXISTS
+             (SELECT 1 FROM thinned_days AS thinned WHERE thinned.store_id = {name}.store_id AND {kept})"
+    )
 }
 
 /// What says how far rollups have come.

@@ -12,7 +12,10 @@ use crate::{
 /// ClickHouse's codes for a table and a database that do not exist.
 const UNKNOWN: [&str; 2] = ["Code: 60.", "Code: 81."];
 
-/// The store of events, read only.
+/// Longest text of a query, as `millrace-clickhouse` takes it.
+const QUERY_BYTES_MAX: usize = 1 << 20;
+
+/// The store of events. Only [`crate::privacy`] changes anything in it.
 #[derive(Clone)]
 pub struct Warehouse {
     client: Client,
@@ -50,6 +53,22 @@ impl Warehouse {
     /// A query of a text with `{name:Type}` parameters.
     pub fn query(&self, sql: &str) -> Query {
         self.client.query_raw(sql)
+    }
+
+    /// Runs a statement that changes rows, and waits until every replica has done it.
+    pub async fn change(&self, sql: &str) -> Result<()> {
+        let query = self
+            .client
+            .query_raw(sql)
+            .with_setting("max_query_size", QUERY_BYTES_MAX.to_string())
+            .with_setting("mutations_sync", "2")
+            .with_setting("lightweight_deletes_sync", "2");
+        self.within(async { Ok(query.execute().await?) }).await
+    }
+
+    /// A query whose text may be long.
+    pub fn long_query(&self, sql: &str) -> Query {
+        self.client.query_raw(sql).with_setting("max_query_size", QUERY_BYTES_MAX.to_string())
     }
 
     /// All rows of a query.
@@ -97,7 +116,7 @@ pub mod text {
     mod names {
         texts! {
             arrivals_lanes, arrivals_days, arrivals_orders, arrivals_showings, arrivals_sessions, arrivals_chains,
-            arrivals_clicks, arrivals_click_lanes, arrivals_copies, arrivals_click_copies, touched_rows, lane_rows,
+            arrivals_clicks, arrivals_copies, arrivals_click_copies, touched_rows, lane_rows,
             cohort_orders, cohorts, derived_starts, heatmap_bins, heatmap_clicks, heatmap_elements, known_users, orders,
             people, product_checkouts, product_times, products, reaching, refunds, session_reach, sessions,
             started_before, traffic, winners, funnel, event_span, store_quarters,
@@ -112,6 +131,14 @@ pub mod text {
 
     /// A text with the texts it holds put in, and its comments left out.
     pub fn assemble(name: &str) -> String {
+        assemble_of(name, names::find(lane_rows).unwrap_or_default())
+    }
+
+    /// The same, about other rows than those of lanes.
+    pub fn assemble_of(name: &str, rows: &str) -> String {
+        if name == lane_rows {
+            return rows.to_owned();
+        }
         let mut text = String::new();
         for line in names::find(name).unwrap_or_default().lines() {
             if !line.trim_start().starts_with("--") {
@@ -121,7 +148,7 @@ pub mod text {
         }
         while let Some((before, rest)) = text.split_once("{{") {
             let Some((inner, after)) = rest.split_once("}}") else { break };
-            text = format!("{before}\n{}{after}", assemble(inner));
+            text = format!("{before}\n{}{after}", assemble_of(inner, rows));
         }
         text
     }

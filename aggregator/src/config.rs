@@ -1,6 +1,6 @@
 //! Settings of the aggregator, each with its flag and its environment variable.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
@@ -72,6 +72,24 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_ROLLUP_INTERVAL_MS", default_value_t = 2000,
           value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     pub interval_ms: u64,
+
+    /// Directory of the spool where the collector's spool is the log itself (one machine): erasures are final as soon as
+    /// the consumer has passed what had been accepted before them. Without it, after --erasure-horizon-seconds.
+    #[arg(long, env = "MILLRACE_ERASURE_SPOOL_DIR")]
+    pub erasure_spool_dir: Option<PathBuf>,
+
+    /// Seconds after a request for erasure from which all events that were received before it are in the log: longer than
+    /// any request to a collector takes.
+    #[arg(long, env = "MILLRACE_ERASURE_SETTLE_SECONDS", default_value_t = 600,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub erasure_settle_seconds: u64,
+
+    /// Seconds after a request for erasure from which no event received before it is on its way any more, where that
+    /// cannot be seen: as long as events may wait in a collector's spool (--spool-age-max-seconds), and a day for Kafka
+    /// and the consumer. Until then what turns up late is looked for and removed again.
+    #[arg(long, env = "MILLRACE_ERASURE_HORIZON_SECONDS", default_value_t = 8 * 86_400,
+          value_parser = clap::value_parser!(u64).range(1..=366 * 86_400))]
+    pub erasure_horizon_seconds: u64,
 }
 
 impl Config {
@@ -104,6 +122,9 @@ impl Default for Config {
             metrics_address: SocketAddr::from(([127, 0, 0, 1], 9103)),
             admin_token: None,
             interval_ms: 2000,
+            erasure_spool_dir: None,
+            erasure_settle_seconds: 600,
+            erasure_horizon_seconds: 8 * 86_400,
         }
     }
 }

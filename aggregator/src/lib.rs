@@ -7,9 +7,11 @@
 //! * [`rollup`]: touched days, computed anew and replaced in one transaction;
 //! * [`worker`]: the loop that does both, at half of the time at most;
 //! * [`backfill`]: the same for days that somebody asks for;
+//! * [`privacy`]: erasure, export and retention;
 //! * [`api`]: reading rollups, and administering stores.
 //!
-//! It never writes to ClickHouse, and it never adds to a number that stands in Postgres.
+//! It never inserts into ClickHouse, removes rows from there only to forget them, and never adds to a number that stands
+//! in Postgres.
 
 pub mod api;
 pub mod arrival;
@@ -20,6 +22,7 @@ pub mod config;
 pub mod error;
 pub mod funnel;
 pub mod postgres;
+pub mod privacy;
 pub mod rollup;
 pub mod stores;
 pub mod worker;
@@ -52,7 +55,11 @@ pub async fn run(config: Config, api_listener: TcpListener, shutdown: Cancellati
     };
     let working = async {
         if worker::prepare(&pool, &health, &shutdown).await {
-            worker::work(&warehouse, &pool, &health, config.interval(), &shutdown).await;
+            let finality = privacy::Finality::new(&config);
+            tokio::join!(
+                worker::work(&warehouse, &pool, &health, config.interval(), &shutdown),
+                privacy::work(&warehouse, &pool, &finality, &shutdown),
+            );
         }
     };
     let (served, ()) = tokio::join!(serving, postgres::patient(&config, working));

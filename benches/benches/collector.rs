@@ -1,12 +1,14 @@
-//! The collector's links: parse, decode, validate and encode.
+//! The collector's links: parse, decode, validate, enrich and encode.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use millrace_benches::rows::{Maker, now_ms, sender};
+use millrace_benches::rows::{Maker, enricher, now_ms, sender};
 use millrace_collector::{
+    EnrichConfig, Step,
     chain::{accept, collect_body},
     decode::{Form, Scratch, decode},
+    enrich::Enricher,
 };
 use millrace_schemas::{
     limits::Limits,
@@ -39,12 +41,19 @@ fn collector(criterion: &mut Criterion) {
         group.bench_function("decode", |bencher| {
             bencher.iter(|| decode(&body, Form::Json, &limits, &mut scratch).map(|events| events.len()));
         });
-        group.bench_function("validate and encode", |bencher| {
+        group.bench_function("validate, enrich, encode", |bencher| {
             let mut decoded = decode(&body, Form::Json, &limits, &mut scratch).expect("it is a request");
-            bencher.iter(|| accept(&mut decoded, &request));
+            bencher.iter(|| accept(&mut decoded, &request, enricher()));
         });
+        group.bench_function("decode, validate, enrich, encode", |bencher| {
+            bencher.iter(|| collect_body(&body, Form::Json, &request, enricher(), &mut scratch));
+        });
+
+        let off = [Step::UserAgent, Step::Geo, Step::Campaign, Step::Visitor, Step::Bot, Step::Url];
+        let off = Enricher::new(&EnrichConfig { skip: off.to_vec(), ..EnrichConfig::default() });
+        let off = off.expect("it reads no file");
         group.bench_function("decode, validate, encode", |bencher| {
-            bencher.iter(|| collect_body(&body, Form::Json, &request, &mut scratch));
+            bencher.iter(|| collect_body(&body, Form::Json, &request, &off, &mut scratch));
         });
 
         let messages = maker.messages(received_at, 250).expect("the collector takes it");

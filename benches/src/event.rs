@@ -319,7 +319,7 @@ mod tests {
     use millrace_collector::{chain, decode::Form};
 
     use super::*;
-    use crate::rows::sender;
+    use crate::rows::{enricher, sender};
 
     fn body(mix: Mix, fresh: &mut Fresh) -> Vec<u8> {
         let mut out = b"before".to_vec();
@@ -337,7 +337,8 @@ mod tests {
             for body in [&first, &second] {
                 let request = sender(1_795_176_000_100);
                 let outcome =
-                    chain::collect_body(body, Form::Json, &request, &mut Default::default()).unwrap();
+                    chain::collect_body(body, Form::Json, &request, enricher(), &mut Default::default())
+                        .unwrap();
                 assert_eq!((outcome.accepted(), &outcome.rejected[..]), (events, &[][..]));
                 assert_eq!(outcome.times_replaced + outcome.times_corrected, 0);
             }

@@ -15,7 +15,7 @@ use axum::{
 };
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
-use millrace_schemas::{limits::Limits, reject::Reason};
+use millrace_schemas::{limits::Limits, metric, reject::Reason};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -38,6 +38,7 @@ pub(crate) struct Memory {
     all: Arc<Semaphore>,
     client_bytes_max: usize,
     clients: Arc<Mutex<Clients>>,
+    taken_gauge: metrics::Gauge,
 }
 
 /// Networks with bodies in memory now, with the number of these.
@@ -52,6 +53,7 @@ impl Memory {
             all: Arc::new(Semaphore::new(bytes_max)),
             client_bytes_max: (bytes_max / CLIENT_PART).max(least),
             clients: Arc::default(),
+            taken_gauge: metrics::gauge!(metric::COLLECTOR_BODIES_BYTES),
         }
     }
 
@@ -95,6 +97,7 @@ impl Share {
             Ok(Ok(taken)) => {
                 self.permits.extend(taken);
                 self.bytes += more;
+                self.memory.taken_gauge.increment(more as f64);
                 Ok(())
             }
             Ok(Err(_)) | Err(_) => {
@@ -106,6 +109,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
+        self.memory.taken_gauge.decrement(self.bytes as f64);
         let mut clients = self.memory.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, bodies)) = clients.get_mut(&self.network) {
             *bodies -= 1;

@@ -1,4 +1,4 @@
-//! The pure part of the hot path: decode → validate → encode, with nothing but memory in and out.
+//! The pure part of the hot path: decode → validate → enrich → encode, with nothing but memory in and out.
 
 use millrace_schemas::{
     limits::Limits,
@@ -9,6 +9,7 @@ use millrace_schemas::{
 use crate::{
     decode::{Events, Form, Refusal, Scratch, decode},
     encode::{Encoder, Message},
+    enrich::{BotReason, Enricher, Enrichment},
     time::TimeSource,
     validate::{Request, Valid, validate},
 };
@@ -32,6 +33,8 @@ pub struct Outcome {
     pub times_replaced: usize,
     /// Accepted events without a visitor that should have had one.
     pub anonymous: usize,
+    /// Accepted events that are taken for a bot's, by [`BotReason`].
+    pub bots: [usize; BotReason::ALL.len()],
     /// What was refused, with its place in the request.
     pub rejected: Vec<(usize, Rejection)>,
 }
@@ -43,20 +46,21 @@ impl Outcome {
     }
 }
 
-/// Validates and encodes the events of a request.
-pub fn accept(events: &mut Events<'_>, request: &Request<'_>) -> Outcome {
+/// Validates, enriches and encodes the events of a request.
+pub fn accept(events: &mut Events<'_>, request: &Request<'_>, enricher: &Enricher) -> Outcome {
     let mut outcome = Outcome::default();
     let mut encoder = Encoder::default();
+    let enrichment = Enrichment::new(enricher, request);
     events.for_each(|index, source| {
         let valid = match &source {
             Ok(source) => validate(source, index, request),
             Err(rejection) => Err(rejection.clone()),
         };
         match valid {
-            Ok(row) => {
-                outcome.count(&row);
-                encoder.push(&row);
-            }
+            Ok((row, hints)) => enrichment.with(row, &hints, |row, bot| {
+                outcome.count(row, bot);
+                encoder.push(row);
+            }),
             Err(rejection) => outcome.rejected.push((index, rejection)),
         }
     });
@@ -65,7 +69,10 @@ pub fn accept(events: &mut Events<'_>, request: &Request<'_>) -> Outcome {
 }
 
 impl Outcome {
-    fn count(&mut self, row: &Valid<'_>) {
+    fn count(&mut self, row: &Valid<'_>, bot: Option<BotReason>) {
+        if let Some(reason) = bot {
+            self.bots[reason as usize] += 1;
+        }
         match row {
             Valid::Event(EventRow { r#type: "page_view", .. }) => self.page_views += 1,
             Valid::Event(_) => self.named_events += 1,
@@ -84,9 +91,10 @@ pub fn collect_body(
     body: &[u8],
     form: Form,
     request: &Request<'_>,
+    enricher: &Enricher,
     scratch: &mut Scratch,
 ) -> Result<Outcome, Refusal> {
     let limits: &Limits = &request.limits;
     let mut events = decode(body, form, limits, scratch)?;
-    Ok(accept(&mut events, request))
+    Ok(accept(&mut events, request, enricher))
 }

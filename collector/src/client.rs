@@ -1,10 +1,9 @@
-//! Who sends: the client's address, and the visitor that stands for it when none is named.
+//! Who sends: the client's address.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use axum::http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
-use sha2::{Digest as _, Sha256};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -42,25 +41,6 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// The visitor of a day: it cannot be linked across days, as each has its own salt, nor computed without that salt.
-pub(crate) fn derived_visitor(salt: &[u8; 32], store_id: &str, client: IpAddr, user_agent: &str) -> String {
-    let network = match client {
-        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & !0xff)),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80)),
-    };
-    let mut hash = Sha256::new();
-    hash.update(salt);
-    // Lengths keep the parts apart.
-    hash.update((store_id.len() as u64).to_le_bytes());
-    hash.update(store_id);
-    match network {
-        IpAddr::V4(address) => hash.update(address.octets()),
-        IpAddr::V6(address) => hash.update(address.octets()),
-    }
-    hash.update(user_agent);
-    hex::encode(&hash.finalize()[..16])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,24 +62,5 @@ mod tests {
         check("10.0.0.1", &["[2001:db8::1]:80"], "2001:db8::1");
         check("10.0.0.1", &["unknown"], "10.0.0.1");
         check("10.0.0.1", &[], "10.0.0.1");
-    }
-
-    #[test]
-    fn visitors_differ_by_what_they_are_made_of_and_share_a_network() {
-        let visitor = |salt, store, address: &str, agent| {
-            derived_visitor(&[salt; 32], store, address.parse().unwrap(), agent)
-        };
-        let one = visitor(1, "demo", "192.0.2.1", "a");
-        assert_eq!(one.len(), 32);
-        assert_eq!(one, visitor(1, "demo", "192.0.2.200", "a"));
-        assert_eq!(visitor(1, "demo", "2001:db8:1:2::1", "a"), visitor(1, "demo", "2001:db8:1:3::1", "a"));
-        for other in [
-            visitor(2, "demo", "192.0.2.1", "a"),
-            visitor(1, "other", "192.0.2.1", "a"),
-            visitor(1, "demo", "192.0.3.1", "a"),
-            visitor(1, "demo", "192.0.2.1", "b"),
-        ] {
-            assert_ne!(one, other);
-        }
     }
 }

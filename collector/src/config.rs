@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use ipnet::IpNet;
 use millrace_schemas::limits::Limits;
 
-use crate::tape::NESTING_MAX;
+use crate::{enrich, tape::NESTING_MAX};
 
 /// Takes analytics events over HTTP and hands them to the log.
 ///
@@ -47,6 +47,10 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub log: LogConfig,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub enrich: EnrichConfig,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -123,6 +127,84 @@ pub struct LogConfig {
     /// requests are answered 503: nothing that was acknowledged is dropped.
     #[arg(long, env = "MILLRACE_SPOOL_AGE_MAX_SECONDS", default_value_t = 7 * 24 * 3600, value_parser = clap::value_parser!(u64).range(60..))]
     pub spool_age_max_seconds: u64,
+
+    /// Seconds after which the spool's last segment is followed by another one; a segment is deleted as soon as all in it
+    /// was consumed, and is not the last. So nothing that was consumed stays on the disk for longer.
+    #[arg(long, env = "MILLRACE_SPOOL_SEGMENT_AGE_MAX_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub spool_segment_age_max_seconds: u64,
+}
+
+/// Steps of enrichment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Step {
+    /// Browser, operating system and device, from the user agent.
+    UserAgent,
+    /// Country, region and city, from the address, by `--geo-database`.
+    Geo,
+    /// Campaign, click id, referrer's host and channel, from the page's address and the one before.
+    Campaign,
+    /// A visitor that lasts a day for events that name none.
+    Visitor,
+    /// Whether an event is a program's.
+    Bot,
+    /// Addresses without parameters that are not listed, emails and tokens.
+    Url,
+}
+
+/// What is learned of an event from its request.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Enrichment")]
+pub struct EnrichConfig {
+    /// Steps that are left out.
+    #[arg(long = "enrich-skip", env = "MILLRACE_ENRICH_SKIP", value_enum, value_delimiter = ',')]
+    pub skip: Vec<Step>,
+
+    /// Seconds between two looks whether one of the files below has changed, which is then read again.
+    #[arg(long = "enrich-refresh-seconds", env = "MILLRACE_ENRICH_REFRESH_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub refresh_seconds: u64,
+
+    /// File with rules for user agents (uap-core's `regexes.yaml`), in place of those that are built in.
+    #[arg(long, env = "MILLRACE_USER_AGENT_RULES")]
+    pub user_agent_rules: Option<PathBuf>,
+
+    /// File with places by address (MaxMind DB: GeoLite2 City or Country, or alike); without one places stay empty.
+    #[arg(long, env = "MILLRACE_GEO_DATABASE")]
+    pub geo_database: Option<PathBuf>,
+
+    /// File with the networks of data centres, one a line; whoever sends from there is marked as a bot, but for the shop's
+    /// own servers.
+    #[arg(long, env = "MILLRACE_DATA_CENTRE_NETWORKS")]
+    pub data_centre_networks: Option<PathBuf>,
+
+    /// Events per minute of one visitor, by the times at which they happened; those beyond are marked as a bot's. A
+    /// visitor that was derived may be several people and has ten times as many. 0: no limit.
+    #[arg(long, env = "MILLRACE_BOT_EVENTS_PER_MINUTE", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(..=60_000))]
+    pub bot_events_per_minute: u32,
+
+    /// Keep the client's network (24 bits of IPv4, 48 of IPv6) in the column `ip`. The address itself is never kept.
+    #[arg(long, env = "MILLRACE_KEEP_NETWORK")]
+    pub keep_network: bool,
+
+    /// Parameters that stay in the addresses of pages and referrers, whatever the case of their letters; one that ends in
+    /// `*` stands for all that begin so. All others are removed before anything is stored.
+    #[arg(long, env = "MILLRACE_URL_PARAMETERS", value_delimiter = ',', default_value = enrich::PARAMETERS)]
+    pub url_parameters: Vec<String>,
+
+    /// Keep fragments that are routes of single-page applications (`#/…`, `#!/…`); all others are removed.
+    #[arg(long, env = "MILLRACE_URL_ROUTES")]
+    pub url_routes: bool,
+
+    /// Hosts, with all below them, that bring nobody: where a customer pays and comes back from, for one.
+    #[arg(long, env = "MILLRACE_REFERRERS_IGNORED", value_delimiter = ',')]
+    pub referrers_ignored: Vec<String>,
+}
+
+impl Default for EnrichConfig {
+    /// The defaults that `--help` names.
+    fn default() -> Self {
+        Config::default().enrich
+    }
 }
 
 /// How much may be sent.

@@ -1,14 +1,13 @@
 //! The collector: takes events over HTTP, checks them, and answers once the log holds them durably.
 //!
 //! A request goes through one chain, and the files are named after its links:
-//! `http/collect` → [`mod@body`] → [`key`] → [`mod@decode`] → [`limit`] → [`mod@validate`] → [`mod@encode`] →
-//! [`mod@log`] → `http/answer`.
+//! `http/collect` → [`mod@body`] → [`key`] → [`mod@decode`] → [`limit`] → [`mod@validate`] → [`mod@enrich`] →
+//! [`mod@encode`] → [`mod@log`] → `http/answer`.
 //!
 //! [`run`] is the whole service. It installs nothing that belongs to the process (no metrics recorder, no logger, no
 //! signal handler), so that it can run beside other services in one.
 
 mod body;
-mod bot;
 pub mod chain;
 mod client;
 mod commerce;
@@ -16,6 +15,7 @@ pub mod compat;
 mod config;
 pub mod decode;
 pub mod encode;
+pub mod enrich;
 mod field;
 mod http;
 mod key;
@@ -45,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::Memory,
+    enrich::Enricher,
     http::App,
     key::Rates,
     limit::{Aside, ClientRate, Unlogged},
@@ -57,7 +58,7 @@ use crate::{
     stores::{ReadAt, Refresher},
 };
 pub use crate::{
-    config::{Config, ConnectionConfig, LimitConfig, LogConfig, LogKind, RateConfig},
+    config::{Config, ConnectionConfig, EnrichConfig, LimitConfig, LogConfig, LogKind, RateConfig, Step},
     metric::describe as describe_metrics,
 };
 
@@ -81,6 +82,9 @@ pub enum Error {
     /// The Kafka producer's settings are not acceptable, or the spool behind it cannot be used.
     #[error(transparent)]
     Relay(#[from] relay::Error),
+    /// A file of the enrichment cannot be used.
+    #[error("enrichment: {0}")]
+    Enrich(#[from] enrich::FileError),
     /// The spool cannot be used.
     #[error("the spool: {0}")]
     Spool(#[from] spool::Error),
@@ -109,6 +113,7 @@ impl Listeners {
 /// Metrics go to the recorder that is installed when this is called.
 pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::new());
+    let enricher = Arc::new(Enricher::new(&config.enrich)?);
     let log = open_log(&config.log)?;
     let limits = config.limits.limits();
     let rates = Rates {
@@ -126,6 +131,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         aside: Aside::new(),
         unlogged: Unlogged::new(config.connections.unlogged_bytes_max),
         limits,
+        enricher: Arc::clone(&enricher),
         trusted_proxies: config.trusted_proxies.clone(),
         body_timeout: Duration::from_millis(config.connections.body_timeout_ms),
         is_draining: AtomicBool::new(false),
@@ -136,6 +142,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let refresh = Duration::from_secs(config.keys_refresh_seconds);
     let ticking = tick(Arc::clone(&log), refresher.read_at(), Arc::clone(&metrics), end.clone());
     let refreshing = tokio::spawn(refresher.run(refresh, end.clone()));
+    let files = Duration::from_secs(config.enrich.refresh_seconds);
+    tokio::spawn(look_after(enricher, files, end.clone()));
 
     let stop = CancellationToken::new();
     let drain_timeout = Duration::from_millis(config.connections.drain_timeout_ms);
@@ -169,7 +177,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 
 fn open_log(config: &LogConfig) -> Result<Arc<dyn Log>, Error> {
     let spool = SpoolLog::open(&config.spool_dir, config.spool_bytes_max, SEGMENT_BYTES)?
-        .limit_age(Duration::from_secs(config.spool_age_max_seconds));
+        .limit_age(Duration::from_secs(config.spool_age_max_seconds))
+        .roll_after(Duration::from_secs(config.spool_segment_age_max_seconds));
     if config.kind == LogKind::Spool {
         return Ok(Arc::new(spool));
     }
@@ -184,6 +193,21 @@ fn open_log(config: &LogConfig) -> Result<Arc<dyn Log>, Error> {
         replication_factor: config.replication_factor,
     };
     Ok(Arc::new(RelayLog::open(settings, spool)?))
+}
+
+/// Makes the enrichment ready, and reads its files again when they have changed.
+async fn look_after(enricher: Arc<Enricher>, every: Duration, end: CancellationToken) {
+    let warmed = Arc::clone(&enricher);
+    // Not one of the runtime's threads: nobody waits for it when the process ends.
+    std::thread::spawn(move || warmed.warm());
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        let refreshed = Arc::clone(&enricher);
+        let _ = tokio::task::spawn_blocking(move || refreshed.refresh()).await;
+    }
 }
 
 /// Looks after the log, and after the gauges, once a second.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use millrace_schemas::{event::Kind, metric, reject::Reason};
 
-use crate::{chain::Outcome, compat::Protocol};
+use crate::{chain::Outcome, compat::Protocol, enrich::BotReason};
 
 /// What a request asked for, as its metric names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub(crate) struct Metrics {
     rejected: Vec<Counter>,
     times_corrected: Counter,
     times_replaced: Counter,
-    bots: Counter,
+    bots: [Counter; BotReason::ALL.len()],
     anonymous: Counter,
     seconds: Histogram,
     closed_for_room: Counter,
@@ -112,7 +112,7 @@ impl Metrics {
                 .collect(),
             times_corrected: adjusted("corrected"),
             times_replaced: adjusted("replaced"),
-            bots: counter!(metric::COLLECTOR_BOTS, "reason" => "user_agent"),
+            bots: BotReason::ALL.map(|reason| counter!(metric::COLLECTOR_BOTS, "reason" => reason.as_str())),
             anonymous: counter!(metric::COLLECTOR_ANONYMOUS),
             seconds: histogram!(metric::COLLECTOR_REQUEST_SECONDS),
             closed_for_room: counter!(metric::COLLECTOR_CONNECTIONS_CLOSED),
@@ -151,7 +151,7 @@ impl Metrics {
     }
 
     /// Events that the log holds.
-    pub(crate) fn accepted(&self, outcome: &Outcome, is_bot: bool) {
+    pub(crate) fn accepted(&self, outcome: &Outcome) {
         let add = |counter: &Counter, count: usize| {
             if count > 0 {
                 counter.increment(count as u64);
@@ -163,8 +163,8 @@ impl Metrics {
         add(&self.times_corrected, outcome.times_corrected);
         add(&self.times_replaced, outcome.times_replaced);
         add(&self.anonymous, outcome.anonymous);
-        if is_bot {
-            add(&self.bots, outcome.accepted());
+        for (counter, count) in self.bots.iter().zip(outcome.bots) {
+            add(counter, count);
         }
     }
 }

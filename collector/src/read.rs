@@ -1,5 +1,7 @@
 //! Typed reads of an event's fields: each says which field was wrong, and how.
 
+use std::net::IpAddr;
+
 use millrace_schemas::{
     limits::Limits,
     money,
@@ -137,6 +139,15 @@ pub(crate) fn instant(name: &str, value: Node<'_>) -> Read<i64> {
     })
 }
 
+/// An IP address, or none where the string is empty.
+pub(crate) fn address(name: &str, value: Node<'_>) -> Read<Option<IpAddr>> {
+    match value {
+        Node::String("") => Ok(None),
+        Node::String(text) => text.trim().parse().map(Some).or_else(|_| wrong_type(name, "an IP address")),
+        _ => wrong_type(name, "an IP address"),
+    }
+}
+
 /// An absolute http or https URL. Its parts are not looked into: a page's own URL is what the browser says it is.
 pub(crate) fn url<'t>(name: &str, value: Node<'t>, limits: &Limits) -> Read<&'t str> {
     let url = text(name, value, limits.url_bytes_max)?;
@@ -146,7 +157,7 @@ pub(crate) fn url<'t>(name: &str, value: Node<'t>, limits: &Limits) -> Read<&'t 
     Err(Rejection::new(Reason::InvalidUrl, format!("`{name}` is not an absolute http or https URL")))
 }
 
-fn is_absolute(url: &str) -> bool {
+pub(crate) fn is_absolute(url: &str) -> bool {
     let after = |scheme: &str| {
         let (start, rest) = url.split_at_checked(scheme.len())?;
         start.eq_ignore_ascii_case(scheme).then_some(rest)

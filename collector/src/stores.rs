@@ -241,3 +241,31 @@ fn write_snapshot(path: &Path, settings: &Settings) -> std::io::Result<()> {
     std::fs::write(&temporary, serde_json::to_vec(settings)?)?;
     std::fs::rename(&temporary, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn salts_are_forgotten_on_time_with_postgres_away() {
+        let rates = Rates { events_per_second: std::num::NonZeroU32::MIN, events_max: 1 };
+        // Nobody listens on port 1.
+        let (refresher, directory) = Refresher::new("postgres://m@127.0.0.1:1/m", None, rates).unwrap();
+        let today = now_ms().div_euclid(DAY_MS);
+        let salts: Vec<Salt> = (today - 4..=today + 1).map(|day| (day, [7; 32])).collect();
+        directory.store(Arc::new(directory.load().with_salts(salts)));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(refresher.run(Duration::from_millis(20), stop.clone()));
+        let days = || directory.load().salts.iter().map(|(day, _)| *day).collect::<Vec<_>>();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while days().len() > 3 {
+            assert!(Instant::now() < deadline, "{:?} are known on {today}", days());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Midnight may have passed meanwhile.
+        let now = now_ms().div_euclid(DAY_MS);
+        assert!(days().iter().all(|day| *day >= now - 2) && days().contains(&now), "{:?} on {now}", days());
+        stop.cancel();
+        running.await.unwrap();
+    }
+}

@@ -1,10 +1,10 @@
 //! Events to rows, in named steps. The first step that finds something wrong ends an event with its reason; nothing is
 //! repaired by guessing.
 //!
-//! `kind` → `identity` → `person` → `moment` → `place` → one of `page_view`, `named_event`, `click` → `commerce` →
-//! `properties`.
+//! `hints` → `kind` → `identity` → `person` → `moment` → `place` → one of `page_view`, `named_event`, `click` →
+//! `commerce` → `properties`.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
 use millrace_schemas::{
     event::{self, Kind, canonical_name},
@@ -39,10 +39,10 @@ pub struct Request<'r> {
     pub received_at: i64,
     /// User agent of the sender.
     pub user_agent: &'r str,
-    /// Why the sender is taken for a bot; empty for a person.
-    pub bot_reason: &'static str,
-    /// Visitor for events that name none; empty: they stay without.
-    pub derived_visitor: &'r str,
+    /// Address of the sender; enrichment alone reads it.
+    pub address: Option<IpAddr>,
+    /// The day's salt, for visitors of events that name none; without it they stay without.
+    pub salt: Option<&'r [u8; 32]>,
     /// Random bits for the ids of events that have none.
     pub id_seed: u64,
     /// How large anything may be.
@@ -57,24 +57,35 @@ pub(crate) enum Valid<'t> {
     Click(ClickRow<'t>),
 }
 
+/// What an event says for the steps of enrichment alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hints<'t> {
+    /// Of the visitor for whom a server speaks.
+    pub(crate) address: Option<IpAddr>,
+    /// Likewise.
+    pub(crate) user_agent: Option<&'t str>,
+    /// Whether a program drives the browser.
+    pub(crate) webdriver: bool,
+}
+
+/// Longer user agents are cut: no browser's comes near.
+pub(crate) const USER_AGENT_BYTES_MAX: usize = 512;
+
 /// Checks one event of a request; `index` is its place in it.
-pub(crate) fn validate<'t>(source: &Source<'t>, index: usize, request: &Request<'t>) -> Read<Valid<'t>> {
+pub(crate) fn validate<'t>(
+    source: &Source<'t>,
+    index: usize,
+    request: &Request<'t>,
+) -> Read<(Valid<'t>, Hints<'t>)> {
     let draft = Draft { source, request };
-    let kind = draft.kind()?;
-    let base = draft.base(index)?;
-    match kind {
-        Kind::Click => draft.click(base).map(Valid::Click),
-        Kind::PageView => {
-            let mut row = draft.event_row(kind, base)?;
-            draft.page_view(&mut row)?;
-            Ok(Valid::Event(row))
-        }
-        Kind::Event => {
-            let mut row = draft.event_row(kind, base)?;
-            draft.named_event(&mut row)?;
-            commerce::read(&draft, &mut row)?;
-            Ok(Valid::Event(row))
-        }
+    let hints = draft.hints()?;
+    Ok((draft.row(index)?, hints))
+}
+
+impl<'t> Hints<'t> {
+    /// For whom a server speaks, if it does.
+    pub(crate) fn speaks_for(&self) -> Option<(Option<IpAddr>, Option<&'t str>)> {
+        (self.address.is_some() || self.user_agent.is_some()).then_some((self.address, self.user_agent))
     }
 }
 
@@ -101,6 +112,42 @@ pub(crate) struct Draft<'a, 't> {
 }
 
 impl<'t> Draft<'_, 't> {
+    fn row(&self, index: usize) -> Read<Valid<'t>> {
+        let kind = self.kind()?;
+        let base = self.base(index)?;
+        match kind {
+            Kind::Click => self.click(base).map(Valid::Click),
+            Kind::PageView => {
+                let mut row = self.event_row(kind, base)?;
+                self.page_view(&mut row)?;
+                Ok(Valid::Event(row))
+            }
+            Kind::Event => {
+                let mut row = self.event_row(kind, base)?;
+                self.named_event(&mut row)?;
+                commerce::read(self, &mut row)?;
+                Ok(Valid::Event(row))
+            }
+        }
+    }
+
+    /// Whom a server speaks for it may say with a secret key; with a write key these fields are as unknown as any other.
+    fn hints(&self) -> Read<Hints<'t>> {
+        let mut hints = Hints::default();
+        if self.request.trusted {
+            hints.address = self.get(Field::Ip, read::address)?.flatten();
+            let user_agent = self.text(Field::UserAgent)?;
+            let end = user_agent.floor_char_boundary(USER_AGENT_BYTES_MAX);
+            hints.user_agent = Some(&user_agent[..end]).filter(|text| !text.is_empty());
+        }
+        hints.webdriver = match self.nodes(Field::Webdriver) {
+            None => false,
+            Some([Node::Static(StaticNode::Bool(webdriver))]) => *webdriver,
+            Some(_) => return Err(Rejection::new(Reason::WrongType, "`webdriver` must be true or false")),
+        };
+        Ok(hints)
+    }
+
     fn base(&self, index: usize) -> Read<Base<'t>> {
         let (event_id, sent_event_id) = self.identity(index)?;
         let (visitor_id, visitor_hash) = self.person()?;
@@ -145,7 +192,7 @@ impl<'t> Draft<'_, 't> {
     /// The visitor, and the hash that orders the table: of what was sent alone.
     fn person(&self) -> Read<(&'t str, u64)> {
         let sent = self.text(Field::VisitorId)?;
-        Ok(if sent.is_empty() { (self.request.derived_visitor, 0) } else { (sent, xxh3_64(sent.as_bytes())) })
+        Ok((sent, if sent.is_empty() { 0 } else { xxh3_64(sent.as_bytes()) }))
     }
 
     fn moment(&self, sent_event_id: Option<Uuid>) -> Read<(EventTime, u16)> {
@@ -198,8 +245,6 @@ impl<'t> Draft<'_, 't> {
             properties: base.properties,
             user_agent: request.user_agent,
             trusted: request.trusted.into(),
-            is_bot: (!request.bot_reason.is_empty()).into(),
-            bot_reason: request.bot_reason,
             ..EventRow::default()
         })
     }
@@ -263,8 +308,7 @@ impl<'t> Draft<'_, 't> {
             properties: base.properties,
             user_agent: request.user_agent,
             trusted: request.trusted.into(),
-            is_bot: (!request.bot_reason.is_empty()).into(),
-            bot_reason: request.bot_reason,
+            ..ClickRow::default()
         })
     }
 

@@ -17,15 +17,18 @@
 //! * a removal names place and content, so it never takes a letter whose bytes were not the ones stored;
 //! * a letter that is refused again, or cannot be read again, stays as it was. One with several lines is all or nothing.
 
-use std::{collections::BTreeMap, fmt, ops::Range, time::Duration};
+mod options;
+mod report;
 
-use clap::{Args, builder::PossibleValuesParser};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
+
 use clickhouse::{Row, query::Query};
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::{Timestamp, civil::Date, tz::TimeZone};
-use millrace_schemas::{reject::Reason, topic};
+use millrace_schemas::topic;
 use serde::Deserialize;
 
+use self::report::Why;
+pub use self::{options::Options, report::Report};
 use crate::{
     backoff::Backoff,
     config::{Config, ConfigError},
@@ -49,50 +52,6 @@ const ATTEMPTS_MAX: u32 = 10;
 /// How long the next part of an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Which letters, and what to do with them.
-#[derive(Args, Clone, Debug, Default)]
-pub struct Options {
-    /// Only letters that died of this.
-    #[arg(long, value_parser = PossibleValuesParser::new(
-        [Reason::Undecodable.as_str(), Reason::RefusedByStore.as_str()]))]
-    pub reason: Option<String>,
-
-    /// Only letters that died at or after this: a date like 2026-11-01 (UTC) or an instant like 2026-11-01T12:00:00Z.
-    #[arg(long, value_name = "WHEN", value_parser = instant)]
-    pub since: Option<i64>,
-
-    /// Only letters that died before this. Without it: before now.
-    #[arg(long, value_name = "WHEN", value_parser = instant)]
-    pub until: Option<i64>,
-
-    /// Only letters from this topic.
-    #[arg(long, value_parser = PossibleValuesParser::new(TOPICS))]
-    pub topic: Option<String>,
-
-    /// At most so many letters.
-    #[arg(long)]
-    pub limit: Option<u64>,
-
-    /// Only say how many letters there are and how many can be read; nothing is stored or removed.
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Also letters whose rows were of a version that the consumer which buried them did not know. Give it once this
-    /// build knows that version: read as another one, fields would be dropped in silence.
-    #[arg(long)]
-    pub unknown_version: bool,
-}
-
-/// Epoch milliseconds of a date or an instant.
-fn instant(text: &str) -> Result<i64, String> {
-    if let Ok(timestamp) = text.parse::<Timestamp>() {
-        return Ok(timestamp.as_millisecond());
-    }
-    let date = text.parse::<Date>().ok().and_then(|date| date.to_zoned(TimeZone::UTC).ok());
-    date.map(|date| date.timestamp().as_millisecond())
-        .ok_or_else(|| "give a date like 2026-11-01 or an instant like 2026-11-01T12:00:00Z".into())
-}
-
 /// Why a run ended before its letters did.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
@@ -102,77 +61,6 @@ pub enum ReplayError {
     /// ClickHouse.
     #[error("ClickHouse: {0}; what was stored until now stays stored, run the command again for the rest")]
     Store(#[from] StoreError),
-}
-
-/// Why a letter is still one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Why {
-    /// No table takes its topic's rows.
-    NoTable,
-    /// It must be said that its version is known now.
-    UnknownVersion,
-    /// It cannot be read.
-    Undecodable,
-    /// ClickHouse refuses it, with this code.
-    Refused(Option<u32>),
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Why::NoTable => f.write_str("of a topic without a table"),
-            Why::UnknownVersion => f.write_str("of an unknown version (see --unknown-version)"),
-            Why::Undecodable => f.write_str("not readable"),
-            Why::Refused(Some(code)) => write!(f, "refused by ClickHouse (code {code})"),
-            Why::Refused(None) => f.write_str("refused by ClickHouse"),
-        }
-    }
-}
-
-/// What came of a run. Its text is what the command prints.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Letters that were tried, or would be.
-    pub letters: u64,
-    /// Letters whose rows are stored, and that are no letters any more.
-    pub stored: u64,
-    /// Their rows.
-    pub rows: u64,
-    is_dry: bool,
-    left: BTreeMap<Why, (u64, String)>,
-}
-
-impl Report {
-    /// Letters that stayed as they were.
-    pub fn left(&self) -> u64 {
-        self.left.values().map(|(count, _)| count).sum()
-    }
-
-    fn leave(&mut self, letter: &Letter, why: Why, detail: &str) {
-        let (count, _) = self.left.entry(why).or_insert_with(|| (0, format!("{}: {detail}", letter.place())));
-        *count += 1;
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { letters, stored, rows, is_dry, left } = self;
-        if *is_dry {
-            write!(
-                f,
-                "{letters} dead letters: {} can be read, {} cannot",
-                letters - self.left(),
-                self.left()
-            )?;
-        } else {
-            let left = self.left();
-            write!(f, "{letters} dead letters: {stored} stored ({rows} rows), {left} left as they were")?;
-        }
-        for (why, (count, example)) in left {
-            write!(f, "\n  {count} {why}, for example {example}")?;
-        }
-        Ok(())
-    }
 }
 
 /// A dead letter as it stands in the store.
@@ -219,7 +107,7 @@ pub async fn run(config: &Config, options: &Options, bar: &ProgressBar) -> Resul
         until_ms: options.until.unwrap_or_else(now_ms),
         lane: RunLane::new(),
         decoder: Decoder::default(),
-        report: Report { is_dry: options.dry_run, ..Report::default() },
+        report: Report::new(options.dry_run),
         bar,
     };
     let total = replay.count().await?;
@@ -384,7 +272,7 @@ impl Replay<'_> {
             match self.judge(letter) {
                 Ok((topic, table)) => readable.entry(topic).or_insert((table, Vec::new())).1.push(letter),
                 Err((why, detail)) => {
-                    self.report.leave(letter, why, &detail);
+                    self.report.leave(&letter.place(), why, &detail);
                     self.bar.inc(1);
                 }
             }
@@ -451,7 +339,11 @@ impl Replay<'_> {
                     stored.extend_from_slice(&letters[part]);
                 }
                 Err(error) if part.len() == 1 => {
-                    self.report.leave(letters[part.start], Why::Refused(error.code), &error.to_string());
+                    self.report.leave(
+                        &letters[part.start].place(),
+                        Why::Refused(error.code),
+                        &error.to_string(),
+                    );
                     self.bar.inc(1);
                 }
                 Err(_) => {
@@ -558,18 +450,5 @@ async fn answered<T>(answer: impl Future<Output = clickhouse::error::Result<T>>)
     match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(StoreError::from),
         Err(_) => Err(StoreError::from(clickhouse::error::Error::TimedOut)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instants_are_dates_or_instants() {
-        assert_eq!(instant("1970-01-02"), Ok(86_400_000));
-        assert_eq!(instant("1970-01-01T00:00:01.5Z"), Ok(1_500));
-        assert_eq!(instant("1970-01-01T01:00:00+01:00"), Ok(0));
-        assert!(instant("yesterday").is_err());
     }
 }

@@ -2,7 +2,7 @@
 # Installs what Millrace lacks on a Debian machine that has Rust. Does nothing, at once, where nothing lacks.
 #
 #   deps.sh run      to build Millrace and run it on one machine
-#   deps.sh test     the same, and what the tests start: a Kafka broker
+#   deps.sh test     the same, and what the tests start: a Kafka broker, browsers, other products' clients, proxies
 #   deps.sh check    what the checks need
 #
 # System packages come through apt (as root, or through sudo), everything else goes to .tools/ in the checkout.
@@ -83,6 +83,12 @@ need_faketime() {
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(faketime)
 }
 
+# Other products' clients and the snippet's shop run in them.
+need_browser() {
+    have node && have npm || packages+=(nodejs npm)
+    have chromium || packages+=(chromium)
+}
+
 need_shellcheck() {
     have shellcheck || packages+=(shellcheck)
 }
@@ -151,6 +157,58 @@ install_engine() {
     rm -rf "$scratch"
 }
 
+# Every folder pins what it needs; installed again only when its lock file has changed.
+install_clients() {
+    local folder
+    for folder in "$root"/collector/tracker/ "$root"/deploy/embedded/tests/browser/ "$root"/deploy/embedded/tests/clients/*/; do
+        ! cmp -s "$folder/package-lock.json" "$folder/node_modules/.installed" || continue
+        say "npm ci in ${folder#"$root"/}"
+        (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund >"$tools/npm.log" 2>&1) ||
+            die "npm ci failed in $folder: $(grep -m1 -i 'error' "$tools/npm.log" || echo 'no reason given')"
+        cp "$folder/package-lock.json" "$folder/node_modules/.installed"
+    done
+    install_umami_tracker
+}
+
+# Umami's tracker is published within its whole server, of whose hundreds of dependencies it needs none.
+umami_version=2.10.0
+umami_sha512='+lmrnV0751R6U2rkIgVAlE1nWI7yZawlMlJDguW9tlFacCKhnGeCyc7tCMIhNNYIiGIQy4DEX5IzJhm4b3+dPA=='
+
+install_umami_tracker() {
+    local folder=$root/deploy/embedded/tests/clients/umami/node_modules/umami package
+    [ ! -e "$folder/src/tracker/index.js" ] || return 0
+    mkdir -p "$folder"
+    package=$(cd "$folder" && npm pack --silent "umami@$umami_version" 2>npm.log) ||
+        die "npm could not download umami $umami_version: $(grep -m1 -i 'error' "$folder/npm.log" || echo 'no reason given')"
+    echo "$(base64 -d <<<"$umami_sha512" | od -An -v -tx1 | tr -d ' \n')  $folder/$package" |
+        sha512sum --check --status || die "$package is not the file whose hash is pinned in $0"
+    tar -xzf "$folder/$package" -C "$folder" --strip-components=1 package/src/tracker/index.js
+    rm -f "$folder/$package" "$folder/npm.log"
+}
+
+# Unpacked rather than installed, so that no service comes with them: the tests start them themselves. The libraries that
+# they need belong to every Debian system.
+install_proxies() {
+    local unpacked=$tools/proxies scratch=$tools/proxies.new package
+    [ ! -d "$unpacked" ] || return 0
+    ! { have nginx && have caddy; } || return 0
+    have apt-get || die "missing: nginx caddy (names as in Debian); install them, then run this again"
+    say "downloading nginx and Caddy"
+    rm -rf "$scratch"
+    mkdir -p "$scratch"
+    if ! (cd "$scratch" && apt-get download -qq nginx caddy >"$tools/apt.log" 2>&1); then
+        [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+        "${as_root[@]}" apt-get update -qq || say "apt-get update failed; trying with the package lists that are here"
+        (cd "$scratch" && apt-get download -qq nginx caddy >"$tools/apt.log" 2>&1) ||
+            die "apt could not download nginx and caddy ($(grep -m1 '^E:' "$tools/apt.log" || tail -n 1 "$tools/apt.log"))"
+    fi
+    for package in "$scratch"/*.deb; do
+        dpkg-deb -x "$package" "$scratch"
+        rm "$package"
+    done
+    mv "$scratch" "$unpacked"
+}
+
 what=${1:-}
 mkdir -p "$tools"
 exec 9>"$tools/deps.lock"
@@ -167,10 +225,15 @@ run | test)
         need_network_tools
         need_strace
         need_faketime
+        need_browser
     fi
     install_packages
     install_engine
-    [ "$what" = run ] || "$root/deploy/kafka/kafka.sh" fetch
+    if [ "$what" = test ]; then
+        "$root/deploy/kafka/kafka.sh" fetch
+        install_clients
+        install_proxies
+    fi
     ;;
 check)
     need_rust

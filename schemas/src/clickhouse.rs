@@ -34,8 +34,7 @@ impl Default for Layout {
 /// Inserts per table whose tokens the server remembers.
 pub const DEDUPLICATION_WINDOW: u32 = 10_000;
 
-/// The column that tables made by an earlier build lack. Those rows, and rows of others who insert, stand for
-/// themselves.
+/// Rows of an earlier build, and rows of others who insert, have none of their own: they stand for themselves.
 const BATCH: &str = "_batch";
 
 /// Where in the log a row came from; every table ends with these.
@@ -154,20 +153,31 @@ impl Table {
                  ENGINE = Distributed('{cluster}', '{database}', '{stored}', cityHash64({order}))"
             ));
         }
-        for column in SOURCE_COLUMNS.iter().filter(|column| column.name == BATCH) {
-            for table in [Some(stored.as_str()), cluster.as_ref().map(|_| *name)].into_iter().flatten() {
-                all.push(format!(
-                    "ALTER TABLE {database}.{table}{on_cluster} ADD COLUMN IF NOT EXISTS {} AFTER `_row`",
-                    definition(column)
-                ));
-            }
+        // The columns are added before anything that reads through them: a `Distributed` table asks its shards for all
+        // that it lists.
+        for table in [Some(stored.as_str()), cluster.as_ref().map(|_| *name)].into_iter().flatten() {
+            all.push(format!("ALTER TABLE {database}.{table}{on_cluster}\n    {}", self.missing_columns()));
         }
         all
     }
 
+    fn all_columns(&self) -> impl Iterator<Item = &Column> + Clone {
+        self.columns.iter().chain(&SOURCE_COLUMNS)
+    }
+
+    /// What gives a table that an earlier release made the columns it lacks, at the place they have in a new one. Every
+    /// column is named, so that nobody has to remember which release brought which; the first is in the sorting key.
+    fn missing_columns(&self) -> String {
+        let after = self.all_columns();
+        let actions = self.all_columns().skip(1).zip(after).map(|(column, before)| {
+            format!("ADD COLUMN IF NOT EXISTS {} AFTER `{}`", definition(column), before.name)
+        });
+        actions.collect::<Vec<_>>().join(",\n    ")
+    }
+
     fn column_list(&self) -> String {
         let mut list = String::new();
-        for (index, column) in self.columns.iter().chain(&SOURCE_COLUMNS).enumerate() {
+        for (index, column) in self.all_columns().enumerate() {
             if index > 0 {
                 list.push_str(",\n    ");
             }
@@ -198,14 +208,17 @@ const VIEWS: [(&str, &str); 4] = [
     (
         "analytics_events",
         "SELECT event_id AS id, store_id, type AS event_type, name AS event_name, properties, user_id, session_id,
-       user_agent, referrer, url AS page_url, event_time AS occurred_at, received_at AS created_at
+       user_agent, browser, os, device AS device_type, country, city, referrer, url AS page_url, channel,
+       utm_source, utm_medium, utm_campaign, utm_term, utm_content, ip AS ip_address, event_time AS occurred_at,
+       received_at AS created_at
 FROM {db}.events FINAL",
     ),
     (
         "user_events",
         "SELECT event_id AS id, store_id, user_id, visitor_id, session_id, name AS event_type,
        category AS event_category, action AS event_action, label AS event_label, value AS event_value, properties,
-       url AS page_url, referrer AS referrer_url, user_agent,
+       url AS page_url, referrer AS referrer_url, user_agent, ip AS ip_address, browser, browser_version, os,
+       os_version, device AS device_type, utm_source, utm_medium, utm_campaign, utm_term, utm_content,
        concat(toString(screen_width), 'x', toString(screen_height)) AS screen_resolution, event_time AS created_at
 FROM {db}.events FINAL
 WHERE type = 'event'",
@@ -219,7 +232,11 @@ WHERE type = 'event'",
        argMin(viewport_width, event_time) AS viewport_width, argMin(viewport_height, event_time) AS viewport_height,
        max(scroll_depth) AS scroll_depth_percentage, min(event_time) AS entry_timestamp,
        greatest(max(event_time), min(event_time) + toIntervalMillisecond(max(duration_ms))) AS exit_timestamp,
-       argMin(user_agent, event_time) AS user_agent, min(received_at) AS created_at
+       argMin(user_agent, event_time) AS user_agent, argMin(ip, event_time) AS ip_address,
+       argMin(country, event_time) AS country, argMin(city, event_time) AS city,
+       argMin(device, event_time) AS device_type, argMin(browser, event_time) AS browser, argMin(os, event_time) AS os,
+       argMin(utm_source, event_time) AS utm_source, argMin(utm_medium, event_time) AS utm_medium,
+       argMin(utm_campaign, event_time) AS utm_campaign, min(received_at) AS created_at
 FROM {db}.events FINAL
 WHERE name = 'page_view'
 GROUP BY store_id, visitor_id, id",
@@ -254,6 +271,15 @@ mod tests {
         let added = |all: &[String]| {
             all.iter().filter(|text| text.contains("ADD COLUMN IF NOT EXISTS `_batch`")).count()
         };
+        let of_events = |all: &[String]| {
+            let altered = all.iter().filter(|text| text.contains("`browser`") && text.contains("ALTER"));
+            altered
+                .map(|text| text.split_whitespace().nth(2).unwrap_or_default().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of_events(&single), ["millrace.events", "millrace.clicks"]);
+        let clustered = ["events_local", "events", "clicks_local", "clicks"];
+        assert_eq!(of_events(&cluster), clustered.map(|table| format!("millrace.{table}")));
         assert_eq!((added(&single), added(&cluster)), (3, 6));
     }
 }

@@ -24,6 +24,8 @@ metrics! {
     COLLECTOR_REQUESTS = "millrace_collector_requests_total";
     /// Bytes of request bodies, as they arrived.
     COLLECTOR_BODY_BYTES = "millrace_collector_body_bytes_total";
+    /// Bytes of memory that request bodies have taken and not given back, those beyond the first 16 KiB of each.
+    COLLECTOR_BODIES_BYTES = "millrace_collector_bodies_bytes";
     /// Events accepted, by `type`.
     COLLECTOR_EVENTS_ACCEPTED = "millrace_collector_events_accepted_total";
     /// Events and requests refused, by `reason`.

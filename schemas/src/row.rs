@@ -305,6 +305,44 @@ rows! {
         is_bot: u8 => U8,
         /// Why it is taken for a bot.
         bot_reason: &'a str => Symbol,
+        /// The client's network: its address without the last 8 bits, of IPv6 the last 80; kept only when a setting says so.
+        ip: &'a str => Text,
+        /// Browser, or another program that speaks for a person.
+        browser: &'a str => Symbol,
+        /// First part of its version.
+        browser_version: &'a str => Symbol,
+        /// Operating system.
+        os: &'a str => Symbol,
+        /// Its version, two parts at most.
+        os_version: &'a str => Symbol,
+        /// Kind of device: `desktop`, `mobile`, `tablet`, `tv`, `console`, `wearable`, `bot`.
+        device: &'a str => Symbol,
+        /// Country of the client, ISO 3166-1.
+        country: &'a str => Symbol,
+        /// Largest subdivision of the country, ISO 3166-2: `US-CA`.
+        region: &'a str => Symbol,
+        /// City, in English.
+        city: &'a str => Symbol,
+        /// Host of the referrer, without `www.`; empty when it is the page's own.
+        referrer_host: &'a str => Symbol,
+        /// GA4's default channel group of what brought the visitor here; empty where the page before was the shop's own.
+        channel: &'a str => Symbol,
+        /// Campaign: source.
+        utm_source: &'a str => Symbol,
+        /// Campaign: medium.
+        utm_medium: &'a str => Symbol,
+        /// Campaign: name.
+        utm_campaign: &'a str => Symbol,
+        /// Campaign: paid keyword.
+        utm_term: &'a str => Text,
+        /// Campaign: which of its advertisements.
+        utm_content: &'a str => Text,
+        /// Campaign: identity.
+        utm_id: &'a str => Text,
+        /// Parameter that an advertiser's click id came in: `gclid`, `fbclid`, …
+        click_id_kind: &'a str => Symbol,
+        /// The click id.
+        click_id: &'a str => Text,
     }
 
     /// A click on a page.
@@ -368,6 +406,12 @@ rows! {
         is_bot: u8 => U8,
         /// Why it is taken for a bot.
         bot_reason: &'a str => Symbol,
+        /// Browser, or another program that speaks for a person.
+        browser: &'a str => Symbol,
+        /// Kind of device: `desktop`, `mobile`, `tablet`, `tv`, `console`, `wearable`, `bot`.
+        device: &'a str => Symbol,
+        /// Country of the client, ISO 3166-1.
+        country: &'a str => Symbol,
     }
 }
 
@@ -476,11 +520,14 @@ fn write_unsigned(out: &mut Vec<u8>, mut number: u64) {
 /// JSON has no word for NaN and infinity; validation lets neither through, and null is the honest rest.
 fn write_float(out: &mut Vec<u8>, number: f64) {
     use std::io::Write as _;
-    if number.is_finite() {
-        write!(out, "{number}").expect("writing to a Vec cannot fail");
-    } else {
-        out.extend_from_slice(b"null");
+    if !number.is_finite() {
+        return out.extend_from_slice(b"null");
     }
+    // Written out, a large number would be an integer of up to 309 digits, which readers refuse beyond 64 bits; and minus
+    // zero would be the integer 0.
+    let is_plain = number.abs() < 1e15 && (number != 0.0 || number.is_sign_positive());
+    let written = if is_plain { write!(out, "{number}") } else { write!(out, "{number:e}") };
+    written.expect("writing to a Vec cannot fail");
 }
 
 /// For each byte: 0 as it is, otherwise the character after the backslash (`u`: as `\u00XX`).
@@ -618,7 +665,7 @@ mod tests {
             text in "\\PC{0,40}[\\x00-\\x20\"\\\\]{0,4}",
             time in 0_i64..4_000_000_000_000,
             total in proptest::option::of(any::<i64>()),
-            value in proptest::option::of(-1e15_f64..1e15),
+            value in proptest::option::of(any::<f64>().prop_filter("a number", |value| value.is_finite())),
             numbers in proptest::collection::vec(any::<i64>(), 0..4),
             id in any::<u128>(),
             date in any::<u16>(),

@@ -47,7 +47,7 @@ fn check_text(field: &str, text: &str) -> Answer<()> {
     Ok(())
 }
 
-async fn audit(
+pub(super) async fn audit(
     postgres: &mut PgConnection,
     action: &str,
     store_id: Option<&str>,
@@ -74,6 +74,9 @@ struct Settings {
     /// Null: the collector's setting.
     #[serde(default, deserialize_with = "given")]
     events_per_second: Option<Option<i32>>,
+    /// Null: as long as ClickHouse's tables keep them.
+    #[serde(default, deserialize_with = "given")]
+    retention_days: Option<Option<i32>>,
 }
 
 /// Tells a null from a field that is not there.
@@ -106,6 +109,9 @@ impl Settings {
         if self.events_per_second.flatten().is_some_and(|rate| rate < 1) {
             return Err(Failure::field("events_per_second", "a number from 1, or null"));
         }
+        if self.retention_days.flatten().is_some_and(|days| !(62..=3650).contains(&days)) {
+            return Err(Failure::field("retention_days", "a number from 62 to 3650, or null"));
+        }
         Ok(())
     }
 }
@@ -127,8 +133,9 @@ pub(super) async fn create_store(
     let store_id = Uuid::now_v7().to_string();
     let mut transaction = state.pool.begin().await?;
     sqlx::query(
-        "INSERT INTO stores (id, name, timezone, currency, max_event_age_days, allowed_origins, events_per_second)
-         VALUES ($1, $2, $3, $4, coalesce($5, 30), coalesce($6, '{}'), $7)",
+        "INSERT INTO stores (id, name, timezone, currency, max_event_age_days, allowed_origins, events_per_second,
+                             retention_days)
+         VALUES ($1, $2, $3, $4, coalesce($5, 30), coalesce($6, '{}'), $7, $8)",
     )
     .bind(&store_id)
     .bind(&name)
@@ -137,6 +144,7 @@ pub(super) async fn create_store(
     .bind(settings.max_event_age_days)
     .bind(&settings.allowed_origins)
     .bind(settings.events_per_second.flatten())
+    .bind(settings.retention_days.flatten())
     .execute(&mut *transaction)
     .await?;
     let mut keys = [KeyKind::Write, KeyKind::Secret, KeyKind::Api].map(|kind| (kind, kind.generate()));
@@ -159,7 +167,8 @@ pub(super) async fn list_stores(Shared(state): Shared<State>, headers: HeaderMap
     let rows = sqlx::query_scalar::<_, Value>(
         "SELECT jsonb_build_object('store_id', id, 'name', name, 'timezone', timezone, 'currency', currency,
                     'max_event_age_days', max_event_age_days, 'allowed_origins', allowed_origins,
-                    'events_per_second', events_per_second, 'created_at', created_at,
+                    'events_per_second', events_per_second, 'retention_days', retention_days,
+                    'created_at', created_at,
                     'write_keys', (SELECT coalesce(jsonb_agg(write_key ORDER BY created_at), '[]')
                                    FROM store_keys
                                    WHERE store_id = stores.id AND kind = 'write' AND revoked_at IS NULL))
@@ -192,7 +201,8 @@ pub(super) async fn change_store(
         "UPDATE stores SET name = coalesce($2, name), timezone = coalesce($3, timezone),
                 currency = coalesce($4, currency), max_event_age_days = coalesce($5, max_event_age_days),
                 allowed_origins = coalesce($6, allowed_origins),
-                events_per_second = CASE WHEN $7 THEN $8 ELSE events_per_second END, updated_at = now()
+                events_per_second = CASE WHEN $7 THEN $8 ELSE events_per_second END,
+                retention_days = CASE WHEN $9 THEN $10 ELSE retention_days END, updated_at = now()
          WHERE id = $1",
     )
     .bind(&store_id)
@@ -203,8 +213,17 @@ pub(super) async fn change_store(
     .bind(&settings.allowed_origins)
     .bind(settings.events_per_second.is_some())
     .bind(settings.events_per_second.flatten())
+    .bind(settings.retention_days.is_some())
+    .bind(settings.retention_days.flatten())
     .execute(&mut *transaction)
     .await?;
+    if settings.retention_days.is_some() {
+        // It is due at once.
+        sqlx::query("DELETE FROM retention_runs WHERE store_id = $1")
+            .bind(&store_id)
+            .execute(&mut *transaction)
+            .await?;
+    }
     let moves_days = settings.timezone.is_some_and(|new| new != zone);
     let moves_money = settings.currency.is_some_and(|new| new != currency);
     let mut days = 0;

@@ -6,6 +6,7 @@
 mod admin;
 mod auth;
 mod openapi;
+mod privacy;
 mod read;
 
 use std::{sync::Arc, time::Duration};
@@ -79,6 +80,12 @@ fn router(state: State) -> Router {
         .route("/api/v1/stores/{store_id}", patch(admin::change_store))
         .route("/api/v1/stores/{store_id}/funnels", get(read::funnels).post(admin::put_funnel))
         .route("/api/v1/stores/{store_id}/funnels/{funnel_name}", delete(admin::delete_funnel))
+        .route("/api/v1/stores/{store_id}/visitors/{visitor_id}", delete(privacy::erase_visitor))
+        .route("/api/v1/stores/{store_id}/visitors/{visitor_id}/export", get(privacy::export_visitor))
+        .route("/api/v1/stores/{store_id}/users/{user_id}", delete(privacy::erase_user))
+        .route("/api/v1/stores/{store_id}/users/{user_id}/export", get(privacy::export_user))
+        .route("/api/v1/stores/{store_id}/erasures", get(privacy::erasures))
+        .route("/api/v1/stores/{store_id}/erasures/{erasure_id}", get(privacy::erasure))
         .route("/api/v1/stores/{store_id}/{rollup}", get(read::rollup))
         .route("/api/v1/exchange_rates", post(admin::put_exchange_rates).put(admin::put_exchange_rates))
         .fallback(|| async { Failure::new(StatusCode::NOT_FOUND, "there is nothing here") })

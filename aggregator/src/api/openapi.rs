@@ -75,6 +75,8 @@ fn settings(required: &[&str]) -> Value {
         "max_event_age_days": {"type": "integer", "minimum": 1, "maximum": 3650, "default": 30},
         "allowed_origins": {"type": "array", "items": {"type": "string"}},
         "events_per_second": {"type": ["integer", "null"], "minimum": 1},
+        "retention_days": {"type": ["integer", "null"], "minimum": 62, "maximum": 3650,
+                           "description": "Days that events are kept after their receipt; null: as the tables do."},
     }})
 }
 
@@ -107,6 +109,72 @@ fn funnel() -> Value {
             },
         }},
     }})
+}
+
+/// What an erasure has come to.
+fn receipt() -> Value {
+    let (count, time) =
+        (json!({"type": "integer"}), json!({"type": ["string", "null"], "format": "date-time"}));
+    let days = json!({"type": "array", "items": {"type": "string", "format": "date"}});
+    json!({"type": "object", "properties": {
+        "erasure_id": {"type": "string", "format": "uuid"}, "store_id": {"type": "string"},
+        "kind": {"type": "string", "enum": ["visitor", "user"]},
+        "salt": {"type": "string", "description": "Hexadecimal."},
+        "subject_sha256": {"type": "string", "description": "SHA-256 of the salt's bytes and the id, hexadecimal."},
+        "requested_at": time, "deleted_at": time, "final_at": time,
+        "state": {"type": "string", "enum": ["requested", "removed", "deleted", "final"],
+                  "description": "deleted: no row that was received until `requested_at` is stored, and rollups are \
+                      without them. final: none is on its way that could come back, and replaced files are gone."},
+        "events": count, "clicks": count, "dead_letters": count, "sweeps": count,
+        "days_rolled_up": days,
+        "days_kept": {"type": "array", "items": {"type": "string", "format": "date"},
+                      "description": "Days whose rollups stay as they are: their events are no longer all there."},
+        "final_by": {"type": ["string", "null"], "enum": ["log", "horizon", null]},
+        "error": {"type": ["string", "null"]},
+    }})
+}
+
+fn privacy_paths() -> Vec<(String, Value)> {
+    let store_id = json!({"$ref": "#/components/parameters/store_id"});
+    let path =
+        |name: &str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
+    let admin = |summary: String, parameters: Value, responses: Value| {
+        json!({"summary": summary, "tags": ["privacy"], "security": [{"admin": []}], "parameters": parameters,
+               "responses": responses})
+    };
+    let mut paths = Vec::new();
+    for (kind, whose) in
+        [("visitor", "a visitor"), ("user", "a user and of the visitors seen with that user")]
+    {
+        let id = format!("{kind}_id");
+        let at = format!("/api/v1/stores/{{store_id}}/{kind}s/{{{id}}}");
+        let erase = admin(
+            format!("Erases all that was received until now of {whose}."),
+            json!([store_id, path(&id)]),
+            answers("202", "Under way; `Location` names the receipt.", &receipt()),
+        );
+        let mut lines = answers("200", "A row on each line.", &json!({"type": "object"}));
+        lines["200"]["content"] = json!({"application/x-ndjson": {"schema": {"type": "string"}}});
+        let export = admin(format!("All rows of {whose}."), json!([store_id, path(&id)]), lines);
+        paths.push((at.clone(), json!({"delete": erase})));
+        paths.push((format!("{at}/export"), json!({"get": export})));
+    }
+    let list = json!({"type": "object", "properties": {"data": {"type": "array", "items": receipt()}}});
+    let limits = [
+        parameter("limit", &json!({"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": 1000})),
+        parameter("offset", &json!({"type": "integer", "minimum": 0, "default": 0})),
+    ];
+    paths.push((
+        "/api/v1/stores/{store_id}/erasures".into(),
+        json!({"get": admin("Receipts of erasures, newest first.".into(),
+                            json!([store_id, limits[0], limits[1]]), answers("200", "Receipts.", &list))}),
+    ));
+    paths.push((
+        "/api/v1/stores/{store_id}/erasures/{erasure_id}".into(),
+        json!({"get": admin("The receipt of an erasure.".into(), json!([store_id, path("erasure_id")]),
+                            answers("200", "The receipt.", &receipt()))}),
+    ));
+    paths
 }
 
 fn body(schema: &Value) -> Value {
@@ -163,6 +231,7 @@ pub(super) fn document() -> Value {
                       Some(&funnel()), true),
     }));
     paths.insert("/api/v1/stores/{store_id}/funnels/{funnel_name}".into(), json!({"delete": remove}));
+    paths.extend(privacy_paths());
     paths.insert("/api/v1/exchange_rates".into(), json!({
         "post": admin("Sets rates; the days of the stores that count in the base are rolled up again.", "200",
                       Some(&rates), false),

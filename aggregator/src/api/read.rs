@@ -200,7 +200,7 @@ pub(super) const ROLLUPS: [Rollup; 7] = [
     },
 ];
 
-type Parameters = BTreeMap<String, String>;
+pub(super) type Parameters = BTreeMap<String, String>;
 
 /// `GET /api/v1/stores/{store_id}/{rollup}`.
 pub(super) async fn rollup(
@@ -298,13 +298,13 @@ pub(super) async fn funnels(
     Ok(page.answer(rows, &watermark))
 }
 
-struct Page {
-    limit: i64,
-    offset: i64,
+pub(super) struct Page {
+    pub(super) limit: i64,
+    pub(super) offset: i64,
 }
 
 impl Page {
-    fn take(parameters: &mut Parameters) -> Answer<Self> {
+    pub(super) fn take(parameters: &mut Parameters) -> Answer<Self> {
         let mut number = |name: &str, default: i64, from: i64, to: i64| match parameters.remove(name) {
             None => Ok(default),
             Some(text) => text
@@ -356,7 +356,7 @@ fn check_filter(name: &str, value: &str) -> Answer<()> {
 }
 
 /// A misspelt filter must not read as "everything".
-fn refuse_rest(parameters: &Parameters) -> Answer<()> {
+pub(super) fn refuse_rest(parameters: &Parameters) -> Answer<()> {
     match parameters.keys().next() {
         Some(name) => Err(Failure::field(name, "there is no such parameter here")),
         None => Ok(()),

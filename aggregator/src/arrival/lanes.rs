@@ -37,8 +37,8 @@ use crate::{
 
 /// The queries of one table of arrivals.
 pub(super) struct Source {
-    /// Of its lanes; names the table, too.
-    pub(super) lanes: &'static str,
+    /// The table.
+    pub(super) table: &'static str,
     /// Of the days on which something has arrived.
     pub(super) days: &'static str,
     /// Of the days on which other copies of it lie.
@@ -70,12 +70,12 @@ impl Discovery {
     }
 
     pub(super) fn grew(&mut self, source: &Source, lane: &LaneKey) {
-        self.grown.insert((source.lanes, lane.clone()), Instant::now());
+        self.grown.insert((source.table, lane.clone()), Instant::now());
     }
 
     pub(super) fn active(&mut self, source: &Source) -> BTreeSet<LaneKey> {
         self.grown.retain(|_, at| at.elapsed() < ACTIVE_FOR);
-        let lanes = self.grown.keys().filter(|(table, _)| *table == source.lanes);
+        let lanes = self.grown.keys().filter(|(table, _)| *table == source.table);
         lanes.map(|(_, lane)| lane.clone()).collect()
     }
 }
@@ -214,7 +214,8 @@ impl Look<'_> {
         let from = |lane| self.watermarks.get(lane).map_or(0, |watermark: &Watermark| watermark.batch);
         let lanes_from = if self.is_active { self.active.iter().map(from).min().unwrap_or(0) } else { 0 };
         let query = warehouse
-            .query(&text::assemble(source.lanes))
+            .query(&text::assemble(text::arrivals_lanes))
+            .param("table", source.table)
             .param("lanes", names)
             .param("froms", froms)
             .param("nexts", nexts)

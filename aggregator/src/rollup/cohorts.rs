@@ -18,6 +18,7 @@ use crate::{
     clickhouse::{Warehouse, text},
     error::Result,
     postgres::{Answer as _, beside},
+    privacy::retention::Frozen,
 };
 
 /// Periods that are followed after a cohort's own.
@@ -48,14 +49,21 @@ struct Span {
     events: u64,
 }
 
-/// Writes all cohorts of the store.
-pub async fn write(warehouse: &Warehouse, postgres: &mut PgConnection, store: &Store) -> Result<()> {
+/// Writes all cohorts of the store. Where old events are gone, the older half of what is left tells who is new, and
+/// cohorts from there and before stay as they stand.
+pub async fn write(
+    warehouse: &Warehouse,
+    postgres: &mut PgConnection,
+    store: &Store,
+    frozen: &Frozen,
+) -> Result<()> {
     let query = warehouse.query(&text::assemble(text::event_span)).param("store", &store.id);
     let span: Vec<Span> = beside(postgres, warehouse.rows(query)).await?;
     let Some(span) = span.into_iter().find(|span| span.events > 0) else {
-        return delete_others(postgres, store, &[]).await;
+        return delete_others(postgres, store, &[], frozen.cohorts_until(Date::MAX)).await;
     };
     let (from, to) = (store.calendar.date(span.first_ms), store.calendar.date(span.last_ms));
+    let settled = frozen.cohorts_until(to);
     let grid = |period| store.calendar.grid(period, from, to);
     let (days, weeks, months) = (grid(Period::Day), grid(Period::Week), grid(Period::Month));
     let ask = |name: &str| {
@@ -77,17 +85,20 @@ pub async fn write(warehouse: &Warehouse, postgres: &mut PgConnection, store: &S
         };
         let money = revenue(store, period, &days, &orders, &rates);
         let rows = lines(store, period, n_max, grid, &active, money);
-        table::COHORTS.replace(postgres, &store.id, &[period.as_str()], &grid.dates, rows).await?;
+        let dates: Vec<Date> = grid.dates.iter().copied().filter(|date| *date >= settled).collect();
+        table::COHORTS.replace(postgres, &store.id, &[period.as_str()], &dates, rows).await?;
     }
     let kept = [&days, &weeks, &months].map(|grid| (grid.dates.first().copied(), grid.dates.last().copied()));
-    delete_others(postgres, store, &kept).await
+    delete_others(postgres, store, &kept, settled).await
 }
 
 /// Cohorts outside of the store's span of events: left over from another time zone, or from events that were erased.
+/// Those before `settled` stay.
 async fn delete_others(
     postgres: &mut PgConnection,
     store: &Store,
     kept: &[(Option<Date>, Option<Date>)],
+    settled: Date,
 ) -> Result<()> {
     for (index, period) in Period::ALL.into_iter().enumerate() {
         let (from, to) = match kept.get(index) {
@@ -96,12 +107,14 @@ async fn delete_others(
         };
         sqlx::query(
             "DELETE FROM cohort_analytics
-             WHERE store_id = $1 AND period_type = $2 AND cohort_date NOT BETWEEN $3::date AND $4::date",
+             WHERE store_id = $1 AND period_type = $2 AND cohort_date NOT BETWEEN $3::date AND $4::date
+               AND ($5::date IS NULL OR cohort_date >= $5::date)",
         )
         .bind(&store.id)
         .bind(period.as_str())
         .bind(from)
         .bind(to)
+        .bind((settled > Date::MIN).then(|| settled.to_string()))
         .execute(&mut *postgres)
         .within()
         .await?;

@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Result},
     funnel::{Definition, OrderMode},
     postgres::{Answer as _, beside, parse_date},
+    privacy::retention::Frozen,
 };
 
 /// Days of entry that one query covers.
@@ -156,13 +157,14 @@ pub async fn write(
     postgres: &mut PgConnection,
     store: &Store,
     days: &BTreeSet<Date>,
+    frozen: &Frozen,
 ) -> Result<()> {
     let now_ms = jiff::Timestamp::now().as_millisecond();
     for definition in Definition::read_all(postgres, &store.id).await? {
         let mut entries = BTreeSet::new();
         for day in days {
             let first = store.calendar.date(store.calendar.start(*day) - definition.window_ms());
-            entries.extend(crate::calendar::dates(first, *day));
+            entries.extend(crate::calendar::dates(first, *day).filter(|entry| !frozen.has(*entry)));
         }
         for grid in grids(&store.calendar, Period::Day, &entries, RUN_DAYS) {
             let tallies = beside(postgres, read(warehouse, store, &definition, &grid)).await?;

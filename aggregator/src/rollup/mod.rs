@@ -40,6 +40,7 @@ use crate::{
     clickhouse::Warehouse,
     error::Result,
     postgres::{Answer as _, beside, parse_date},
+    privacy::retention::Frozen,
 };
 use scope::{Chunk, Store};
 use write::table;
@@ -67,6 +68,16 @@ pub async fn lock(postgres: &mut PgConnection, store_id: &str) -> Result<bool> {
         .await
 }
 
+/// The same, waiting for the one that is at it.
+pub async fn wait_for_lock(postgres: &mut PgConnection, store_id: &str) -> Result<()> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('millrace rollup ' || $1, 0))")
+        .bind(store_id)
+        .execute(postgres)
+        .within()
+        .await?;
+    Ok(())
+}
+
 /// Rolls up the newest touched days of a store. `None`: another instance is at it, nothing is touched, or the store's
 /// settings have changed meanwhile.
 pub async fn roll_up(warehouse: &Warehouse, pool: &PgPool, store_id: &str) -> Result<Option<Done>> {
@@ -78,16 +89,19 @@ pub async fn roll_up(warehouse: &Warehouse, pool: &PgPool, store_id: &str) -> Re
     let (false, Some(store)) = (touched.is_empty(), Store::read(&mut transaction, store_id).await?) else {
         return Ok(None);
     };
-    let days: BTreeSet<Date> = touched.keys().copied().collect();
+    let frozen = Frozen::read(&mut transaction, store_id).await?;
+    let days: BTreeSet<Date> = touched.keys().copied().filter(|day| !frozen.has(*day)).collect();
     let store = Arc::new(store);
-    compute(warehouse, &mut transaction, &store, &days).await?;
+    if !days.is_empty() {
+        compute(warehouse, &mut transaction, &store, &days, &frozen).await?;
+    }
     if !store.is_current(&mut transaction).await? {
         return Ok(None);
     }
     let received_ms = touched.values().map(|touch| touch.received_ms).max().unwrap_or(0);
     finish(&mut transaction, store_id, &touched, received_ms).await?;
     transaction.commit().within().await?;
-    Ok(Some(Done { days: days.len(), received_ms }))
+    Ok(Some(Done { days: touched.len(), received_ms }))
 }
 
 struct Touch {
@@ -158,15 +172,16 @@ async fn compute(
     postgres: &mut PgConnection,
     store: &Arc<Store>,
     days: &BTreeSet<Date>,
+    frozen: &Frozen,
 ) -> Result<()> {
     for grid in scope::grids(&store.calendar, Period::Day, days, CHUNK_DAYS) {
         let chunk = Chunk { store: Arc::clone(store), grid };
         compute_chunk(warehouse, postgres, &chunk).await?;
     }
-    timed("summary", summary::write(warehouse, postgres, store, days)).await?;
+    timed("summary", summary::write(warehouse, postgres, store, days, frozen)).await?;
     timed("products", products::write_stock_turns(postgres, store, days)).await?;
-    timed("funnels", funnels::write(warehouse, postgres, store, days)).await?;
-    timed("cohorts", cohorts::write(warehouse, postgres, store)).await
+    timed("funnels", funnels::write(warehouse, postgres, store, days, frozen)).await?;
+    timed("cohorts", cohorts::write(warehouse, postgres, store, frozen)).await
 }
 
 async fn compute_chunk(warehouse: &Warehouse, postgres: &mut PgConnection, chunk: &Chunk) -> Result<()> {

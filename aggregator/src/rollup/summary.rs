@@ -21,6 +21,7 @@ use crate::{
     clickhouse::{Warehouse, text},
     error::Result,
     postgres::{Answer as _, beside, parse_date},
+    privacy::retention::Frozen,
 };
 
 /// Periods of a kind that are counted in one query: about two months of each.
@@ -104,9 +105,13 @@ pub async fn write(
     postgres: &mut PgConnection,
     store: &Store,
     days: &BTreeSet<Date>,
+    frozen: &Frozen,
 ) -> Result<()> {
     for (period, run_max) in RUN_MAX {
-        for grid in grids(&store.calendar, period, days, run_max) {
+        // Who was there in a week some of whose events are gone cannot be counted any more.
+        let days: BTreeSet<Date> =
+            days.iter().copied().filter(|day| !frozen.overlaps(period, period.start(*day))).collect();
+        for grid in grids(&store.calendar, period, &days, run_max) {
             let query = period_query(warehouse, text::traffic, store, &grid);
             let traffic: Vec<Traffic> = beside(postgres, warehouse.rows(query)).await?;
             let parts = read_parts(postgres, store, period, &grid).await?;

@@ -10,7 +10,7 @@ FROM
            concat(toString(_topic), '/', toString(_partition)) AS lane,
            _offset < transform(lane, {lanes:Array(String)}, {nexts:Array(UInt64)}, 0) AS is_seen,
            _offset >= transform(lane, {lanes:Array(String)}, {batches:Array(UInt64)}, 0) AS is_newest
-    FROM events
+    FROM {table:Identifier}
     WHERE has({active:Array(String)}, lane) = {is_active:UInt8}
       AND _offset >= {lanes_from:UInt64}
       AND _offset >= transform(lane, {lanes:Array(String)}, {froms:Array(UInt64)}, 0)

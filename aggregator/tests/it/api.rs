@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::{Bed, click, event};
 
 /// A running aggregator.
-struct Service {
-    address: String,
+pub(crate) struct Service {
+    pub(crate) address: String,
     shutdown: CancellationToken,
     running: JoinHandle<millrace_aggregator::Result<()>>,
 }
 
 impl Service {
-    async fn start(bed: &Bed) -> Self {
+    pub(crate) async fn start(bed: &Bed) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
@@ -25,7 +25,13 @@ impl Service {
         Self { address, shutdown, running }
     }
 
-    async fn ask(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> (u16, Value) {
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
         let mut request = reqwest::Client::new().request(method, format!("{}{path}", self.address));
         if !token.is_empty() {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -38,7 +44,7 @@ impl Service {
         (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or(Value::Null))
     }
 
-    async fn get(&self, path: &str, token: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str, token: &str) -> (u16, Value) {
         self.ask(Method::GET, path, token, None).await
     }
 
@@ -49,7 +55,7 @@ impl Service {
     /// Asks until the answer's rows are as expected.
     async fn wait_for(&self, path: &str, token: &str, expected: impl Fn(&[Value]) -> bool) -> Value {
         let mut last = Value::Null;
-        for _ in 0..400 {
+        for _ in 0..4_000 {
             let (status, answer) = self.get(path, token).await;
             if status == 200 && expected(answer["data"].as_array().unwrap()) {
                 return answer;
@@ -60,7 +66,7 @@ impl Service {
         panic!("{path}: {last}");
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.running.await.unwrap().unwrap();
     }

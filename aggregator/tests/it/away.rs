@@ -157,5 +157,5 @@ async fn a_shutdown_does_not_wait_for_a_silent_postgres() {
     proxy.cut(false);
     let stopping = Instant::now();
     running.stop().await;
-    assert!(stopping.elapsed() < Duration::from_secs(15), "{:?}", stopping.elapsed());
+    assert!(stopping.elapsed() < Duration::from_secs(60), "{:?}", stopping.elapsed());
 }

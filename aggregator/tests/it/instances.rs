@@ -148,7 +148,7 @@ async fn whoever_was_frozen_in_a_rollup_cannot_commit_it_later() {
     eventually("the first instance writes", async || !sessions(&bed, waits).await.is_empty()).await;
     let owner = sessions(&bed, waits).await;
     assert_eq!(owner.len(), 1, "one owner");
-    first.process.signal(Signal::STOP).unwrap();
+    first.process.freeze().unwrap();
     held.commit().await.unwrap();
     // Its statement goes through, and then it is silent, in its transaction, with the lock.
     let silent = format!("pid = {} AND state = 'idle in transaction'", owner[0]);

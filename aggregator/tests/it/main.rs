@@ -10,3 +10,4 @@ mod days;
 mod equal;
 mod harness;
 mod instances;
+mod privacy;

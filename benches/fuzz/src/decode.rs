@@ -1,13 +1,17 @@
-//! A body to rows: decode → validate → encode. Whatever the bytes are,
+//! A body to rows: decode → validate → enrich → encode. Whatever the bytes are,
 //!
 //! * every element of a list is accepted or rejected, and no more of them than the limit;
 //! * every row that is written is one that the consumer reads, and reading and writing it again gives the same bytes;
 //! * the same bytes become the same rows, also in memory that was used before.
 
+use std::sync::LazyLock;
+
 use millrace_collector::{
+    EnrichConfig,
     chain::collect_body,
     decode::{Form, Scratch},
     encode::{Message, Topic},
+    enrich::Enricher,
     validate::Request,
 };
 use millrace_consumer::decode::{Table, lines};
@@ -15,6 +19,12 @@ use millrace_schemas::limits::Limits;
 use serde_json::Value;
 
 use crate::row;
+
+/// Every step but the rate, which knows what was before: the same bytes must become the same rows.
+pub static ENRICHER: LazyLock<Enricher> = LazyLock::new(|| {
+    let config = EnrichConfig { bot_events_per_minute: 0, ..EnrichConfig::default() };
+    Enricher::new(&config).expect("it reads no file")
+});
 
 /// The form and the request that the first byte chooses, so that short inputs reach both sides of each limit.
 pub fn request(choice: u8) -> (Form, Request<'static>) {
@@ -31,8 +41,8 @@ pub fn request(choice: u8) -> (Form, Request<'static>) {
         trusted: choice & 4 != 0,
         received_at: 1_793_511_000_123,
         user_agent: "agent",
-        bot_reason: "",
-        derived_visitor: "derived",
+        address: Some([192, 0, 2, 7].into()),
+        salt: Some(&[7; 32]),
         id_seed: 7,
         limits,
     };
@@ -44,7 +54,7 @@ pub fn check(input: &[u8]) {
     let Some((choice, body)) = input.split_first() else { return };
     let (form, request) = request(*choice);
     let mut scratch = Scratch::default();
-    let Ok(outcome) = collect_body(body, form, &request, &mut scratch) else { return };
+    let Ok(outcome) = collect_body(body, form, &request, &ENRICHER, &mut scratch) else { return };
     let events = outcome.accepted() + outcome.rejected.len();
     assert!(events <= request.limits.events_max, "{events} events");
     if form == Form::Json
@@ -53,11 +63,12 @@ pub fn check(input: &[u8]) {
         assert_eq!(events, elements.len(), "every element has its answer");
     }
     assert_eq!(rows(&outcome.messages), outcome.accepted());
-    let again = collect_body(body, form, &request, &mut scratch).map(|again| again.messages);
+    let again = collect_body(body, form, &request, &ENRICHER, &mut scratch).map(|again| again.messages);
     assert!(again.is_ok_and(|again| again == outcome.messages), "the same bytes, other rows");
 }
 
-fn rows(messages: &[Message]) -> usize {
+/// How many rows there are in messages, each checked.
+pub(crate) fn rows(messages: &[Message]) -> usize {
     let mut rows = 0;
     for message in messages {
         assert!(message.key.starts_with(b"demo:"));

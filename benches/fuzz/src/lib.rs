@@ -5,11 +5,15 @@
 //! dependencies. One program holds all targets: to link is most of what building them costs.
 
 pub mod body;
+pub mod compat;
 pub mod decode;
+pub mod enrich;
 pub mod row;
 pub mod run;
 pub mod seeds;
 pub mod spool;
+
+use millrace_collector::compat::Protocol;
 
 /// Names the target that `fuzz-target` runs.
 pub const TARGET_VARIABLE: &str = "MILLRACE_FUZZ_TARGET";
@@ -25,11 +29,27 @@ pub enum Target {
     Row,
     /// A spool that a crash or a disk has left behind.
     Spool,
+    /// Addresses and a user agent to what is learned and kept of them.
+    Enrich,
+    /// A request of another product's client to rows.
+    Compat(Protocol),
 }
 
 impl Target {
     /// All of them.
-    pub const ALL: [Target; 4] = [Target::Decode, Target::Body, Target::Row, Target::Spool];
+    pub const ALL: [Target; 11] = [
+        Target::Decode,
+        Target::Body,
+        Target::Row,
+        Target::Spool,
+        Target::Enrich,
+        Target::Compat(Protocol::Segment),
+        Target::Compat(Protocol::Ga4),
+        Target::Compat(Protocol::Plausible),
+        Target::Compat(Protocol::Umami),
+        Target::Compat(Protocol::Posthog),
+        Target::Compat(Protocol::Snowplow),
+    ];
 
     /// Its name, also of its corpus.
     pub const fn name(self) -> &'static str {
@@ -38,6 +58,8 @@ impl Target {
             Target::Body => "body",
             Target::Row => "row",
             Target::Spool => "spool",
+            Target::Enrich => "enrich",
+            Target::Compat(protocol) => protocol.name(),
         }
     }
 
@@ -58,6 +80,8 @@ impl Target {
             Target::Body => body::check(input),
             Target::Row => row::check(input),
             Target::Spool => spool::check(input),
+            Target::Enrich => enrich::check(input),
+            Target::Compat(protocol) => compat::check(protocol, input),
         }
     }
 }

@@ -13,13 +13,17 @@ use millrace_fuzz::{
 /// Looks for bytes that break a promise of the parts that read what others send, or what a crash has left behind.
 #[derive(Parser)]
 struct Arguments {
-    /// Only these targets: decode, body, row, spool.
+    /// Only these targets: decode, body, row, spool, enrich, or the name of a product whose clients may send here.
     #[arg(long = "target", value_parser = PossibleValuesParser::new(Target::ALL.map(Target::name)))]
     targets: Vec<String>,
 
     /// How long each of them.
     #[arg(long, env = "MILLRACE_FUZZ_SECONDS", default_value_t = 600)]
     seconds: u64,
+
+    /// Where libFuzzer's dice begin; anywhere, when not given.
+    #[arg(long)]
+    seed: Option<u32>,
 
     /// So many at once; the machine's cores, when not given.
     #[arg(long)]
@@ -47,7 +51,7 @@ fn main() -> anyhow::Result<()> {
     let at_once =
         arguments.at_once.or(std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
     let bars = MultiProgress::new();
-    let style = ProgressStyle::with_template("{prefix:7} {bar:30} {elapsed} of {len} s, {msg}");
+    let style = ProgressStyle::with_template("{prefix:9} {bar:30} {elapsed} of {len} s, {msg}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar_of: HashMap<&str, ProgressBar> = targets
         .iter()
@@ -57,28 +61,28 @@ fn main() -> anyhow::Result<()> {
             (target.name(), bars.add(bar))
         })
         .collect();
-    let results =
-        run_all(&fuzzer, &targets, Duration::from_secs(arguments.seconds), at_once, |target, now| {
-            let bar = &bar_of[target.name()];
-            if bar.position() == 0 {
-                bar.reset_elapsed();
-            }
-            bar.set_position(bar.elapsed().as_secs().max(1));
-            bar.set_message(format!("{} inputs, {} places reached", now.inputs, now.reached));
-        });
+    let time = Duration::from_secs(arguments.seconds);
+    let results = run_all(&fuzzer, &targets, time, arguments.seed, at_once, |target, now| {
+        let bar = &bar_of[target.name()];
+        if bar.position() == 0 {
+            bar.reset_elapsed();
+        }
+        bar.set_position(bar.elapsed().as_secs().max(1));
+        bar.set_message(format!("{} inputs, {} places reached", now.inputs, now.reached));
+    });
     bar_of.values().for_each(ProgressBar::finish);
     let mut broken = 0;
     for (target, result) in results {
         match result {
             Ok(end) => println!(
-                "{:7} {} inputs, {} places reached, nothing broken",
+                "{:9} {} inputs, {} places reached, nothing broken",
                 target.name(),
                 end.inputs,
                 end.reached
             ),
             Err(error) => {
                 broken += 1;
-                println!("{:7} {error:#}", target.name());
+                println!("{:9} {error:#}", target.name());
             }
         }
     }

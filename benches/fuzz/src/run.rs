@@ -13,16 +13,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
 use crate::{TARGET_VARIABLE, Target, seeds};
 
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
 /// Longer inputs find little that shorter ones do not, and take longer.
 const INPUT_BYTES_MAX: usize = 2_000;
-/// An input that takes this long is reported as a hang.
-const INPUT_TIMEOUT_S: usize = 25;
+/// An input that takes this long is reported as a hang; on a busy machine one that waits for threads takes seconds.
+const INPUT_TIMEOUT_S: usize = 120;
 const MEMORY_MB_MAX: usize = 1_024;
+/// Lines of what a program said last that tell why it failed.
+const LAST_LINES: usize = 12;
 
 /// The instrumented program, and where runs keep what they find.
 #[derive(Clone, Debug)]
@@ -72,10 +74,11 @@ impl Fuzzer {
             profile_dir.parent().context("a profile's directory lies in the target directory")?;
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         // All packages are named, so that dependencies have the features that they have in everybody else's build.
-        let status = Command::new(cargo)
+        let built = Command::new(cargo)
             .args([
                 "build",
                 "--quiet",
+                "--locked",
                 "--workspace",
                 "--bin=fuzz-target",
                 "--features=millrace-fuzz/libfuzzer",
@@ -85,9 +88,15 @@ impl Fuzzer {
             .current_dir(HERE)
             .env("RUSTC_WORKSPACE_WRAPPER", Path::new(HERE).join("instrument.sh"))
             .env("CARGO_INCREMENTAL", "0")
-            .status()
+            .output()
             .context("cargo cannot be started")?;
-        ensure!(status.success(), "the instrumented program was not built; what cargo said stands above");
+        let said = String::from_utf8_lossy(&built.stderr);
+        let said: Vec<_> = said.lines().filter(|line| !line.is_empty()).collect();
+        ensure!(
+            built.status.success(),
+            "the instrumented program was not built:\n{}",
+            last(&said).join("\n")
+        );
         Ok(Self { program: target_dir.join("debug/fuzz-target"), work: target_dir.join("fuzz") })
     }
 
@@ -98,11 +107,12 @@ impl Fuzzer {
         Ok(())
     }
 
-    /// Fuzzes a target for so long. `tell` hears what libFuzzer says.
+    /// Fuzzes a target for so long, from this seed on or from any. `tell` hears what libFuzzer says.
     pub fn run(
         &self,
         target: Target,
         time: Duration,
+        seed: Option<u32>,
         mut tell: impl FnMut(Progress),
     ) -> anyhow::Result<Progress> {
         let dir = self.work.join(target.name());
@@ -117,6 +127,7 @@ impl Fuzzer {
             .command(target)
             .args([&found, &kept(target)])
             .arg(format!("-max_total_time={}", time.as_secs().max(1)))
+            .args(seed.map(|seed| format!("-seed={seed}")))
             .arg(format!("-max_len={INPUT_BYTES_MAX}"))
             .arg(format!("-dict={HERE}/words.dict"))
             .arg(format!("-artifact_prefix={}/", dir.display()))
@@ -137,22 +148,7 @@ impl Fuzzer {
             }
         }
         let status = child.wait().context("the program cannot be waited for")?;
-        if !status.success() {
-            let input =
-                said.iter().find_map(|line| line.split_once("Test unit written to ").map(|(_, path)| path));
-            let panic = said.iter().position(|line| line.contains("panicked at"));
-            let why = panic.map_or_else(String::new, |at| said[at..said.len().min(at + 4)].join("\n"));
-            match input {
-                Some(input) => bail!(
-                    "{} is broken: {why}\nby the input {input}\nrepeat it: make fuzz ARGS='--target {} --repeat {input}'\n\
-                     everything that was said: {}",
-                    target.name(),
-                    target.name(),
-                    log_path.display()
-                ),
-                None => bail!("{} ended with {status}; see {}", target.name(), log_path.display()),
-            }
-        }
+        ensure!(status.success(), "{}\neverything that was said: {}", why(target, &said), log_path.display());
         Ok(progress)
     }
 
@@ -195,11 +191,33 @@ impl Fuzzer {
     }
 }
 
+/// Why libFuzzer ended as it did: what panicked, or else what was said last, and the input itself, because what is printed
+/// may be all that is left of the run.
+fn why(target: Target, said: &[String]) -> String {
+    let panic = said.iter().position(|line| line.contains("panicked at"));
+    let reason = panic.map_or_else(|| last(said), |at| &said[at..said.len().min(at + 4)]).join("\n");
+    let path =
+        said.iter().rev().find_map(|line| line.split_once("Test unit written to ").map(|(_, path)| path));
+    let Some(path) = path else { return format!("{} ended: {reason}", target.name()) };
+    let input = fs::read(path).unwrap_or_default();
+    format!(
+        "{name} is broken: {reason}\nby the {length} bytes \"{input}\"\nrepeat it: make fuzz ARGS='--target {name} --repeat {path}'",
+        name = target.name(),
+        length = input.len(),
+        input = input.escape_ascii()
+    )
+}
+
+fn last<T>(lines: &[T]) -> &[T] {
+    &lines[lines.len().saturating_sub(LAST_LINES)..]
+}
+
 /// Runs targets, so many at once, and returns the failures. `tell` hears of each target's progress.
 pub fn run_all(
     fuzzer: &Fuzzer,
     targets: &[Target],
     time: Duration,
+    seed: Option<u32>,
     at_once: usize,
     tell: impl Fn(Target, Progress) + Sync,
 ) -> Vec<(Target, anyhow::Result<Progress>)> {
@@ -211,7 +229,7 @@ pub fn run_all(
                 loop {
                     let next = lock(&waiting).pop();
                     let Some(target) = next else { return };
-                    let result = fuzzer.run(target, time, |progress| tell(target, progress));
+                    let result = fuzzer.run(target, time, seed, |progress| tell(target, progress));
                     lock(&results).push((target, result));
                 }
             });

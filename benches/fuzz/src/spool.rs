@@ -33,7 +33,7 @@ use millrace_schemas::{
 use tokio::runtime::Runtime;
 
 /// How long a reader may take that neither delivers nor reports.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let mut builder = tokio::runtime::Builder::new_current_thread();

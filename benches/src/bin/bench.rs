@@ -13,7 +13,7 @@ use clap::{Parser, ValueEnum};
 use millrace_benches::{
     floor,
     machine::{Machine, Versions},
-    measure::{Progress, Sizes, aggregator, attack, collector, consumer},
+    measure::{Progress, Sizes, aggregator, attack, collector, consumer, enrich},
     table::render,
 };
 
@@ -21,6 +21,7 @@ use millrace_benches::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     Collector,
+    Enrich,
     Consumer,
     Aggregator,
     Attack,
@@ -36,7 +37,12 @@ struct Arguments {
     quick: bool,
 
     /// Measure only these.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "collector,consumer,aggregator,attack")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "collector,enrich,consumer,aggregator,attack"
+    )]
     only: Vec<Part>,
 
     /// Events in a request, and rows in a message; each is measured.
@@ -95,6 +101,7 @@ async fn main() -> anyhow::Result<()> {
     let kinds = sizes.events_per_request.len() as u64;
     let measurements = [
         (Part::Collector, collector::MEASUREMENTS * kinds),
+        (Part::Enrich, enrich::MEASUREMENTS * kinds),
         (Part::Consumer, consumer::MEASUREMENTS * kinds),
         (Part::Aggregator, aggregator::MEASUREMENTS),
         (Part::Attack, attack::MEASUREMENTS),
@@ -106,6 +113,9 @@ async fn main() -> anyhow::Result<()> {
     let mut sections = Vec::new();
     if is_on(Part::Collector) {
         sections.extend(collector::measure(&sizes, &progress).await.context("measuring the collector")?);
+    }
+    if is_on(Part::Enrich) {
+        sections.extend(enrich::measure(&sizes, &progress).context("measuring the enrichment")?);
     }
     if is_on(Part::Consumer) {
         sections.extend(consumer::measure(&sizes, &progress).await.context("measuring the consumer")?);
@@ -158,7 +168,8 @@ const READING: &str = "\
 How to read it: in each part the first line is the limit on this machine, and the last two columns are multiples of it. \
 CPU is user and system time of the process that is measured, and \"behind it\" is that of the servers it talks to: \
 Kafka's broker for the collector, the ClickHouse engine for the consumer, the engine and Postgres for the aggregator. \
-The collector's multiple compares its own CPU time for an event; the consumer's and the aggregator's add what is behind \
+The collector's multiple compares its own CPU time for an event; that of a step of enrichment what an event costs with \
+it and without any; the consumer's and the aggregator's add what is behind \
 them, because a row that is cheap to send may be dear to store. For the consumer the engine's time goes on until the \
 merges are done, and wall time is the pace in the middle of the run, without the start and without the last batch's \
 wait for its age. Everything, the sender of the load included, shares the processors of one machine, so rates are lower \

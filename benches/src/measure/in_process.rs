@@ -14,14 +14,16 @@ use millrace_collector::{
     chain::collect_body,
     decode::{Form, Scratch},
     encode::Message,
+    enrich::Enricher,
     log::Log,
+    validate::Request,
 };
 use simd_json::{Buffers, INPUT_PADDING, Node, Tape, fill_tape_padded};
 
 use super::Sizes;
 use crate::{
     process::own_cpu,
-    rows::{Maker, now_ms, sender},
+    rows::{Maker, enricher, now_ms, sender},
     table::Line,
 };
 
@@ -44,7 +46,7 @@ impl Requests {
         let (mut bodies, mut messages, mut bytes) = (Vec::new(), Vec::new(), 0);
         while bytes < BODIES_BYTES {
             let body = maker.body(received_at, 250).to_vec();
-            let outcome = collect_body(&body, Form::Json, &sender(received_at), &mut scratch)
+            let outcome = collect_body(&body, Form::Json, &sender(received_at), enricher(), &mut scratch)
                 .map_err(|refusal| anyhow::anyhow!("a request is refused: {}", refusal.detail))?;
             bytes += body.len();
             bodies.push(body);
@@ -70,11 +72,24 @@ impl Requests {
 
     /// Everything from a body to its messages.
     pub fn chain(&self, sizes: &Sizes) -> anyhow::Result<Line> {
+        self.enriched("parse, validate, enrich, encode, one thread", enricher(), sizes)
+    }
+
+    /// The same with these steps of enrichment.
+    pub fn enriched(&self, what: &str, enricher: &Enricher, sizes: &Sizes) -> anyhow::Result<Line> {
         let (mut scratch, request) = (Scratch::default(), sender(self.received_at));
-        self.repeat("parse, validate, encode, one thread", sizes, |body| {
-            collect_body(body, Form::Json, &request, &mut scratch)
-                .map_err(|refusal| anyhow::anyhow!("a request is refused: {}", refusal.detail))?;
-            Ok(())
+        self.repeat(what, sizes, |body| take(body, &request, enricher, &mut scratch))
+    }
+
+    /// The same with a user agent in each request that nobody has sent before.
+    pub fn enriched_anew(&self, what: &str, enricher: &Enricher, sizes: &Sizes) -> anyhow::Result<Line> {
+        let (mut scratch, request) = (Scratch::default(), sender(self.received_at));
+        let mut version = 1_000;
+        self.repeat(what, sizes, |body| {
+            version += 1;
+            let user_agent = request.user_agent.replace("142.0.0.0", &format!("142.0.{version}.0"));
+            let request = Request { user_agent: &user_agent, ..request.clone() };
+            take(body, &request, enricher, &mut scratch)
         })
     }
 
@@ -134,6 +149,17 @@ impl Requests {
             ..Line::new(what, requests * self.events as u64)
         }
     }
+}
+
+fn take(
+    body: &[u8],
+    request: &Request<'_>,
+    enricher: &Enricher,
+    scratch: &mut Scratch,
+) -> anyhow::Result<()> {
+    collect_body(body, Form::Json, request, enricher, scratch)
+        .map_err(|refusal| anyhow::anyhow!("a request is refused: {}", refusal.detail))?;
+    Ok(())
 }
 
 /// Waits until a log takes appends: a log is looked after by its owner, about once a second.

@@ -5,6 +5,7 @@ pub mod attack;
 pub mod collector;
 pub mod consumer;
 pub mod engine;
+pub mod enrich;
 pub mod in_process;
 
 use std::{path::PathBuf, time::Duration};

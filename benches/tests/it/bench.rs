@@ -22,6 +22,8 @@ fn a_quick_run_measures_everything() {
         "produce alone",
         "collector → Kafka",
         "collector → spool",
+        "with user_agent, never seen",
+        "with all steps",
         "limit: the same rows from memory",
         "consumer ← Kafka",
         "consumer ← spool",

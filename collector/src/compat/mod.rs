@@ -7,12 +7,15 @@
 //! Each product's module says what becomes of what, and what is dropped. It has `ROUTES`, `decode` and `answer`: a client
 //! that gets an answer it does not know sends again for ever.
 
+pub(crate) mod commerce;
 pub mod ga4;
+mod goal;
 pub mod plausible;
 pub mod posthog;
 pub mod segment;
 pub mod snowplow;
 pub mod umami;
+mod value;
 
 use axum::{
     http::{HeaderMap, Method},
@@ -23,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::{decode::Refusal, http::answer::Refused};
-use millrace_schemas::reject::Reason;
+use millrace_schemas::reject::{Reason, Rejection};
 
 /// A product whose clients may send here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +62,14 @@ pub(crate) enum Does {
     Get,
     /// Takes events either way.
     GetAndPost,
-    /// Answers what a client asks before it sends.
+    /// Answers what a client asks before or beside sending; a body is read and dropped.
     Say(fn(&Call<'_>) -> Response),
+    /// Takes events as [`Does::Post`] does and says what would become of them; nothing is kept.
+    Check(Judge),
 }
+
+/// Answers for events that were checked: those that were rejected, with their places, or why all of them were.
+pub(crate) type Judge = fn(Result<&[(usize, Rejection)], &Refused>) -> Response;
 
 /// What a decoder sees of a request.
 #[derive(Clone, Copy, Debug)]
@@ -141,14 +149,14 @@ impl Protocol {
     }
 
     /// What this product's clients take for a yes or a no; `Ok` has the number of events accepted.
-    pub(crate) fn answer(self, result: Result<usize, &Refused>) -> Response {
+    pub(crate) fn answer(self, method: &Method, result: Result<usize, &Refused>) -> Response {
         match self {
             Protocol::Segment => segment::answer(result),
             Protocol::Ga4 => ga4::answer(result),
             Protocol::Plausible => plausible::answer(result),
             Protocol::Umami => umami::answer(result),
             Protocol::Posthog => posthog::answer(result),
-            Protocol::Snowplow => snowplow::answer(result),
+            Protocol::Snowplow => snowplow::answer(method, result),
         }
     }
 }
@@ -199,27 +207,46 @@ pub(crate) fn put(event: &mut Map<String, Value>, field: &str, value: impl Into<
 /// Most properties that [`properties`] makes: what `POST /v1/collect` takes by default.
 const PROPERTIES_MAX: usize = 100;
 
+/// Most bytes that the names of these take together: `outer.inner` repeats `outer` for every member.
+const NAMES_BYTES_MAX: usize = 16 << 10;
+
 /// An object as the flat `properties` of an event, without the members that have become fields: objects inside become
 /// `outer.inner`, lists become their JSON text. What is beyond the hundredth is left out.
 pub(crate) fn properties(from: &Map<String, Value>, without: &[&str]) -> Map<String, Value> {
     let mut flat = Map::new();
+    let mut names_bytes = 0;
     for (name, value) in from {
         if !without.contains(&name.as_str()) {
-            flatten(&mut flat, name, value);
+            flatten(&mut flat, name, value, &mut names_bytes);
         }
     }
     flat
 }
 
-fn flatten(flat: &mut Map<String, Value>, name: &str, value: &Value) {
+/// Adds entries to `properties`, as many as an event may have.
+pub(crate) fn add_properties(
+    properties: &mut Map<String, Value>,
+    more: impl IntoIterator<Item = (String, Value)>,
+) {
+    let room = PROPERTIES_MAX.saturating_sub(properties.len());
+    properties.extend(more.into_iter().take(room));
+}
+
+fn flatten(flat: &mut Map<String, Value>, name: &str, value: &Value, names_bytes: &mut usize) {
     if flat.len() >= PROPERTIES_MAX {
         return;
     }
+    // Also of what says nothing: the name has been made.
+    *names_bytes += name.len();
     match value {
         Value::Null => {}
-        Value::Object(inner) => {
+        // Names as long as that are refused; to repeat them would cost more than they did.
+        Value::Object(inner) if name.len() <= NAMES_BYTES_MAX / 2 => {
             for (inner_name, value) in inner {
-                flatten(flat, &format!("{name}.{inner_name}"), value);
+                if *names_bytes > NAMES_BYTES_MAX {
+                    return;
+                }
+                flatten(flat, &format!("{name}.{inner_name}"), value, names_bytes);
             }
         }
         Value::Array(_) => {

@@ -1,9 +1,23 @@
-//! Plausible's events API.
+//! Plausible's events API, as its scripts, `@plausible-analytics/tracker`, `plausible-tracker` and servers speak it.
+//!
+//! The site's `domain` is the key. Visitors have no id there: Millrace's own visitor of the day stands for them. An
+//! `engagement` says how long and how far a page was read, and not which showing of it: it stays an event of its own.
 
-use axum::{http::StatusCode, response::Response};
-use serde::Serialize;
+use axum::{
+    body::Body,
+    http::{
+        HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE, USER_AGENT},
+    },
+    response::Response,
+};
+use millrace_schemas::reject::Reason;
+use serde_json::{Map, Value, json};
 
-use super::{Call, Does, Route, Translation};
+use super::{
+    Call, Does, Route, Translation, goal, properties, put,
+    value::{put_currency, put_ip, put_pixels, put_text, put_url},
+};
 use crate::{
     decode::Refusal,
     http::answer::{self, Refused},
@@ -12,20 +26,173 @@ use crate::{
 /// Addresses.
 pub(crate) const ROUTES: &[Route] = &[Route { path: "/api/event", does: Does::Post }];
 
-/// The events of a request.
+/// Names of Plausible's own goals with GA4's for the same.
+const NAMES: [(&str, &str); 3] = [
+    ("Outbound Link: Click", "click"),
+    ("File Download", "file_download"),
+    ("Form: Submission", "form_submit"),
+];
+
+/// The event of a request.
 pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
-    super::json(call.body)?;
-    Ok(Translation::default())
+    let Value::Object(said) = super::json(call.body)? else {
+        return Err(Refusal::new(Reason::NotJson, "the body must be one JSON object"));
+    };
+    let name = first(&said, &["n", "name"]);
+    let url = first(&said, &["u", "url"]);
+    let mut event = Map::new();
+    put_text(&mut event, "referrer", first(&said, &["r", "referrer"]));
+    put_pixels(&mut event, "viewport_width", first(&said, &["w", "screen_width"]));
+    if first(&said, &["i", "interactive"]) == Some(&Value::Bool(false)) {
+        event.insert("interactive".into(), false.into());
+    }
+    put_sender(&mut event, call);
+    let props = props(&said);
+    match name {
+        Some(Value::String(name)) if name == "pageview" => {
+            event.insert("type".into(), "page_view".into());
+            // What is no address of a page is refused as that.
+            put(&mut event, "url", url.cloned().unwrap_or_default());
+            put(&mut event, "properties", properties(&props, &[]));
+        }
+        Some(Value::String(name)) => {
+            event.insert("type".into(), "event".into());
+            put_url(&mut event, url);
+            put_named(&mut event, name, &said, &props, call);
+        }
+        // Refused for it.
+        name => {
+            event.insert("type".into(), "event".into());
+            put(&mut event, "name", name.cloned().unwrap_or_default());
+        }
+    }
+    Ok(Translation { key: key(&said), sent_at: None, events: vec![event] })
 }
 
-/// `{"success": true}`; a refusal has the status that Millrace's own answer has.
+/// Of several sites the first: a request has one store.
+fn key(said: &Map<String, Value>) -> Option<String> {
+    let domain = first(said, &["d", "domain"])?.as_str()?;
+    let key = domain.split(',').next().unwrap_or_default().trim();
+    (!key.is_empty()).then(|| key.to_owned())
+}
+
+fn put_named(
+    event: &mut Map<String, Value>,
+    name: &str,
+    said: &Map<String, Value>,
+    props: &Map<String, Value>,
+    call: &Call<'_>,
+) {
+    if name == "engagement" {
+        event.insert("interactive".into(), false.into());
+        let number = |name| said.get(name).and_then(Value::as_f64);
+        // A page that could not be measured has a depth of -1 or 255.
+        if let Some(depth) = number("sd").filter(|depth| (0.0..=100.0).contains(depth)) {
+            put(event, "scroll_depth", depth);
+        }
+        if let Some(ms) = number("e").filter(|ms| (0.0..=f64::from(u32::MAX)).contains(ms)) {
+            put(event, "duration_ms", ms);
+        }
+        put(event, "name", name);
+        put(event, "properties", properties(props, &[]));
+        return;
+    }
+    if let Some((_, known)) = NAMES.iter().find(|(own, _)| *own == name) {
+        let mut kept = properties(props, &["url"]);
+        if let Some(url) = props.get("url") {
+            put(&mut kept, "link_url", url.clone());
+        }
+        if *known == "click" {
+            put(&mut kept, "outbound", true);
+        }
+        put(event, "name", *known);
+        put(event, "properties", kept);
+        return;
+    }
+    let mut taken = super::commerce::put_commerce(event, goal::commerce_name(name).unwrap_or(name), props);
+    taken.extend(put_revenue(event, said, props));
+    goal::put_name(event, name, call, 0);
+    put(event, "properties", properties(props, &taken));
+}
+
+/// What a goal is worth stands beside its properties, as an object or as the text of one; old plugins put it into them.
+fn put_revenue(
+    event: &mut Map<String, Value>,
+    said: &Map<String, Value>,
+    props: &Map<String, Value>,
+) -> Vec<&'static str> {
+    let revenue = parsed(first(said, &["$", "revenue"]));
+    if let Some(amount) = goal::amount(revenue.get("amount")) {
+        event.insert("value".into(), amount.clone());
+        put_currency(event, revenue.get("currency"));
+        return Vec::new();
+    }
+    // A sign or a word is refused, rather than taken for nothing.
+    if let Some(amount) = revenue.get("amount").filter(|amount| !amount.is_null()) {
+        event.insert("value".into(), amount.clone());
+    }
+    match goal::amount(props.get("amount")) {
+        Some(amount) if !event.contains_key("value") && props.contains_key("currency") => {
+            event.insert("value".into(), amount.clone());
+            put_currency(event, props.get("currency"));
+            vec!["amount", "currency"]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A server speaks for a visitor in the head: whether it may is for its key to say.
+fn put_sender(event: &mut Map<String, Value>, call: &Call<'_>) {
+    let header = |name: &str| call.headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(forwarded) = header("x-forwarded-for") else { return };
+    let visitor = forwarded.split(',').next().unwrap_or_default().trim();
+    put_ip(event, Some(&visitor.into()));
+    if event.contains_key("ip")
+        && let Some(user_agent) = header(USER_AGENT.as_str())
+    {
+        put(event, "user_agent", user_agent);
+    }
+}
+
+/// Properties: the first of four names that holds any.
+fn props(said: &Map<String, Value>) -> Map<String, Value> {
+    parsed(first(said, &["m", "meta", "p", "props"]))
+}
+
+/// An object, or the text of one; anything else says nothing.
+fn parsed(value: Option<&Value>) -> Map<String, Value> {
+    match value {
+        Some(Value::Object(object)) => object.clone(),
+        Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_default(),
+        _ => Map::new(),
+    }
+}
+
+/// The first of these members that is not null.
+fn first<'s>(said: &'s Map<String, Value>, names: &[&str]) -> Option<&'s Value> {
+    names.iter().filter_map(|name| said.get(*name)).find(|value| !value.is_null())
+}
+
+/// 202 `ok`; a refusal is 400 with what was wrong with which part, unless it can be sent again or is too large.
 pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
-    #[derive(Serialize)]
-    struct Success {
-        success: bool,
-    }
-    match result {
-        Ok(_) => answer::json(StatusCode::OK, &Success { success: true }),
-        Err(refused) => answer::refused(refused),
-    }
+    let Err(refused) = result else {
+        let mut response = Response::new(Body::from("ok"));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        return response;
+    };
+    let reason = refused.refusal.reason;
+    let part = match reason {
+        Reason::UnknownKey | Reason::OriginNotAllowed => "domain",
+        Reason::InvalidUrl => "url",
+        _ if refused.rejected.is_empty() => "request",
+        _ => "event",
+    };
+    let status = match StatusCode::from_u16(reason.status()) {
+        Ok(status) if matches!(status.as_u16(), 408 | 413 | 429 | 500..) => status,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    answer::refused_as(status, &json!({ "errors": { part: [refused.refusal.detail] } }), refused)
 }

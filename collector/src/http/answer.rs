@@ -85,7 +85,7 @@ pub(crate) fn refused(refused: &Refused) -> Response {
         #[serde(skip_serializing_if = "Option::is_none")]
         rejected: Option<Vec<Entry<'a>>>,
     }
-    let Refused { refusal: Refusal { reason, detail }, retry_after, rejected } = refused;
+    let Refused { refusal: Refusal { reason, detail }, rejected, .. } = refused;
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let has_list = status == StatusCode::UNPROCESSABLE_ENTITY;
     let body = Body {
@@ -94,13 +94,18 @@ pub(crate) fn refused(refused: &Refused) -> Response {
         accepted: has_list.then_some(0),
         rejected: has_list.then(|| entries(rejected)),
     };
-    let mut response = json(status, &body);
-    if let Some(wait) = retry_after {
+    refused_as(status, &body, refused)
+}
+
+/// A refusal in another product's words: what an answer says beside its body stays the same.
+pub(crate) fn refused_as(status: StatusCode, body: &impl Serialize, refused: &Refused) -> Response {
+    let mut response = json(status, body);
+    if let Some(wait) = refused.retry_after {
         let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     // What is left of the body would otherwise be read as the next request, or waited for.
-    if matches!(reason, Reason::BodyTimeout | Reason::BodyTooLarge) {
+    if matches!(refused.refusal.reason, Reason::BodyTimeout | Reason::BodyTooLarge) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

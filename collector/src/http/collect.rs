@@ -1,6 +1,6 @@
 //! `POST /v1/collect`: the hot path, link by link.
 //!
-//! client rate → content type → key → body → inflate → decode → store rate → validate → encode → log → answer
+//! client rate → content type → key → body → inflate → decode → store rate → validate → enrich → encode → log → answer
 
 use std::{
     borrow::Cow,
@@ -29,7 +29,6 @@ use tokio::runtime::Handle;
 use super::{App, Peer, answer, answer::Refused, cors};
 use crate::{
     body::{self, Encoding},
-    bot,
     chain::{self, Outcome},
     client,
     decode::{Form, Scratch, decode},
@@ -37,13 +36,10 @@ use crate::{
     limit::Held,
     log::{Receipt, Unavailable},
     stores::now_ms,
-    validate::Request as Sender,
+    validate::{Request as Sender, USER_AGENT_BYTES_MAX},
 };
 
 const WRITE_KEY: HeaderName = HeaderName::from_static("x-write-key");
-
-/// Longer user agents are cut: no browser's comes near.
-const USER_AGENT_BYTES_MAX: usize = 512;
 
 /// A body larger than this, as it arrives or inflated, takes milliseconds: it is worked on aside.
 const LARGE_BYTES: usize = 128 << 10;
@@ -97,7 +93,7 @@ async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refuse
         let body = body::inflate(&received.bytes, encoding, inflated_max.min(LARGE_BYTES))?;
         SCRATCH.with_borrow_mut(|scratch| accept(scratch, app, &body, form, &sender, LARGE_BYTES))
     });
-    let (outcome, is_bot) = match first {
+    let outcome = match first {
         Some(result) if !is_too_large(&result) => result?,
         _ => {
             let work = || {
@@ -110,7 +106,7 @@ async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refuse
         }
     };
     drop(received);
-    append(app, outcome, is_bot).await
+    append(app, outcome).await
 }
 
 /// What is known of a request before its body.
@@ -127,7 +123,7 @@ fn is_too_large<T>(result: &Result<T, Refused>) -> bool {
 }
 
 /// Events of an address.
-pub(crate) fn accept_one(app: &App, body: &[u8], head: &Head<'_>) -> Result<(Outcome, bool), Refused> {
+pub(crate) fn accept_one(app: &App, body: &[u8], head: &Head<'_>) -> Result<Outcome, Refused> {
     SCRATCH.with_borrow_mut(|scratch| accept(scratch, app, body, Form::Json, head, LARGE_BYTES))
 }
 
@@ -137,7 +133,7 @@ pub(crate) fn accept_body(
     body: &[u8],
     head: &Head<'_>,
     bytes_max: usize,
-) -> Result<(Outcome, bool), Refused> {
+) -> Result<Outcome, Refused> {
     accept(&mut Scratch::default(), app, body, Form::Json, head, bytes_max)
 }
 
@@ -154,7 +150,7 @@ fn accept(
     form: Form,
     head: &Head<'_>,
     bytes_max: usize,
-) -> Result<(Outcome, bool), Refused> {
+) -> Result<Outcome, Refused> {
     let mut events = decode(body, form, &app.limits, scratch)?;
     let directory = app.directory.load();
     let sent_key = head.key.or_else(|| events.write_key());
@@ -174,9 +170,6 @@ fn accept(
     })?;
     let received_at = now_ms();
     let user_agent = user_agent(head.headers);
-    let is_bot = !key.is_trusted && bot::is_bot(&user_agent);
-    let salt = if key.is_trusted { None } else { directory.salt(received_at) };
-    let visitor = salt.map(|salt| client::derived_visitor(salt, &store.id, head.client, &user_agent));
     let request = Sender {
         store_id: &store.id,
         currency: &store.currency,
@@ -184,16 +177,16 @@ fn accept(
         trusted: key.is_trusted,
         received_at,
         user_agent: &user_agent,
-        bot_reason: if is_bot { "user_agent" } else { "" },
-        derived_visitor: visitor.as_deref().unwrap_or_default(),
+        address: Some(head.client),
+        salt: directory.salt(received_at),
         id_seed: rand::random(),
         limits: app.limits,
     };
-    Ok((chain::accept(&mut events, &request), is_bot))
+    Ok(chain::accept(&mut events, &request, &app.enricher))
 }
 
 /// Waits until the log holds what was accepted.
-pub(crate) async fn append(app: &App, mut outcome: Outcome, is_bot: bool) -> Result<Outcome, Refused> {
+pub(crate) async fn append(app: &App, mut outcome: Outcome) -> Result<Outcome, Refused> {
     app.metrics.rejected(&outcome);
     if outcome.messages.is_empty() {
         let (reason, detail) = outcome.rejected.first().map_or_else(
@@ -212,7 +205,7 @@ pub(crate) async fn append(app: &App, mut outcome: Outcome, is_bot: bool) -> Res
         return Err(Refused::new(Reason::Unavailable, "the events were not stored; send them again"));
     }
     app.metrics.log_seconds.record(started.elapsed().as_secs_f64());
-    app.metrics.accepted(&outcome, is_bot);
+    app.metrics.accepted(&outcome);
     Ok(outcome)
 }
 

@@ -15,13 +15,14 @@ use axum::{
 
 use super::{
     App, Peer,
-    answer::Refused,
+    answer::{self, Refused},
     collect::{self, Head},
     cors, pages,
 };
 use crate::{
     body::{self, Encoding},
-    compat::{Call, Does, Protocol, Route},
+    chain::Outcome,
+    compat::{Call, Does, Judge, Protocol, Route},
     stores::now_ms,
 };
 
@@ -39,19 +40,22 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         let take = move |State(app): State<Arc<App>>, request: Request| async move {
             let (parts, body) = request.into_parts();
             let result = take(&app, protocol, &parts, body).await;
-            respond(&app, protocol, &parts, result)
+            respond(&app, protocol, &parts, &result)
         };
         let mut methods = options(cors::preflight).fallback(pages::method_not_allowed);
-        if let Does::Say(say) = route.does {
-            methods = methods.get(move |request| async move { tell(say, request) });
-        }
-        // Those that take events look at the client's rate themselves.
+        // What has a body looks at the client's rate itself.
         methods = methods.layer(limit.clone());
         methods = match route.does {
             Does::Post => methods.post(take),
             Does::Get => methods.get(take),
             Does::GetAndPost => methods.get(take).post(take),
-            Does::Say(_) => methods,
+            Does::Say(say) => {
+                let tell = move |State(app): State<Arc<App>>, request| tell(app, say, request);
+                methods.get(tell).post(tell)
+            }
+            Does::Check(judge) => {
+                methods.post(move |State(app): State<Arc<App>>, request| check(app, protocol, judge, request))
+            }
         };
         let keyed = format!("{KEY_PREFIX}{{write_key}}{}", route.path);
         router = router.route(route.path, methods.clone()).route(&keyed, methods);
@@ -66,28 +70,66 @@ fn routes() -> impl Iterator<Item = (Protocol, Route)> {
         .flat_map(|protocol| protocol.routes().iter().map(move |route| (protocol, *route)))
 }
 
-fn respond(app: &App, protocol: Protocol, parts: &Parts, result: Result<usize, Refused>) -> Response {
-    let mut response = match &result {
-        Ok(accepted) => protocol.answer(Ok(*accepted)),
+fn respond(app: &App, protocol: Protocol, parts: &Parts, result: &Result<usize, Refused>) -> Response {
+    let mut response = match result {
+        Ok(accepted) => protocol.answer(&parts.method, Ok(*accepted)),
         Err(refused) => {
             collect::count_refused(app, refused);
-            protocol.answer(Err(refused))
+            protocol.answer(&parts.method, Err(refused))
         }
     };
     cors::allow(&mut response, parts.headers.get(ORIGIN));
     response
 }
 
-/// What a client asks before it sends.
-fn tell(say: fn(&Call<'_>) -> Response, request: Request) -> Response {
-    let (parts, _) = request.into_parts();
-    let mut response = say(&call(&parts, &[], usize::MAX));
+/// What a client asks before it sends. A body is read, because a client that still sends one takes an early answer for a
+/// broken connection, and nobody looks at it.
+async fn tell(app: Arc<App>, say: fn(&Call<'_>) -> Response, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let read = async {
+        let client = collect::take_client_rate(&app, &parts)?;
+        body::read(body, &app.limits, app.body_timeout, &app.memory, client).await?;
+        Ok::<_, Refused>(())
+    };
+    let mut response = match read.await {
+        Ok(()) => say(&call(&parts, &[], 0)),
+        Err(refused) => {
+            collect::count_refused(&app, &refused);
+            answer::refused(&refused)
+        }
+    };
+    cors::allow(&mut response, parts.headers.get(ORIGIN));
+    response
+}
+
+/// What would become of events that were sent elsewhere: everything but the log.
+async fn check(app: Arc<App>, protocol: Protocol, judge: Judge, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let judged = translate(&app, protocol, &parts, body).await;
+    let mut response = match &judged {
+        Ok(None) => judge(Ok(&[])),
+        Ok(Some(outcome)) => judge(Ok(&outcome.rejected)),
+        Err(refused) => judge(Err(refused)),
+    };
     cors::allow(&mut response, parts.headers.get(ORIGIN));
     response
 }
 
 /// How many events were accepted.
 async fn take(app: &App, protocol: Protocol, parts: &Parts, body: Body) -> Result<usize, Refused> {
+    match translate(app, protocol, parts, body).await? {
+        None => Ok(0),
+        Some(outcome) => Ok(collect::append(app, outcome).await?.accepted()),
+    }
+}
+
+/// Bytes in, log messages out; `None` when the request holds no event.
+async fn translate(
+    app: &App,
+    protocol: Protocol,
+    parts: &Parts,
+    body: Body,
+) -> Result<Option<Outcome>, Refused> {
     let client = collect::take_client_rate(app, parts)?;
     let encoding = Encoding::of(&parts.headers)?;
     let received = body::read(body, &app.limits, app.body_timeout, &app.memory, client).await?;
@@ -110,13 +152,7 @@ async fn take(app: &App, protocol: Protocol, parts: &Parts, body: Body) -> Resul
         collect::accept_body(app, &translation.into_body(), &head, most).map(Some)
     };
     let is_large = encoding != Encoding::Identity || received.bytes.len() > LARGE_BYTES;
-    let taken: Result<_, Refused> = if is_large { app.aside.run(work).await? } else { work() };
-    let taken = taken?;
-    drop(received);
-    match taken {
-        None => Ok(0),
-        Some((outcome, is_bot)) => Ok(collect::append(app, outcome, is_bot).await?.accepted()),
-    }
+    if is_large { app.aside.run(work).await? } else { work() }
 }
 
 fn call<'a>(parts: &'a Parts, body: &'a [u8], inflated_bytes_max: usize) -> Call<'a> {

@@ -32,6 +32,7 @@ use millrace_schemas::limits::Limits;
 use self::connections::Connection;
 use crate::{
     body::Memory,
+    enrich::Enricher,
     key::Directory,
     limit::{Aside, ClientRate, Unlogged},
     log::Log,
@@ -48,6 +49,7 @@ pub(crate) struct App {
     pub(crate) aside: Aside,
     pub(crate) unlogged: Unlogged,
     pub(crate) limits: Limits,
+    pub(crate) enricher: Arc<Enricher>,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) body_timeout: Duration,
     pub(crate) is_draining: AtomicBool,
@@ -78,6 +80,7 @@ pub(crate) struct Peer {
 const COLLECT: &str = "/v1/collect";
 const PIXEL: &str = "/v1/pixel.gif";
 const TRACKER: &str = "/t.js";
+const CORE_TRACKER: &str = "/t.core.js";
 const OPENAPI: &str = "/openapi.json";
 const HEALTHZ: &str = "/healthz";
 const READYZ: &str = "/readyz";
@@ -87,6 +90,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let limit = from_fn_with_state(Arc::clone(&app), collect::limit_client);
     let pages = Router::new()
         .route(TRACKER, get(pages::tracker))
+        .route(CORE_TRACKER, get(pages::core_tracker))
         .route(OPENAPI, get(pages::openapi))
         .route(HEALTHZ, get(pages::healthz))
         .route(READYZ, get(pages::readyz))
@@ -109,7 +113,7 @@ pub(crate) fn endpoint(method: &Method, path: &str) -> Endpoint {
         COLLECT if method == Method::OPTIONS => Endpoint::Other,
         COLLECT => Endpoint::Collect,
         PIXEL => Endpoint::Pixel,
-        TRACKER => Endpoint::Tracker,
+        TRACKER | CORE_TRACKER => Endpoint::Tracker,
         OPENAPI => Endpoint::OpenApi,
         HEALTHZ => Endpoint::Health,
         READYZ => Endpoint::Ready,

@@ -1,21 +1,29 @@
 //! Everything that is not an event: health, documentation, the snippet.
 
-use std::sync::Arc;
+use std::{
+    io::Write as _,
+    sync::{Arc, LazyLock},
+};
 
 use axum::{
     body::Body,
     extract::State,
     http::{
-        HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE},
+        HeaderMap, HeaderValue, StatusCode,
+        header::{
+            ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE,
+            ETAG, IF_NONE_MATCH, VARY,
+        },
     },
     response::Response,
 };
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use super::{App, answer};
 
-const TRACKER: &str = include_str!("../../tracker/t.js");
 const OPENAPI: &str = include_str!("../../openapi.json");
 
 #[derive(Serialize)]
@@ -42,14 +50,95 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Response {
     }
 }
 
+/// A build of the snippet, as it is and compressed.
+struct Script {
+    plain: Sent,
+    gzip: Option<Sent>,
+}
+
+struct Sent {
+    bytes: Bytes,
+    etag: HeaderValue,
+}
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+        let gzip = gzip.write_all(text.as_bytes()).and_then(|()| gzip.finish());
+        Self {
+            plain: Sent::new(Bytes::from_static(text.as_bytes())),
+            gzip: gzip.ok().map(|bytes| Sent::new(bytes.into())),
+        }
+    }
+
+    /// What a client gets; nothing but its tag where the client has it.
+    fn answer(&self, headers: &HeaderMap) -> Response {
+        let gzip = self.gzip.as_ref().filter(|_| accepts_gzip(headers));
+        let sent = gzip.unwrap_or(&self.plain);
+        let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
+        let is_known = known.flat_map(|tags| tags.split(',')).any(|tag| {
+            let tag = tag.trim();
+            tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == sent.etag
+        });
+        let mut response = Response::new(Body::empty());
+        if is_known {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            *response.body_mut() = Body::from(sent.bytes.clone());
+        }
+        let answer = response.headers_mut();
+        answer.insert(CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8"));
+        answer.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+        answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        answer.insert(VARY, HeaderValue::from_static("accept-encoding"));
+        answer.insert(ETAG, sent.etag.clone());
+        if gzip.is_some() && !is_known {
+            answer.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
+    }
+}
+
+impl Sent {
+    fn new(bytes: Bytes) -> Self {
+        let hash = hex::encode(&Sha256::digest(&bytes)[..16]);
+        let etag = HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or(HeaderValue::from_static("\"\""));
+        Self { bytes, etag }
+    }
+}
+
+/// Whether `gzip` is named and not with a weight of zero.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let offers = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|offers| offers.to_str().ok());
+    offers.flat_map(|offers| offers.split(',')).any(|offer| {
+        let mut parts = offer.split(';').map(str::trim);
+        let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
+        is_gzip && weight.is_ok_and(|weight| weight > 0.0)
+    })
+}
+
 /// The snippet.
-pub(crate) async fn tracker() -> Response {
-    file(TRACKER, "text/javascript; charset=utf-8", "public, max-age=3600")
+pub(crate) async fn tracker(headers: HeaderMap) -> Response {
+    static FULL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../tracker/dist/t.js")));
+    FULL.answer(&headers)
+}
+
+/// The snippet without clicks, links, forms, vitals and errors.
+pub(crate) async fn core_tracker(headers: HeaderMap) -> Response {
+    static CORE: LazyLock<Script> =
+        LazyLock::new(|| Script::new(include_str!("../../tracker/dist/t.core.js")));
+    CORE.answer(&headers)
 }
 
 /// The description of this API.
 pub(crate) async fn openapi() -> Response {
-    file(OPENAPI, "application/json", "no-cache")
+    let mut response = Response::new(Body::from(OPENAPI));
+    let answer = response.headers_mut();
+    answer.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
 }
 
 pub(crate) async fn not_found() -> Response {
@@ -69,17 +158,38 @@ fn error(status: StatusCode, error: &'static str, detail: &'static str) -> Respo
     answer::json(status, &Error { error, detail })
 }
 
-fn file(text: &'static str, content_type: &'static str, cache: &'static str) -> Response {
-    let mut response = Response::new(Body::from(text));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(cache));
-    response.headers_mut().insert("access-control-allow-origin", HeaderValue::from_static("*"));
-    response
-}
-
 #[cfg(test)]
 mod tests {
+    use super::*;
     use millrace_schemas::reject::Reason;
+
+    fn ask(headers: &[(axum::http::HeaderName, &str)]) -> Response {
+        let headers =
+            headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
+        Script::new("some script, some script, some script").answer(&headers.collect())
+    }
+
+    #[test]
+    fn a_script_is_sent_once_and_compressed_where_that_is_understood() {
+        let plain = ask(&[]);
+        assert_eq!(plain.status(), StatusCode::OK);
+        assert!(!plain.headers().contains_key(CONTENT_ENCODING));
+        let gzip = ask(&[(ACCEPT_ENCODING, "br, GZIP;q=0.5")]);
+        assert_eq!(gzip.headers()[CONTENT_ENCODING], "gzip");
+        let (plain, gzip) = (plain.headers()[ETAG].clone(), gzip.headers()[ETAG].clone());
+        assert_ne!(plain, gzip, "they are different bytes");
+        assert!(!ask(&[(ACCEPT_ENCODING, "gzip;q=0")]).headers().contains_key(CONTENT_ENCODING));
+
+        let status = |tags: &str| ask(&[(IF_NONE_MATCH, tags)]).status();
+        let plain = plain.to_str().unwrap();
+        assert_eq!(status(plain), StatusCode::NOT_MODIFIED);
+        assert_eq!(status(&format!("\"other\", W/{plain}")), StatusCode::NOT_MODIFIED);
+        assert_eq!(status("*"), StatusCode::NOT_MODIFIED);
+        assert_eq!(status(gzip.to_str().unwrap()), StatusCode::OK);
+        let known = ask(&[(IF_NONE_MATCH, plain)]);
+        assert_eq!(known.headers()[ETAG], plain);
+        assert_eq!(known.headers()[CACHE_CONTROL], "public, max-age=3600");
+    }
 
     #[test]
     fn the_description_is_json_and_names_every_reason() {

@@ -21,7 +21,7 @@ use super::{
 use crate::field::Field;
 
 /// A transparent pixel.
-const GIF: &[u8; 43] =
+pub(crate) const GIF: &[u8; 43] =
     b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff\x21\xf9\x04\x01\x00\x00\x00\x00\
     \x2c\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02\x44\x01\x00\x3b";
 
@@ -36,8 +36,8 @@ pub(crate) async fn get(State(app): State<Arc<App>>, request: Request) -> Respon
         if let Some(peer) = parts.extensions.get::<Peer>() {
             peer.connection.work();
         }
-        let (outcome, is_bot) = collect::accept_one(&app, &event(&parts.uri), &head)?;
-        collect::append(&app, outcome, is_bot).await
+        let outcome = collect::accept_one(&app, &event(&parts.uri), &head)?;
+        collect::append(&app, outcome).await
     };
     let result: Result<_, Refused> = result.await;
     if let Err(refused) = result {
@@ -71,7 +71,7 @@ fn event(uri: &Uri) -> Vec<u8> {
         json.extend_from_slice(name.as_bytes());
         json.extend_from_slice(b"\":");
         let is_literal = match field {
-            Field::Interactive => matches!(&*value, "true" | "false"),
+            Field::Interactive | Field::Webdriver => matches!(&*value, "true" | "false"),
             Field::X
             | Field::Y
             | Field::PageWidth

@@ -44,7 +44,7 @@ use self::drain::Drain;
 use super::{
     Log, Pending, Receipt,
     kafka::{self, Fallback, KafkaLog},
-    spool::{self, Frames, SpoolLog},
+    spool::{self, Frames, SpoolLog, segment::read_position},
 };
 use crate::encode::{Message, Topic};
 
@@ -185,29 +185,34 @@ impl Log for RelayLog {
         self.kafka.tick();
     }
 
-    /// What Kafka does not acknowledge in most of the time goes to the spool, for the next start to drain.
+    /// While Kafka answers, the spool is drained first: an orderly stop leaves nothing behind on this machine. What Kafka
+    /// does not acknowledge in most of the time goes to the spool, for the next start to drain.
     fn close(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
-        self.relay.gate().is_closing = true;
-        self.relay.wake.notify_all();
-        if self.kafka.ready().is_ok() && self.kafka.flush(patience / 2).is_err() {
-            tracing::warn!("Kafka did not acknowledge everything in time; the rest goes to the spool");
-        }
         let wait = |deadline: Instant, is_settled: &dyn Fn() -> bool| {
             while !is_settled() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(2));
             }
         };
+        wait(Instant::now() + patience / 4, &|| {
+            self.relay.is_direct.load(Ordering::Acquire) || self.why_spooling().is_some()
+        });
+        self.relay.gate().is_closing = true;
+        self.relay.wake.notify_all();
+        let left = deadline.saturating_duration_since(Instant::now());
+        if self.kafka.ready().is_ok() && self.kafka.flush(left / 2).is_err() {
+            tracing::warn!("Kafka did not acknowledge everything in time; the rest goes to the spool");
+        }
         self.kafka.purge();
-        wait(Instant::now() + patience / 4, &|| self.kafka.queued() == 0);
+        wait(Instant::now() + patience / 8, &|| self.kafka.queued() == 0);
         let drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(drain) = drain {
             wait(deadline - patience / 8, &|| drain.is_finished());
         }
         self.relay.spool.close(deadline.saturating_duration_since(Instant::now()).max(patience / 8));
-        if let Some(age) = self.relay.spool.oldest() {
-            let age_s = age.as_secs();
-            tracing::warn!(age_s, "events are left in the spool; the next start drains them to Kafka");
+        let left: u64 = Topic::ALL.into_iter().map(|topic| self.relay.left(topic)).sum();
+        if left > 0 {
+            tracing::warn!(left, "messages are left in the spool; the next start drains them to Kafka");
         }
     }
 }
@@ -228,6 +233,12 @@ impl Drop for RelayLog {
 impl Relay {
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Messages of a topic in the spool that no drain has recorded as delivered.
+    fn left(&self, topic: Topic) -> u64 {
+        let recorded = read_position(&self.spool.topic_dir(topic)).ok().flatten().unwrap_or(0);
+        self.spool.durable_next(topic).saturating_sub(recorded)
     }
 
     /// Hands messages to Kafka, and those that its queue does not take to the spool.

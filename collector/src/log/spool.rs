@@ -76,7 +76,17 @@ pub struct SpoolLog {
     age_max: Option<Duration>,
     dir: PathBuf,
     /// Held while this collector writes here.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The lock of a spool's directory. It is taken back by its name, and not left to the file's end: a child that another
+/// thread has just forked, and that has not become its program yet, has the file open too.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
 
 /// What is in use, over both topics.
@@ -87,6 +97,8 @@ struct Usage {
     bytes_max: u64,
     /// Frames on their way to the disk.
     queued: AtomicUsize,
+    /// Age at which the last segment is followed by another, milliseconds.
+    segment_age_ms_max: AtomicU64,
 }
 
 struct Writer {
@@ -147,11 +159,16 @@ impl SpoolLog {
         };
         std::fs::create_dir_all(dir).map_err(at(dir))?;
         let lock_path = dir.join("collector.lock");
-        let lock = File::create(&lock_path).map_err(at(&lock_path))?;
-        if lock.try_lock().is_err() {
+        let lock = Lock(File::create(&lock_path).map_err(at(&lock_path))?);
+        if lock.0.try_lock().is_err() {
             return Err(Error::InUse(dir.to_owned()));
         }
-        let usage = Usage { bytes: AtomicU64::new(0), bytes_max, queued: AtomicUsize::new(0) };
+        let usage = Usage {
+            bytes: AtomicU64::new(0),
+            bytes_max,
+            queued: AtomicUsize::new(0),
+            segment_age_ms_max: AtomicU64::new(u64::MAX),
+        };
         let usage = Arc::new(usage);
         let open = |topic: Topic| {
             let segments = Segments::open(&dir.join(topic.name()), segment_bytes)?;
@@ -166,6 +183,14 @@ impl SpoolLog {
     #[must_use]
     pub fn limit_age(self, age_max: Duration) -> Self {
         Self { age_max: Some(age_max), ..self }
+    }
+
+    /// Begins a new segment behind one that is this old, so that what was consumed leaves the disk in a quiet store, too.
+    #[must_use]
+    pub fn roll_after(self, age: Duration) -> Self {
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.usage.segment_age_ms_max.store(age_ms, Ordering::Relaxed);
+        self
     }
 
     /// Appends frames that share `pending`; it is settled for each of them unless this is false. Never blocks.
@@ -294,6 +319,7 @@ impl Writer {
         });
         let mut committer = Committer {
             marks: Marks::read(&path, &segments, position),
+            last_since: (segments.firsts().last(), Instant::now()),
             position,
             segments,
             usage,
@@ -324,6 +350,8 @@ struct Committer {
     marks: Marks,
     /// The reader's, as it was last seen.
     position: u64,
+    /// The last segment's first offset, and since when it has been the last.
+    last_since: (Option<u64>, Instant),
     usage: Arc<Usage>,
     shown: Arc<Shown>,
     bytes_gauge: metrics::Gauge,
@@ -417,15 +445,27 @@ impl Committer {
     }
 
     fn delete_consumed(&mut self) -> io::Result<()> {
+        // The last segment is never deleted: where it is old, or takes much of the spool, it is made one of the others.
+        if self.is_last_old() {
+            self.segments.roll_consumed(u64::MAX)?;
+        }
         if let Some(position) = self.segments.position()? {
             self.position = position;
-            // The last segment is never deleted: where it takes much of the spool, it is made one of the others.
             if self.usage.bytes.load(Ordering::Relaxed) > self.usage.bytes_max / 2 {
                 self.segments.roll_consumed(position)?;
             }
             self.segments.delete_below(position)?;
         }
         Ok(())
+    }
+
+    fn is_last_old(&mut self) -> bool {
+        let last = self.segments.firsts().last();
+        if self.last_since.0 != last {
+            self.last_since = (last, Instant::now());
+        }
+        let age_max = self.usage.segment_age_ms_max.load(Ordering::Relaxed);
+        self.last_since.1.elapsed().as_millis() > u128::from(age_max)
     }
 
     fn show(&mut self) {

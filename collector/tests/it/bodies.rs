@@ -75,7 +75,7 @@ async fn say(service: &Service, bytes: &[u8]) -> String {
     // It may hang up while this is still being sent.
     let _ = stream.write_all(bytes).await;
     let mut said = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut said)).await;
+    let _ = tokio::time::timeout(Duration::from_secs(120), stream.read_to_end(&mut said)).await;
     String::from_utf8_lossy(&said).into_owned()
 }
 

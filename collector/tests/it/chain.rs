@@ -1,8 +1,12 @@
 //! The pure path, bytes to log messages, against known rows and against a small model of what it should do.
 
+use std::sync::LazyLock;
+
 use millrace_collector::{
+    EnrichConfig,
     chain::{Outcome, collect_body},
     decode::{Form, Scratch},
+    enrich::Enricher,
     validate::Request,
 };
 use millrace_schemas::{limits::Limits, reject::Reason};
@@ -21,15 +25,21 @@ fn request() -> Request<'static> {
         trusted: false,
         received_at: RECEIVED_AT,
         user_agent: "agent",
-        bot_reason: "",
-        derived_visitor: "derived",
+        address: Some([192, 0, 2, 7].into()),
+        salt: Some(&[7; 32]),
         id_seed: 7,
         limits: Limits::default(),
     }
 }
 
+/// Every step, with what needs no file.
+static ENRICHER: LazyLock<Enricher> = LazyLock::new(|| Enricher::new(&EnrichConfig::default()).unwrap());
+
+/// What `request` becomes a visitor of.
+const DERIVED: &str = "a5f68cc242e4857476053e6cc3ab6f43";
+
 fn collect(body: &str) -> Outcome {
-    collect_body(body.as_bytes(), Form::Json, &request(), &mut Scratch::default()).unwrap()
+    collect_body(body.as_bytes(), Form::Json, &request(), &ENRICHER, &mut Scratch::default()).unwrap()
 }
 
 /// The only row of an outcome.
@@ -64,7 +74,7 @@ fn page_views_become_rows() {
             "visitor_hash": xxhash_rust::xxh3::xxh3_64(b"v-1"), "sequence": 3, "url": "https://shop.example/",
             "title": "Tä\"g\n", "viewport_width": 1281, "duration_ms": 1500, "scroll_depth": 100,
             "properties": { "a": "x", "b": "1", "c": "1.5", "d": "true", "f": "-2", "g": "5" },
-            "user_agent": "agent",
+            "user_agent": "agent", "channel": "Direct",
         })
     );
 }
@@ -75,7 +85,7 @@ fn what_was_not_sent_is_filled_in_and_stays_out_of_the_key() {
         &json!({ "type": "event", "name": "a" }),
         &json!({
             "event_time": RECEIVED, "client_time": null, "time_source": "received", "key_date": null,
-            "visitor_id": "derived", "visitor_hash": null, "currency": null,
+            "visitor_id": DERIVED, "visitor_hash": null, "currency": null,
         }),
     );
     let two = collect(r#"[{"type":"event","name":"a"},{"type":"event","name":"b"}]"#);
@@ -206,7 +216,7 @@ fn any_event() -> impl Strategy<Value = Value> {
     ];
     let kind = one_of(json!(["event", "event", "page_view", "click", "view", 1]));
     let name = one_of(json!(["purchase", "Order Completed", "search", "", null, 5]));
-    let url = one_of(json!(["https://a.example/?b", "http://b", "", "c", 1]));
+    let url = one_of(json!(["https://a.example/?q", "http://b", "", "c", 1]));
     let id = one_of(json!([
         "018f3a5e-0000-7000-8000-000000000001",
         "018f3a5e-0000-4000-8000-000000000001",
@@ -273,7 +283,7 @@ fn model(event: &Value) -> Option<Value> {
     if id == "x" || !(url.is_empty() || is_url) {
         return None;
     }
-    let visitor = if visitor.is_empty() { "derived" } else { visitor };
+    let visitor = if visitor.is_empty() { DERIVED } else { visitor };
     let mut row = json!({ "visitor_id": visitor, "key_date": date, "url": if is_url { json!(url) } else { Value::Null } });
     let pixel = |name: &str| {
         let number = sent(name)?.as_f64()?;
@@ -395,7 +405,7 @@ proptest! {
             format!("{{\"events\":[{},NaN]}}", lines.join(" , ")),
         ];
         let outcomes = bodies.map(|body| collect(&body));
-        let in_lines = collect_body(lines.join("\n").as_bytes(), Form::Lines, &request(), &mut Scratch::default()).unwrap();
+        let in_lines = collect_body(lines.join("\n").as_bytes(), Form::Lines, &request(), &ENRICHER, &mut Scratch::default()).unwrap();
         for outcome in outcomes.iter().chain([&in_lines]) {
             prop_assert_eq!(&outcome.messages, &outcomes[0].messages);
             let rejected: Vec<_> = outcome.rejected.iter().filter(|(index, _)| *index < events.len()).cloned().collect();
@@ -406,7 +416,7 @@ proptest! {
     #[test]
     fn any_bytes_are_taken_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         for form in [Form::Json, Form::Lines] {
-            let _ = collect_body(&body, form, &request(), &mut Scratch::default());
+            let _ = collect_body(&body, form, &request(), &ENRICHER, &mut Scratch::default());
         }
     }
 
@@ -415,7 +425,7 @@ proptest! {
     fn any_soup_is_taken_or_refused(body in "([\\[\\]{},:\"\\\\ \n]|\"type\"|\"events\"|\"context\"|null|NaN|1e99|\"event\"|\"name\"){0,40}") {
         let mut scratch = Scratch::default();
         for _ in 0..2 {
-            let _ = collect_body(body.as_bytes(), Form::Json, &request(), &mut scratch);
+            let _ = collect_body(body.as_bytes(), Form::Json, &request(), &ENRICHER, &mut scratch);
         }
     }
 }

@@ -55,7 +55,12 @@ async fn a_clock_far_from_the_brokers_holds_nothing_up() {
         set(hours);
         // Longer than the clock's file is remembered; the rate is counted on the other clock, and lets this pass.
         let (start, before, mut limited) = (std::time::Instant::now(), accepted, 0);
-        while start.elapsed() < Duration::from_millis(2_500) {
+        let is_over = |passed: usize, limited: usize| {
+            let elapsed = start.elapsed();
+            elapsed > Duration::from_secs(60)
+                || elapsed > Duration::from_millis(2_500) && passed > 0 && limited > 0
+        };
+        while !is_over(accepted - before, limited) {
             match post().await {
                 202 => accepted += 1,
                 429 => limited += 1,
@@ -64,8 +69,9 @@ async fn a_clock_far_from_the_brokers_holds_nothing_up() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let passed = accepted - before;
+        // Two seconds' worth at once, and then one a second.
         assert!(
-            limited > 0 && (1..=5).contains(&passed),
+            limited > 0 && (1..=3 + start.elapsed().as_secs() as usize).contains(&passed),
             "{passed} accepted, {limited} not, at {hours} hours"
         );
         let age = collector.metric("millrace_collector_keys_age_seconds").await;
@@ -79,6 +85,6 @@ async fn a_clock_far_from_the_brokers_holds_nothing_up() {
         .collect();
     assert!(hours.len() >= 3, "the clock was set: {hours:?} in {}", topic::EVENTS);
     collector.signal(Signal::TERM);
-    let (status, _) = collector.ended(Duration::from_secs(30)).await;
+    let (status, _) = collector.ended(Duration::from_secs(120)).await;
     assert!(status.success() && !collector.said().contains("panicked"), "{}", collector.said());
 }

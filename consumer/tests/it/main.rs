@@ -13,3 +13,4 @@ mod replay;
 mod rolling;
 mod simulation;
 mod spool;
+mod upgrade;

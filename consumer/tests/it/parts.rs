@@ -157,7 +157,7 @@ impl Running {
     /// Asks it to stop and waits for its end.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        tokio::time::timeout(Duration::from_secs(30), self.task).await.expect("it ends").unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(180), self.task).await.expect("it ends").unwrap().unwrap();
     }
 
     /// Asks it to stop and says how long that took.
@@ -226,7 +226,7 @@ pub(crate) async fn tell(engine: &Engine, statement: &str) {
 
 /// Waits until the question's answer is `wanted`, and checks that it stays so.
 pub(crate) async fn await_answer(engine: &Engine, query: &str, wanted: u64) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_secs(180);
     let mut answer = ask(engine, query).await;
     while answer != wanted {
         assert!(Instant::now() < until, "{query}: {answer} instead of {wanted}");
@@ -237,7 +237,7 @@ pub(crate) async fn await_answer(engine: &Engine, query: &str, wanted: u64) {
 
 /// Waits until something is so.
 pub(crate) async fn await_so(what: &str, so: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_secs(180);
     while !so() {
         assert!(Instant::now() < until, "{what}");
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -36,7 +36,7 @@ async fn a_batch_beyond_the_window() -> (Bench, SpoolTopic) {
 async fn start_again(bench: &Bench, events: &mut SpoolTopic) {
     let end = events.position().and_then(|position| position.pending_next).unwrap_or_default();
     let running = Running::start(bench.config.clone());
-    let until = Instant::now() + std::time::Duration::from_secs(60);
+    let until = Instant::now() + std::time::Duration::from_secs(180);
     while events.position().is_none_or(|position| position.next < end) {
         assert!(Instant::now() < until, "{:?}", events.position());
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

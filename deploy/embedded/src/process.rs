@@ -15,7 +15,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, kill_process, kill_process_group};
+use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
 pub use rustix::process::Signal;
 
@@ -71,6 +71,17 @@ impl Process {
             // Until we have reaped it, the id cannot belong to anybody else.
             None => Ok(kill_process(self.pid, signal)?),
         }
+    }
+
+    /// Stops the child where it stands (`kill -STOP`), and waits until none of its threads runs any more: on a busy machine
+    /// the last of them does some milliseconds after the signal. [`Signal::CONT`] ends it.
+    pub fn freeze(&mut self) -> io::Result<()> {
+        self.signal(Signal::STOP)?;
+        if self.exited()?.is_none() {
+            let is_over = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            waitid(WaitId::Pid(self.pid), is_over)?;
+        }
+        Ok(())
     }
 
     /// Asks the child to end with `signal`, and kills it when it has not after `patience`.

@@ -33,7 +33,7 @@ use crate::{
         kafka::KafkaLog,
         spool::{
             self, SpoolLog,
-            reader::{Frames, ReadError, Reader},
+            reader::{Piece, ReadError, Reader},
             segment::write_position,
         },
     },
@@ -74,7 +74,7 @@ struct Lane {
     /// The position is recorded as far as `next`.
     is_recorded: bool,
     /// What was read and not delivered yet, from byte `start` on.
-    frames: Frames,
+    frames: Piece,
     start: usize,
     drained: metrics::Counter,
 }
@@ -315,7 +315,7 @@ impl Lane {
             reader,
             next,
             is_recorded: false,
-            frames: Frames::default(),
+            frames: Piece::default(),
             start: 0,
             drained,
         };
@@ -332,7 +332,7 @@ impl Lane {
     fn read(&mut self, spool: &SpoolLog) -> Result<(), ReadError> {
         if self.frames.count == 0 {
             self.start = 0;
-            self.frames = Frames::default();
+            self.frames = Piece::default();
             self.frames = self.reader.read(spool.durable_next(self.topic), BATCH_BYTES)?;
         }
         Ok(())

@@ -34,7 +34,7 @@ pub(crate) enum ReadError {
 
 /// Whole frames that follow each other.
 #[derive(Debug, Default)]
-pub(crate) struct Frames {
+pub(crate) struct Piece {
     pub(crate) bytes: Vec<u8>,
     pub(crate) count: usize,
 }
@@ -64,10 +64,10 @@ impl Reader {
 
     /// Reads frames below `end`: about so many bytes, and one frame at least. There are none only when all below `end`
     /// were read.
-    pub(crate) fn read(&mut self, end: u64, bytes_max: usize) -> Result<Frames, ReadError> {
+    pub(crate) fn read(&mut self, end: u64, bytes_max: usize) -> Result<Piece, ReadError> {
         let mut segment = match self.segment.take() {
             Some(segment) => segment,
-            None if self.next.is_some_and(|next| next >= end) => return Ok(Frames::default()),
+            None if self.next.is_some_and(|next| next >= end) => return Ok(Piece::default()),
             None => self.open()?,
         };
         let mut bytes_wanted = bytes_max;
@@ -109,7 +109,7 @@ impl Reader {
                 bytes.truncate(used);
                 bytes.drain(..skipped);
                 self.segment = Some(segment);
-                return Ok(Frames { bytes, count });
+                return Ok(Piece { bytes, count });
             }
         }
     }

@@ -223,7 +223,8 @@ impl Settings {
         collector.log.spool_dir = spool.clone();
 
         consumer.log = Log::Spool;
-        consumer.spool_dir = spool;
+        consumer.spool_dir = spool.clone();
+        aggregator.erasure_spool_dir = Some(spool);
         consumer.clickhouse_url = clickhouse_url.clone();
         consumer.memory_bytes = config.memory_bytes;
 

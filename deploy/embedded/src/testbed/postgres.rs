@@ -31,6 +31,11 @@ impl Postgres {
         &self.url
     }
 
+    /// Where its data is.
+    pub fn data_dir(&self) -> &std::path::Path {
+        &self.config.data_dir
+    }
+
     /// Kills the server with no chance to write anything; its data stays for [`Postgres::restart`].
     pub fn kill9(&mut self) -> Result<(), Error> {
         if let Some(server) = self.server.take() {

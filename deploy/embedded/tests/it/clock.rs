@@ -132,7 +132,7 @@ impl Shop {
         eventually(&what, async || ask(&self.clickhouse, stored).await == expected).await;
         let rolled_up = "SELECT coalesce(sum(page_views), 0)::bigint FROM analytics_summary
                          WHERE store_id = 'demo' AND period_type = 'day'";
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         loop {
             let sum = sqlx::query_scalar::<_, i64>(rolled_up).fetch_one(&self.postgres).await;
             if sum.as_ref().is_ok_and(|sum| *sum == self.sent.len() as i64) {

@@ -261,7 +261,7 @@ async fn a_body_that_ends_early_stores_nothing() {
 
 /// Until no statement but the one that asks is running.
 async fn wait_until_idle(client: &Client) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let running: u64 =
             client.query("SELECT count() FROM system.processes").fetch_one().await.expect("processes");
@@ -395,7 +395,7 @@ async fn a_client_that_hangs_up_ends_its_statement() {
 #[tokio::test]
 async fn a_full_queue_is_said() {
     let engine = Engine::start_with(["--statements-max=1", "--queue-max=1"]).await.expect("starts");
-    let slow = || post(&engine, "function_sleep_max_microseconds_per_block=9000000", "SELECT sleep(1)");
+    let slow = || post(&engine, "function_sleep_max_microseconds_per_block=9000000", "SELECT sleep(5)");
     let answers = tokio::join!(slow(), slow(), slow(), slow());
     let statuses = [answers.0.0, answers.1.0, answers.2.0, answers.3.0];
     let refused = statuses.iter().filter(|status| **status == StatusCode::SERVICE_UNAVAILABLE).count();
@@ -445,7 +445,7 @@ async fn an_orderly_stop_ends_running_statements() {
     let started = Instant::now();
     let status = engine.stop().await.expect("stops").expect("ran");
     assert!(status.success(), "{status}");
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     endless.await.expect("task").expect_err("killed");
     engine.restart().await.expect("starts again");
     assert_eq!(count(&client).await, 10);
@@ -473,7 +473,7 @@ async fn it_does_not_outlive_its_parent() {
     let answer = reqwest::get(format!("{}/ping", address.trim())).await.expect("answers");
     assert_eq!(answer.text().await.expect("text"), "Ok.\n");
     drop(child.stdin.take());
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while child.try_wait().expect("status").is_none() {
         if Instant::now() > deadline {
             child.kill().expect("killed");

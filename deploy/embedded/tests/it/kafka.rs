@@ -13,14 +13,14 @@ async fn a_killed_broker_comes_back_with_its_records() {
     let producer: FutureProducer =
         ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create().unwrap();
     let record = FutureRecord::to("millrace.events").partition(2).key("visitor").payload("row");
-    producer.send(record, Duration::from_secs(10)).await.unwrap();
+    producer.send(record, Duration::from_secs(60)).await.unwrap();
 
     kafka.kill9().unwrap();
     kafka.restart().await.unwrap();
 
     let consumer: BaseConsumer =
         ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create().unwrap();
-    let timeout = Duration::from_secs(10);
+    let timeout = Duration::from_secs(60);
     let topic = consumer.fetch_metadata(Some("millrace.events"), timeout).unwrap();
     assert_eq!(topic.topics()[0].partitions().len(), 6);
     assert_eq!(consumer.fetch_watermarks("millrace.events", 2, timeout).unwrap(), (0, 1));
@@ -34,5 +34,5 @@ async fn brokers_do_not_share() {
     one.create_topics(&[("only.here", 1)]).await.unwrap();
     let consumer: BaseConsumer =
         ClientConfig::new().set("bootstrap.servers", other.bootstrap()).create().unwrap();
-    assert!(consumer.fetch_metadata(None, Duration::from_secs(10)).unwrap().topics().is_empty());
+    assert!(consumer.fetch_metadata(None, Duration::from_secs(60)).unwrap().topics().is_empty());
 }

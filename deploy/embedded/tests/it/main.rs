@@ -4,13 +4,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod chaos;
+mod clients;
 mod clock;
 mod demo;
 mod engine;
 mod kafka;
 mod pipeline;
 mod postgres;
+mod privacy;
 mod process;
+mod proxies;
 mod recount;
 mod replay;
 mod shutdown;
+mod tracker;

@@ -17,10 +17,10 @@ use millrace_embedded::{
 use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 
-const ADMIN_TOKEN: &str = "admin-token-of-a-test";
+pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-a-test";
 /// A debug build on a busy machine starts in seconds; a minute means that it does not start.
-const START_PATIENCE: Duration = Duration::from_secs(60);
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(180);
+const STOP_PATIENCE: Duration = Duration::from_secs(180);
 
 /// 20,000 events of a shop in New York around the latest change of its clocks, in three currencies.
 fn scenario() -> Scenario {

@@ -13,7 +13,7 @@ use sqlx::PgPool;
 
 use crate::pipeline::OneMachine;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Page views of the day in the shop's rollup.
 async fn page_views(postgres: &PgPool, date: &str) -> i64 {

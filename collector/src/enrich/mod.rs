@@ -1,0 +1,331 @@
+//! What the collector learns of an event from its request, in named steps, each of which can be switched off.
+//!
+//! Of a sender, once for all events of a request: `ip` → `geo` → `user_agent` → `visitor` → `bot` (user agent, network).
+//! Of each event: `campaign` → `url` → `bot` (headless, rate). `campaign` comes before `url`, which removes what it reads.
+//!
+//! * A sender with a write key is the visitor. A shop's own server is not: with its secret key nothing is learned from its
+//!   own address and user agent, only from those that it sends for its visitor, in `ip` and `user_agent`. With a write key
+//!   these two are ignored, as anybody could send them.
+//! * No step touches what the sorting key is made of, and none refuses an event: what cannot be learned stays empty.
+//! * The address is truncated before anything is made of it that outlives the request.
+
+mod bot;
+mod campaign;
+mod channel;
+mod file;
+mod geo;
+mod ip;
+mod network;
+mod rate;
+mod url;
+mod user_agent;
+mod visitor;
+
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
+
+use millrace_schemas::row::{ClickRow, EventRow, Properties};
+
+pub use self::{bot::BotReason, file::FileError};
+use self::{
+    campaign::{Campaign, is_same_site},
+    geo::{Place, Places},
+    network::Networks,
+    rate::Rates,
+    url::UrlRules,
+    user_agent::{Agent, UserAgents},
+};
+pub(crate) use self::{rate::COUNT_MAX, url::PARAMETERS};
+use crate::{
+    config::{EnrichConfig, Step},
+    validate::{Hints, Request, Valid},
+};
+
+/// A visitor that was derived may be several people, of one office or one telephone network, with like browsers.
+const PEOPLE_PER_DERIVED_VISITOR: u32 = 10;
+
+const MINUTE_MS: i64 = 60_000;
+
+/// The steps with what they know; one for all requests.
+pub struct Enricher {
+    skipped: Vec<Step>,
+    user_agents: UserAgents,
+    places: Option<Places>,
+    networks: Option<Networks>,
+    rates: Option<(Rates, u32)>,
+    urls: UrlRules,
+    referrers_ignored: Vec<String>,
+    keeps_network: bool,
+}
+
+impl Enricher {
+    /// The steps as they are set; reads their files.
+    pub fn new(config: &EnrichConfig) -> Result<Self, FileError> {
+        let per_minute = config.bot_events_per_minute;
+        Ok(Self {
+            skipped: config.skip.clone(),
+            user_agents: UserAgents::open(config.user_agent_rules.as_deref())?,
+            places: config.geo_database.as_deref().map(Places::open).transpose()?,
+            networks: config.data_centre_networks.as_deref().map(Networks::open).transpose()?,
+            rates: (per_minute > 0).then(|| (Rates::new(), per_minute)),
+            urls: UrlRules::new(config.url_parameters.iter().map(String::as_str), config.url_routes),
+            referrers_ignored: config
+                .referrers_ignored
+                .iter()
+                .map(|host| host.to_ascii_lowercase())
+                .collect(),
+            keeps_network: config.keep_network,
+        })
+    }
+
+    /// Makes ready what the first event would have to wait for.
+    pub fn warm(&self) {
+        if self.does(Step::UserAgent) {
+            self.user_agents.warm();
+        }
+    }
+
+    /// Reads files again that have changed. Waits for the disk.
+    pub fn refresh(&self) {
+        self.user_agents.refresh();
+        if let Some(places) = &self.places {
+            places.refresh();
+        }
+        if let Some(networks) = &self.networks {
+            networks.refresh();
+        }
+    }
+
+    fn does(&self, step: Step) -> bool {
+        !self.skipped.contains(&step)
+    }
+
+    /// The steps of a sender.
+    fn sender(&self, known: &Known<'_>, request: &Request<'_>) -> Sender {
+        let mut sender = Sender::default();
+        if let Some(address) = known.address {
+            if self.keeps_network {
+                sender.network = ip::truncate(address).to_string();
+            }
+            if let Some(places) = self.places.as_ref().filter(|_| self.does(Step::Geo)) {
+                sender.place = places.find(address);
+            }
+        }
+        let by_user_agent = known.user_agent.and_then(bot::of_user_agent);
+        if self.does(Step::UserAgent)
+            && let Some(user_agent) = known.user_agent
+        {
+            sender.agent = match by_user_agent {
+                // Of those the rules know little more, and they take longest over them.
+                Some(BotReason::UserAgent) => Arc::new(Agent { device: "bot", ..Agent::default() }),
+                _ => self.user_agents.find(user_agent),
+            };
+        }
+        if self.does(Step::Visitor)
+            && let (Some(salt), Some(address)) = (request.salt, known.address)
+        {
+            let user_agent = known.user_agent.unwrap_or_default();
+            sender.visitor = visitor::derive(salt, request.store_id, address, user_agent);
+        }
+        if self.does(Step::Bot) {
+            let is_listed = || {
+                let networks = self.networks.as_ref()?;
+                networks.contain(known.address?).then_some(BotReason::DataCentre)
+            };
+            sender.bot = by_user_agent.or_else(is_listed);
+        }
+        sender
+    }
+
+    /// The steps `campaign` and `url` of an event.
+    fn page<'t>(&self, url: &'t str, referrer: &'t str, properties: &mut Properties<'t>) -> Page<'t> {
+        let mut page = Page { url: url.into(), referrer: referrer.into(), campaign: Campaign::default() };
+        if self.does(Step::Campaign) {
+            let is_ignored =
+                |host: &str| self.referrers_ignored.iter().any(|known| is_same_site(host, known));
+            page.campaign = Campaign::read(url, referrer, properties, is_ignored);
+        }
+        if self.does(Step::Url) {
+            page.referrer = self.urls.normalise(referrer);
+        }
+        page.url = self.clean(url, properties);
+        page
+    }
+
+    /// The step `url` of what every event has.
+    fn clean<'t>(&self, url: &'t str, properties: &mut Properties<'t>) -> Cow<'t, str> {
+        if !self.does(Step::Url) {
+            return url.into();
+        }
+        for (_, value) in properties {
+            if let Cow::Borrowed(text) = *value {
+                *value = self.urls.normalise_value(text);
+            }
+        }
+        self.urls.normalise(url)
+    }
+
+    /// The step `bot` of an event.
+    fn verdict(&self, event: &Moment, sender: &Sender, webdriver: bool) -> Option<BotReason> {
+        if !self.does(Step::Bot) {
+            return None;
+        }
+        let is_hasty = || {
+            let (rates, per_minute) = self.rates.as_ref()?;
+            let (visitor, people) = match event.visitor_hash {
+                0 => (xxhash_rust::xxh3::xxh3_64(sender.visitor.as_bytes()), PEOPLE_PER_DERIVED_VISITOR),
+                sent => (sent, 1),
+            };
+            let most = per_minute.saturating_mul(people).min(COUNT_MAX - 1);
+            let minute = |ms: i64| ms.div_euclid(MINUTE_MS);
+            let counted = rates.count(visitor ^ event.store, minute(event.happened), minute(event.received));
+            (counted > most).then_some(BotReason::Rate)
+        };
+        let is_somebody = event.visitor_hash != 0 || !sender.visitor.is_empty();
+        sender
+            .bot
+            .or(webdriver.then_some(BotReason::Headless))
+            .or_else(|| if is_somebody && !event.trusted { is_hasty() } else { None })
+    }
+}
+
+/// What a sender tells of itself, or of the visitor it speaks for.
+struct Known<'a> {
+    address: Option<IpAddr>,
+    user_agent: Option<&'a str>,
+}
+
+/// What was learned of a sender.
+#[derive(Default)]
+struct Sender {
+    network: String,
+    place: Place,
+    agent: Arc<Agent>,
+    visitor: String,
+    bot: Option<BotReason>,
+}
+
+/// What was learned of a page.
+struct Page<'t> {
+    url: Cow<'t, str>,
+    referrer: Cow<'t, str>,
+    campaign: Campaign<'t>,
+}
+
+/// What the rate of a visitor is told by.
+struct Moment {
+    store: u64,
+    visitor_hash: u64,
+    happened: i64,
+    received: i64,
+    trusted: bool,
+}
+
+/// The steps for the events of one request.
+pub(crate) struct Enrichment<'e, 'r> {
+    enricher: &'e Enricher,
+    request: &'e Request<'r>,
+    store: u64,
+    /// Of whom sent the request.
+    sender: Sender,
+}
+
+impl<'e, 'r> Enrichment<'e, 'r> {
+    pub(crate) fn new(enricher: &'e Enricher, request: &'e Request<'r>) -> Self {
+        let sender = if request.trusted {
+            Sender::default()
+        } else {
+            let known = Known { address: request.address, user_agent: Some(request.user_agent) };
+            enricher.sender(&known, request)
+        };
+        let store = xxhash_rust::xxh3::xxh3_64(request.store_id.as_bytes());
+        Self { enricher, request, store, sender }
+    }
+
+    /// Shows a row with what was learned of it.
+    pub(crate) fn with<'t>(
+        &self,
+        row: Valid<'t>,
+        hints: &Hints<'t>,
+        see: impl FnOnce(&Valid<'_>, Option<BotReason>),
+    ) {
+        let other = hints
+            .speaks_for()
+            .map(|(address, user_agent)| self.enricher.sender(&Known { address, user_agent }, self.request));
+        let sender = other.as_ref().unwrap_or(&self.sender);
+        match row {
+            Valid::Event(row) => self.event(row, sender, hints, see),
+            Valid::Click(row) => self.click(row, sender, hints, see),
+        }
+    }
+
+    fn event<'t>(
+        &self,
+        mut row: EventRow<'t>,
+        sender: &Sender,
+        hints: &Hints<'t>,
+        see: impl FnOnce(&Valid<'_>, Option<BotReason>),
+    ) {
+        let page = self.enricher.page(row.url, row.referrer, &mut row.properties);
+        let moment = self.moment(row.visitor_hash, row.event_time);
+        let bot = self.enricher.verdict(&moment, sender, hints.webdriver);
+        let (agent, campaign) = (&sender.agent, &page.campaign);
+        let mut row: EventRow<'_> = row;
+        if row.visitor_id.is_empty() {
+            row.visitor_id = &sender.visitor;
+        }
+        row.url = &page.url;
+        row.referrer = &page.referrer;
+        row.user_agent = hints.user_agent.unwrap_or(row.user_agent);
+        row.ip = &sender.network;
+        row.browser = &agent.browser;
+        row.browser_version = &agent.browser_version;
+        row.os = &agent.os;
+        row.os_version = &agent.os_version;
+        row.device = agent.device;
+        row.country = &sender.place.country;
+        row.region = &sender.place.region;
+        row.city = &sender.place.city;
+        row.referrer_host = &campaign.referrer_host;
+        row.channel = campaign.channel;
+        row.utm_source = &campaign.source;
+        row.utm_medium = &campaign.medium;
+        row.utm_campaign = &campaign.name;
+        row.utm_term = &campaign.term;
+        row.utm_content = &campaign.content;
+        row.utm_id = &campaign.id;
+        row.click_id_kind = campaign.click_id_kind;
+        row.click_id = &campaign.click_id;
+        row.is_bot = bot.is_some().into();
+        row.bot_reason = bot.map_or("", BotReason::as_str);
+        see(&Valid::Event(row), bot);
+    }
+
+    fn click<'t>(
+        &self,
+        mut row: ClickRow<'t>,
+        sender: &Sender,
+        hints: &Hints<'t>,
+        see: impl FnOnce(&Valid<'_>, Option<BotReason>),
+    ) {
+        let url = self.enricher.clean(row.url, &mut row.properties);
+        let bot =
+            self.enricher.verdict(&self.moment(row.visitor_hash, row.event_time), sender, hints.webdriver);
+        let mut row: ClickRow<'_> = row;
+        if row.visitor_id.is_empty() {
+            row.visitor_id = &sender.visitor;
+        }
+        row.url = &url;
+        row.user_agent = hints.user_agent.unwrap_or(row.user_agent);
+        row.browser = &sender.agent.browser;
+        row.device = sender.agent.device;
+        row.country = &sender.place.country;
+        row.is_bot = bot.is_some().into();
+        row.bot_reason = bot.map_or("", BotReason::as_str);
+        see(&Valid::Click(row), bot);
+    }
+
+    fn moment(&self, visitor_hash: u64, happened: i64) -> Moment {
+        let Request { trusted, received_at, .. } = *self.request;
+        Moment { store: self.store, visitor_hash, happened, received: received_at, trusted }
+    }
+}

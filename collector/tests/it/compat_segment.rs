@@ -1,0 +1,248 @@
+//! Segment's protocol, as a client writes it and as nobody should.
+
+use serde_json::{Value, json};
+
+use crate::service::{Answer, SECRET_KEY, Service, WRITE_KEY};
+
+/// A batch of these calls, with the write key as basic authentication has it.
+async fn batch(service: &Service, calls: &str) -> Answer {
+    post(service, "/v1/batch", format!(r#"{{"batch":[{calls}]}}"#)).await
+}
+
+async fn post(service: &Service, path: &str, body: impl Into<reqwest::Body>) -> Answer {
+    let request = service.client.post(format!("{}{path}", service.url));
+    service.send(request.basic_auth(WRITE_KEY, Some("")).body(body)).await
+}
+
+#[track_caller]
+fn assert_refused(answer: &Answer, status: u16, code: &str) {
+    let said = (answer.status, answer.body["success"].as_bool(), answer.body["code"].as_str());
+    assert_eq!(said, (status, Some(false), Some(code)), "{answer:?}");
+    assert!(!answer.body["message"].as_str().unwrap().is_empty(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn every_call_has_its_address() {
+    let service = Service::start().await;
+    let call =
+        r#"{"event":"x","name":"n","anonymousId":"a","context":{"page":{"url":"https://shop.example/"}}}"#;
+    for (paths, name) in [
+        (["/v1/t", "/v1/track"], "x"),
+        (["/v1/p", "/v1/page"], "page_view"),
+        (["/v1/i", "/v1/identify"], "identify"),
+        (["/v1/s", "/v1/screen"], "screen_view"),
+        (["/v1/g", "/v1/group"], "group"),
+        (["/v1/a", "/v1/alias"], "alias"),
+    ] {
+        for path in paths {
+            for path in [path.to_owned(), format!("/k/{WRITE_KEY}{path}")] {
+                let answer = post(&service, &path, call).await;
+                assert_eq!((answer.status, answer.body), (200, json!({ "success": true })), "{path}");
+                let rows = service.events();
+                let row = rows.last().unwrap();
+                assert_eq!((&row["name"], &row["visitor_id"]), (&json!(name), &json!("a")), "{path}");
+            }
+        }
+    }
+    for path in ["/v1/b", "/v1/batch", "/v1/import"] {
+        let before = service.events().len();
+        let body = format!(r#"{{"batch":[{0},{0}]}}"#, call.replacen('{', r#"{"type":"page","#, 1));
+        assert_eq!(post(&service, path, body).await.status, 200, "{path}");
+        assert_eq!(service.events().len(), before + 2, "{path}");
+    }
+    assert_eq!(service.requests("segment", 200), 27.0);
+}
+
+#[tokio::test]
+async fn keys_stand_in_three_places() {
+    let service = Service::start().await;
+    let url = format!("{}/v1/track", service.url);
+    let plain = || service.client.post(&url);
+    let track = |more: &str| format!(r#"{{"event":"x"{more}}}"#);
+    let key = |key: &str| format!(r#","writeKey":"{key}""#);
+    for request in [
+        plain().basic_auth(WRITE_KEY, Some("")).body(track("")),
+        plain().basic_auth(WRITE_KEY, None::<&str>).body(track("")),
+        plain().body(track(&key(WRITE_KEY))),
+        plain().header("content-type", "text/plain").body(track(&key(WRITE_KEY))),
+        // In each call of a batch, as one that was put together by hand.
+        service
+            .client
+            .post(format!("{}/v1/batch", service.url))
+            .body(format!(r#"{{"batch":[{{"type":"track","event":"x"{}}}]}}"#, key(WRITE_KEY))),
+    ] {
+        let answer = service.send(request).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert!(service.events().iter().all(|row| row["trusted"] != 1));
+    let answer = service.send(plain().basic_auth(SECRET_KEY, Some("")).body(track(""))).await;
+    assert_eq!((answer.status, &service.events().last().unwrap()["trusted"]), (200, &json!(1)));
+    for request in [
+        plain().body(track("")),
+        plain().body(track(&key("nobody"))),
+        plain().basic_auth("nobody", Some("")).body(track("")),
+        plain().header("authorization", "Basic !!!").body(track("")),
+        plain().header("authorization", "Basic /w==").body(track("")),
+        plain().header("authorization", "Basic").body(track("")),
+        plain().body(r#"{"event":"x","writeKey":{}}"#),
+    ] {
+        assert_refused(&service.send(request).await, 401, "unknown_key");
+    }
+    let request = plain().header("origin", "https://elsewhere.example").body(track(&key("strict-write-key")));
+    assert_refused(&service.send(request).await, 403, "origin_not_allowed");
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_whole() {
+    let service = Service::start().await;
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    let many = vec!["{}"; 2_501].join(",");
+    for (path, body) in [
+        ("/v1/batch", Vec::new()),
+        ("/v1/batch", b"event=x".to_vec()),
+        ("/v1/batch", b"[]".to_vec()),
+        ("/v1/batch", b"7".to_vec()),
+        ("/v1/batch", b"{}".to_vec()),
+        ("/v1/batch", br#"{"batch":{}}"#.to_vec()),
+        ("/v1/batch", br#"{"batch":null}"#.to_vec()),
+        ("/v1/batch", b"{\"batch\":[{\"type\":\"\xff\"}]}".to_vec()),
+        ("/v1/batch", br#"{"batch":[{"type":"track","event":"x","properties":{"price":1e999}}]}"#.to_vec()),
+        ("/v1/batch", format!(r#"{{"batch":{deep}}}"#).into_bytes()),
+        ("/v1/batch", format!(r#"{{"batch":[{many}]}}"#).into_bytes()),
+        ("/v1/track", deep.clone().into_bytes()),
+        ("/v1/track", b"null".to_vec()),
+        ("/v1/track", b"{}".to_vec()),
+        ("/v1/track", vec![b' '; 2 << 20]),
+    ] {
+        let said = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+        let answer = post(&service, path, body).await;
+        assert_eq!(
+            (answer.status, answer.body["code"].as_str()),
+            (400, Some("invalid_request")),
+            "{path} {said}"
+        );
+        assert_eq!(answer.body["success"], false);
+    }
+    let request = service.client.post(format!("{}/v1/batch", service.url)).header("content-encoding", "gzip");
+    assert_refused(&service.send(request.body("no gzip")).await, 400, "invalid_request");
+    assert_eq!(service.events(), Vec::<Value>::new());
+    // An empty batch is nothing, and nothing is wrong with it.
+    assert_eq!(batch(&service, "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_bad_call_costs_its_neighbours_nothing() {
+    let service = Service::start().await;
+    let good = r#"{"type":"track","event":"good"}"#;
+    assert_eq!(batch(&service, good).await.status, 200);
+    let track = |event: &str, properties: &str| {
+        format!(r#"{{"type":"track","event":"{event}","properties":{properties}}}"#)
+    };
+    let order = |properties: &str| track("Order Completed", properties);
+    let long = "x".repeat(9_000);
+    for (call, reason) in [
+        ("null".into(), "missing_field"),
+        ("7".into(), "missing_field"),
+        ("[]".into(), "missing_field"),
+        ("{}".into(), "missing_field"),
+        (r#"{"type":"audit"}"#.into(), "unknown_type"),
+        (r#"{"type":7}"#.into(), "missing_field"),
+        (r#"{"type":"track"}"#.into(), "missing_field"),
+        (r#"{"type":"track","event":""}"#.into(), "missing_field"),
+        (r#"{"type":"track","event":7}"#.into(), "wrong_type"),
+        (r#"{"type":"track","event":{}}"#.into(), "wrong_type"),
+        (r#"{"type":"track","event":"x","timestamp":"yesterday"}"#.into(), "invalid_timestamp"),
+        (r#"{"type":"track","event":"x","timestamp":[]}"#.into(), "invalid_timestamp"),
+        (track("x", "[]"), "wrong_type"),
+        (track("x", "7"), "wrong_type"),
+        (track("x", &format!(r#"{{"a":"{long}"}}"#)), "too_long"),
+        (format!(r#"{{"type":"track","event":"x","anonymousId":"{long}"}}"#), "too_long"),
+        (order("{}"), "empty_order_id"),
+        (order(r#"{"order_id":""}"#), "empty_order_id"),
+        (order(r#"{"order_id":"1","total":-1}"#), "negative_amount"),
+        (order(r#"{"order_id":"1","total":"much"}"#), "wrong_type"),
+        (order(r#"{"order_id":"1","tax":{}}"#), "wrong_type"),
+        (order(r#"{"order_id":"1","currency":"points"}"#), "unknown_currency"),
+        (order(r#"{"order_id":"1","currency":7}"#), "wrong_type"),
+        (order(r#"{"order_id":"1","products":[7]}"#), "wrong_type"),
+        (order(r#"{"order_id":"1","products":[{"price":-1}]}"#), "negative_amount"),
+        (order(r#"{"order_id":"1","products":[{"price":1,"quantity":-1}]}"#), "negative_amount"),
+        (order(r#"{"order_id":"1","products":[{"price":1,"quantity":1.5}]}"#), "wrong_type"),
+        (order(&format!(r#"{{"order_id":"1","products":[{}]}}"#, vec!["{}"; 201].join(","))), "too_many"),
+    ] {
+        let (before, stored) = (service.rejected(reason), service.events().len());
+        let answer = batch(&service, &format!("{good},{call},{good}")).await;
+        assert_eq!((answer.status, answer.body), (200, json!({ "success": true })), "{call}");
+        assert_eq!(service.rejected(reason) - before, 1.0, "{reason}: {call}");
+        assert_eq!(service.events().len() - stored, 2, "{call}");
+        // Alone it is told so, in a way that its client does not send again.
+        assert_refused(&batch(&service, &call).await, 400, "invalid_request");
+    }
+}
+
+#[tokio::test]
+async fn what_only_describes_an_event_never_costs_it() {
+    let service = Service::start().await;
+    let context = r#"{"page":{"url":"/relative","title":7,"referrer":{}},"locale":[],"timezone":7,"screen":{"width":-1,
+        "height":1e9},"campaign":7,"ip":"here","userAgent":{}}"#;
+    for context in [context, "[]", "null", "7", r#"{"page":[],"screen":"x","campaign":[1]}"#] {
+        let call =
+            format!(r#"{{"type":"track","event":"x","userId":7,"messageId":{{}},"context":{context}}}"#);
+        assert_eq!(batch(&service, &call).await.body, json!({ "success": true }), "{context}");
+        let rows = service.events();
+        assert_eq!(rows.last().unwrap()["user_id"], "7");
+    }
+    // A clock that makes no sense corrects nothing.
+    let body =
+        r#"{"batch":[{"type":"track","event":"x","timestamp":"2026-01-01T00:00:00Z"}],"sentAt":{"a":1}}"#;
+    assert_eq!(post(&service, "/v1/batch", body).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_batch_says_for_all_its_calls() {
+    let service = Service::start().await;
+    let body = json!({
+        "context": { "locale": "fr", "timezone": "Europe/Paris", "page": { "url": "https://shop.example/a" } },
+        "batch": [
+            { "type": "track", "event": "x" },
+            { "type": "track", "event": "y", "context": { "locale": "de" } },
+        ],
+    });
+    assert_eq!(post(&service, "/v1/batch", body.to_string()).await.status, 200);
+    let said: Vec<_> = service.events().iter().map(|row| row["language"].clone()).collect();
+    assert_eq!(said, ["fr", "de"]);
+    assert!(service.events().iter().all(|row| row["url"] == "https://shop.example/a"));
+}
+
+#[tokio::test]
+async fn a_collector_that_cannot_store_says_when_to_come_back() {
+    let service = Service::with(|config| config.keys_snapshot = None).await;
+    let answer = batch(&service, r#"{"type":"track","event":"x"}"#).await;
+    assert_refused(&answer, 503, "unavailable");
+    assert_eq!(answer.headers["retry-after"], "2");
+}
+
+#[tokio::test]
+async fn settings_lead_back_to_the_collector() {
+    let service = Service::start().await;
+    let host = service.url.strip_prefix("http://").unwrap();
+    let settings = service.get("/v1/projects/a-key/settings").await;
+    assert_eq!(settings.status, 200);
+    let segment_io = &settings.body["integrations"]["Segment.io"];
+    assert_eq!(segment_io["apiKey"], "a-key");
+    assert_eq!(segment_io["apiHost"], format!("{host}/v1"));
+    assert_eq!(segment_io["protocol"], "http");
+    assert_eq!(settings.body["metrics"]["sampleRate"], 0);
+    for (name, value) in [
+        ("x-forwarded-proto", "https"),
+        ("origin", "https://shop.example"),
+        ("referer", "https://shop.example/a"),
+    ] {
+        let request =
+            service.client.get(format!("{}/v1/projects/a-key/settings", service.url)).header(name, value);
+        let settings = service.send(request.header("x-forwarded-host", "shop.example")).await;
+        let segment_io = &settings.body["integrations"]["Segment.io"];
+        let said = (segment_io["protocol"].as_str(), segment_io["apiHost"].as_str());
+        assert_eq!(said, (Some("https"), Some("shop.example/v1")), "{name}");
+    }
+}

@@ -1,0 +1,69 @@
+/** Clicks for heatmaps, and whether anything came of them. */
+import { isOff, page, push } from './core'
+import { d, guard, hidden, on, w } from './page'
+
+/** A page that has not moved for so long after a click has not answered it. */
+const DEAD_MS = 1e3
+/** What answers a click by itself, or in a way that leaves no trace in the document. */
+const ANSWERS = 'a[href],input,select,textarea,label,summary,video,audio,[contenteditable]'
+
+/** A short path that finds the element: down from the nearest id, four levels at most. */
+export const selector = (element: Element) => {
+  const path: string[] = []
+  for (let at: Element | null = element; at && path.length < 4; at = at.parentElement) {
+    const name = at.tagName.toLowerCase()
+    if (at.id) {
+      path.unshift('#' + CSS.escape(at.id))
+      break
+    }
+    const alike = [...(at.parentElement?.children || [])].filter((other) => other.tagName == at!.tagName)
+    path.unshift(alike.length > 1 ? name + `:nth-of-type(${alike.indexOf(at) + 1})` : name)
+  }
+  return path.join('>').slice(0, 500)
+}
+
+/** What an element is called; never what somebody typed. */
+export const text = (element: Element) => (element.closest('a,button,label,h1,h2,h3')?.textContent || '').trim().slice(0, 80)
+
+export const clicks = () => {
+  if (isOff('clicks')) return
+  let open: (() => void)[] = []
+  hidden(() => open.map((f) => f()))
+
+  on<MouseEvent>(d, 'click', (event) => {
+    const element = event.target as Element
+    // A key's or a program's click has no place.
+    if (!event.isTrusted || !event.detail) return
+    const all = d.documentElement
+    const click = {
+      type: 'click',
+      timestamp: Date.now(),
+      url: page.url!,
+      page_view_id: page.page_view_id!,
+      x: event.pageX,
+      y: event.pageY,
+      page_width: all.scrollWidth,
+      page_height: all.scrollHeight,
+      selector: selector(element),
+      text: text(element),
+    }
+    let isAnswered: unknown = element.closest(ANSWERS)
+    const answer = () => {
+      isAnswered = 1
+    }
+    const observer = new MutationObserver(answer)
+    const done = guard(() => {
+      if (!open.includes(done)) return
+      open = open.filter((f) => f != done)
+      if (observer.takeRecords()[0]) answer()
+      observer.disconnect()
+      w.removeEventListener('scroll', answer, true)
+      push(isAnswered || event.defaultPrevented || d.hidden || '' + getSelection() ? click : { ...click, properties: { dead: true } })
+    })
+    open.push(done)
+    if (isAnswered) return done()
+    observer.observe(d, { attributes: true, characterData: true, childList: true, subtree: true })
+    w.addEventListener('scroll', answer, { capture: true, passive: true })
+    w.setTimeout(done, DEAD_MS)
+  })
+}

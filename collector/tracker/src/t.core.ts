@@ -1,0 +1,3 @@
+import { tag } from './core'
+
+tag()

@@ -1,0 +1,5 @@
+import { extend, tag } from './core'
+import { parts } from './parts'
+
+extend(parts)
+tag()

@@ -1,0 +1,79 @@
+//! Tables that an earlier release made, with its rows in them, under a consumer of this one.
+
+use millrace_schemas::{
+    clickhouse::SOURCE_COLUMNS,
+    row::{ClickRow, Column, EventRow, Row as _},
+    topic::{CLICKS, EVENTS},
+};
+use uuid::Uuid;
+
+use crate::parts::{
+    Bench, NOON_MS, Running, SpoolTopic, ask, ask_text, await_answer, click, event, json, tell,
+};
+
+/// What release 0.1.0 made at its start.
+const TABLES: &str = include_str!("../data/tables-0.1.0.sql");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_tables_get_the_new_columns_and_keep_their_rows() {
+    let bench = Bench::start().await;
+    for statement in TABLES.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()) {
+        tell(&bench.engine, statement).await;
+    }
+    let before = ask(
+        &bench.engine,
+        "SELECT count() FROM system.columns WHERE database = 'millrace' AND table = 'events'",
+    );
+    assert!(before.await < (EventRow::COLUMNS.len() + SOURCE_COLUMNS.len()) as u64, "these are the old ones");
+    let old = event(1).replacen('{', r#"{"_topic":"millrace.events","_offset":0,"#, 1);
+    tell(&bench.engine, &format!("INSERT INTO millrace.events FORMAT JSONEachRow {old}")).await;
+
+    // What the old collector left in the log has none of the new fields; the new one's rows have them.
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    let mut clicks = SpoolTopic::new(bench.spool.path(), CLICKS);
+    let new = json(&EventRow {
+        store_id: "demo",
+        event_id: Uuid::from_u128(3),
+        name: "page_view",
+        received_at: NOON_MS,
+        browser: "Firefox",
+        city: "Köln",
+        utm_term: "shoes",
+        channel: "Paid Search",
+        ..EventRow::default()
+    });
+    events.write([event(1), event(2), new]);
+    clicks.write([click(1)]);
+    for start in 1..=2 {
+        let running = Running::start(bench.config.clone());
+        await_answer(&bench.engine, "SELECT count() FROM millrace.events FINAL", 3).await;
+        await_answer(&bench.engine, "SELECT count() FROM millrace.clicks", 1).await;
+        let rows = "SELECT arrayStringConcat(groupArray(concat(browser, '/', city, '/', utm_term, '/', channel)), ' ') \
+                    FROM (SELECT * FROM millrace.events FINAL ORDER BY event_id)";
+        assert_eq!(
+            ask_text(&bench.engine, rows).await,
+            "/// /// Firefox/Köln/shoes/Paid Search",
+            "start {start}"
+        );
+        for (table, columns) in [("events", EventRow::COLUMNS), ("clicks", ClickRow::COLUMNS)] {
+            assert_eq!(columns_of(&bench, table).await, expected(columns), "{table}, start {start}");
+        }
+        running.stop().await;
+    }
+}
+
+/// Names and types, in their order.
+async fn columns_of(bench: &Bench, table: &str) -> Vec<String> {
+    let query = format!(
+        "SELECT arrayStringConcat(groupArray(concat(name, ' ', type)), ';') FROM (SELECT name, type \
+         FROM system.columns WHERE database = 'millrace' AND table = '{table}' ORDER BY position)"
+    );
+    ask_text(&bench.engine, &query).await.split(';').map(str::to_owned).collect()
+}
+
+/// What a new table has.
+fn expected(columns: &[Column]) -> Vec<String> {
+    let own = columns.iter().chain(&SOURCE_COLUMNS);
+    let own = own.map(|column| format!("{} {}", column.name, column.ty.clickhouse()));
+    own.chain(["_version UInt64".to_owned()]).collect()
+}

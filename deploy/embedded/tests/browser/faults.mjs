@@ -1,0 +1,161 @@
+// `faults.mjs <collector> <key>`: phones without a net, tabs that are closed, storage that is not there, a collector that is
+// away or says no, pages that bend everything. Prints a ledger of what was queued.
+import { arrive, kept, launch, openGate, openShop, until } from './shop.mjs'
+
+const [target, key] = process.argv.slice(2)
+const gate = await openGate(target)
+const shop = await openShop(gate.url, key, { no: { key: 'no-such-key' } })
+const browser = await launch()
+const ledger = {}
+const wrong = []
+
+async function open(context, run) {
+  const page = await context.newPage()
+  await page.goto(`${shop.origin}/${run}/home`)
+  await page.waitForFunction(() => window.millrace && !window.millrace.q)
+  await page.waitForTimeout(120)
+  return page
+}
+const empty = (page) => until('an empty queue', async () => (await kept(page)).waiting === 0)
+/// How many numbered events of a page the collector has accepted.
+function accepted(page) {
+  const labels = new Set()
+  page.on('response', (response) => {
+    if (response.status() !== 202) return
+    for (const { name, label } of JSON.parse(response.request().postData()).events) if (name === 'numbered') labels.add(label)
+  })
+  return () => labels.size
+}
+/// Numbers `count` events of a run and queues them.
+async function queue(page, run, count) {
+  const labels = (ledger[run] ??= { labels: [] }).labels
+  const first = labels.length
+  await page.evaluate(([first, count]) => {
+    for (let i = first; i < first + count; i++) window.millrace('event', 'numbered', { label: `${i}`, properties: { text: 'é'.repeat(500) } })
+  }, [first, count])
+  for (let i = first; i < first + count; i++) labels.push(`${i}`)
+}
+
+/// A phone goes out of the net; its tab is closed there, and another is opened when it is back.
+async function offline() {
+  const context = await arrive(browser, wrong)
+  const page = await open(context, 'offline')
+  await context.setOffline(true)
+  await queue(page, 'offline', 5)
+  await page.waitForTimeout(1500)
+  ledger.offline.waiting = (await kept(page)).waiting
+  await context.setOffline(false)
+  await empty(page)
+  await context.close()
+}
+
+/// The collector is away: what waits is sent without anybody doing anything, when it is back.
+async function away() {
+  const context = await arrive(browser, wrong)
+  const page = await open(context, 'away')
+  const closing = await open(context, 'away')
+  const blind = await arrive(browser, wrong)
+  await blind.addInitScript(() => Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError') } }))
+  const full = await arrive(browser, wrong)
+  await full.addInitScript(() => (Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }))
+  const [blocked, filled] = await Promise.all([open(blind, 'blocked'), open(full, 'filled')])
+  const [fromBlocked, fromFilled] = [accepted(blocked), accepted(filled)]
+  await gate.close()
+  await queue(page, 'away', 40)
+  await queue(closing, 'away', 60)
+  await queue(blocked, 'blocked', 10)
+  await queue(filled, 'filled', 10)
+  await closing.close()
+  await page.waitForTimeout(3000)
+  ledger.away.waiting = (await kept(page)).waiting
+  await gate.open()
+  await empty(page)
+  await until('what was in memory alone', () => fromBlocked() === 10 && fromFilled() === 10)
+  await Promise.all([context, blind, full].map((each) => each.close()))
+}
+
+/// A tab is closed with everything in it, and the next one sends what it finds.
+async function closed() {
+  const context = await arrive(browser, wrong)
+  const page = await open(context, 'closed')
+  await empty(page)
+  await gate.close()
+  await queue(page, 'closed', 60)
+  await page.close()
+  await gate.open()
+  const next = await open(context, 'closed')
+  await empty(next)
+  await context.close()
+}
+
+/// Several tabs have one queue.
+async function tabs() {
+  const context = await arrive(browser, wrong)
+  const pages = await Promise.all([1, 2, 3].map(() => open(context, 'tabs')))
+  for (let round = 0; round < 3; round++) for (const page of pages) await queue(page, 'tabs', 5)
+  await empty(pages[0])
+  await context.close()
+}
+
+/// A refusal is final.
+async function refused() {
+  const context = await arrive(browser, wrong)
+  const page = await context.newPage()
+  const statuses = []
+  page.on('response', (response) => response.url().includes('/v1/collect') && statuses.push(response.status()))
+  await page.goto(`${shop.origin}/no/home`)
+  await until('a refusal', () => statuses.length > 0)
+  await empty(page)
+  const before = statuses.length
+  await page.waitForTimeout(3000)
+  ledger.refused = { labels: [], statuses, more: statuses.length - before }
+  await context.close()
+}
+
+/// Whatever a page has done to the language, nothing of it shows in the page.
+async function hostile() {
+  const tricks = {
+    no_crypto: () => Object.defineProperty(window, 'crypto', { get: () => undefined }),
+    frozen: () => [Object, Array, String, Function].forEach((type) => (Object.freeze(type), Object.freeze(type.prototype))),
+    to_json: () => (Array.prototype.toJSON = function () { return `${this}` }),
+    extended: () => (Object.prototype.extra = () => 'extra', Array.prototype.last = () => 'last'),
+    no_intl: () => delete window.Intl,
+    no_observers: () => delete window.PerformanceObserver,
+    no_timeout: () => delete AbortSignal.timeout,
+    throwing_fetch: () => (window.fetch = () => { throw new Error('no fetch') }),
+    odd_fetch: () => (window.fetch = () => undefined),
+    no_json: () => (JSON.stringify = () => { throw new Error('no JSON') }),
+    no_time: () => (Date.now = () => { throw new Error('no time') }),
+  }
+  for (const [name, trick] of Object.entries(tricks)) {
+    const context = await arrive(browser, wrong)
+    await context.addInitScript(trick)
+    const page = await context.newPage()
+    await page.goto(`${shop.origin}/${name}/home`)
+    await page.waitForFunction(() => document.readyState === 'complete')
+    await page.evaluate(() => {
+      window.millrace('event', 'numbered', { label: '0' })
+      document.getElementById('alive').click()
+      history.pushState({}, '', 'elsewhere')
+    })
+    await page.click('#dead')
+    if (!/throwing|odd|no_json|no_time$/.test(name)) {
+      ledger[name] = { labels: ['0'] }
+      await page.waitForTimeout(600)
+      await until('an empty queue', async () => (await kept(page)).waiting === 0)
+    }
+    if (await page.textContent('#said') !== '!') wrong.push(`${name}: the page itself no longer works`)
+    await context.close()
+  }
+}
+
+try {
+  await Promise.all([offline(), tabs(), refused(), hostile()])
+  await away()
+  await closed()
+} finally {
+  await browser.close()
+  shop.close()
+  await gate.close()
+}
+console.log(JSON.stringify({ ...ledger, wrong, origin: shop.origin }))
