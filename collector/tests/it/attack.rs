@@ -180,6 +180,10 @@ async fn floods_over_a_rate_and_unknown_keys_leave_no_trace_in_memory() {
         let count = |status: &str| text.matches(&format!("HTTP/1.1 {status}")).count();
         (count("200"), count("401"), count("429"))
     };
+    // The rules for user agents are there once one has been read: they are no trace of anybody.
+    let browser =
+        format!("x-write-key: {WRITE_KEY}\r\nuser-agent: Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0\r\n");
+    assert_eq!(post("127.0.0.1", collector.address(), &browser, GOOD.as_bytes()).await, 202);
     let before = collector.rss_peak();
     // One address over its rate.
     let one = |_| format!("key={WRITE_KEY} HTTP/1.1\r\nhost: a");

@@ -273,3 +273,30 @@ async fn items_join_the_order_before_them() {
     assert_eq!(rows[0]["item_product_id"], json!(["mug", "mug"]));
     assert_eq!((&rows[1]["name"], &rows[1]["order_id"]), (&json!("transaction_item"), &json!("2")));
 }
+
+#[tokio::test]
+async fn web_vitals_and_errors_are_named_as_the_snippet_names_them() {
+    let service = Service::start().await;
+    let told = |name: &str, data: Value| {
+        let event = self_describing(&format!("com.snowplowanalytics.snowplow/{name}"), &data).to_string();
+        json!({ "e": "ue", "ue_pr": event, "eid": "0190a0b0-0000-4000-8000-000000000001", "duid": "d" })
+            .to_string()
+    };
+    let vitals = told("web_vitals", json!({ "lcp": 1200.5, "cls": 0.01, "inp": null, "fid": 3 }));
+    let error =
+        told("application_error", json!({ "message": "no tea", "fileName": "a.js", "lineNumber": 7 }));
+    assert_eq!(payload(&service, &[&vitals, &error]).await, ok());
+    let rows = service.events();
+    let seen: Vec<_> = rows.iter().map(|row| (&row["name"], &row["label"], &row["value"])).collect();
+    assert_eq!(
+        seen,
+        [
+            (&json!("web_vitals"), &json!("LCP"), &json!(1200.5)),
+            (&json!("web_vitals"), &json!("CLS"), &json!(0.01)),
+            (&json!("exception"), &Value::Null, &Value::Null),
+        ]
+    );
+    assert!(rows.iter().all(|row| row["non_interactive"] == 1));
+    assert_ne!(rows[0]["event_id"], rows[1]["event_id"]);
+    assert_eq!(rows[2]["properties"], json!({ "message": "no tea", "source": "a.js", "line": "7" }));
+}

@@ -21,6 +21,7 @@ use base64::{Engine as _, alphabet, engine::GeneralPurpose, engine::general_purp
 use millrace_schemas::{event::PURCHASE, event::REFUND, event::canonical_name, reject::Reason};
 use serde_json::{Map, Value};
 
+use self::unstructured::Vital;
 use super::{
     Call, Does, Route, Translation, add_properties, event_id, put,
     value::{put_currency, put_first, put_ip, put_pixels, put_text, put_url, text},
@@ -62,13 +63,14 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
             events.push(Map::new());
             continue;
         };
-        let Payload { mut event, .. } = Payload::read(fields);
+        let Payload { mut event, vitals, .. } = Payload::read(fields);
         if is_anonymous {
             event.remove("visitor_id");
             event.remove("user_id");
         }
         match fields.get("e").and_then(Value::as_str) {
             Some("ti") if ecommerce::joins_order(&mut events, fields) => {}
+            _ if !vitals.is_empty() => events.extend(vitals.into_iter().map(|vital| vital.of(&event))),
             _ => events.push(event),
         }
     }
@@ -98,6 +100,8 @@ struct Payload<'p> {
     fields: &'p Map<String, Value>,
     entities: Vec<Entity>,
     event: Map<String, Value>,
+    /// Each becomes an event of its own.
+    vitals: Vec<Vital>,
 }
 
 /// A self-describing JSON.
@@ -121,7 +125,7 @@ impl Entity {
 
 impl<'p> Payload<'p> {
     fn read(fields: &'p Map<String, Value>) -> Self {
-        let mut payload = Self { fields, entities: entities(fields), event: Map::new() };
+        let mut payload = Self { fields, entities: entities(fields), event: Map::new(), vitals: Vec::new() };
         payload.base();
         payload.said_beside();
         match fields.get("e").and_then(Value::as_str).unwrap_or_default() {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Entity, Payload, ecommerce, nested};
 use crate::compat::{
-    properties,
+    event_id, properties, put,
     value::{put_currency, text},
 };
 
@@ -40,7 +40,11 @@ impl Payload<'_> {
                 self.quiet("exception");
                 self.renamed(&data, APPLICATION_ERROR);
             }
-            "web_vitals" | "consent_granted" | "consent_withdrawn" => {
+            "web_vitals" => {
+                self.quiet(&name);
+                self.vitals = Vital::ALL.iter().filter_map(|vital| Vital::read(vital, &data)).collect();
+            }
+            "consent_granted" | "consent_withdrawn" => {
                 self.as_it_is(&name, &data);
                 self.quiet(&name);
             }
@@ -139,11 +143,38 @@ impl Payload<'_> {
     }
 }
 
+/// One of a page's web vitals.
+pub(super) struct Vital {
+    label: &'static str,
+    value: Value,
+}
+
+impl Vital {
+    /// What the snippet calls them.
+    const ALL: [&'static str; 5] = ["LCP", "INP", "CLS", "FCP", "TTFB"];
+
+    fn read(label: &'static str, data: &Map<String, Value>) -> Option<Self> {
+        let value = data.get(&label.to_ascii_lowercase()).filter(|value| value.is_number())?;
+        Some(Self { label, value: value.clone() })
+    }
+
+    /// Its event, with an id made of that of them all.
+    pub(super) fn of(self, all: &Map<String, Value>) -> Map<String, Value> {
+        let mut event = all.clone();
+        if let Some(id) = all.get("event_id").and_then(Value::as_str) {
+            put(&mut event, "event_id", event_id(&format!("{id} {}", self.label)));
+        }
+        put(&mut event, "label", self.label);
+        put(&mut event, "value", self.value);
+        event
+    }
+}
+
 const APPLICATION_ERROR: &[(&str, &str)] = &[
-    ("description", "message"),
+    ("message", "message"),
     ("type", "exceptionName"),
     ("stack", "stackTrace"),
-    ("file", "fileName"),
+    ("source", "fileName"),
     ("line", "lineNumber"),
     ("column", "lineColumn"),
 ];

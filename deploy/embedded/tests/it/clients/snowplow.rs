@@ -82,7 +82,7 @@ pub(super) async fn from_browsers(host: &str, stores: &Stores) {
     let error = named(&rows, "exception");
     assert_has(error, &json!({ "non_interactive": 1 }));
     let said = &error["properties"];
-    assert_has(said, &json!({ "description": "no tea", "file": "shop.js", "line": "7" }));
+    assert_has(said, &json!({ "message": "no tea", "source": "shop.js", "line": "7" }));
     assert_has(
         named(&rows, "click"),
         &json!({
