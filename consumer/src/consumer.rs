@@ -18,7 +18,7 @@ use crate::{
     health::Health,
     lane::Limits,
     memory::Memory,
-    source::{Assignment, Flow, LaneId, Source, SourceError, kafka::KafkaSource, spool::SpoolSource},
+    source::{Assignment, Flow, LaneId, Source, SourceError, apart, kafka::KafkaSource, spool::SpoolSource},
     store::Store,
 };
 
@@ -156,7 +156,7 @@ async fn drive<S: Source>(
         gauges.update(&shared);
         drop(shared);
         // The last owner of a Kafka client waits for it to end.
-        let _ = tokio::task::spawn_blocking(move || drop(source)).await;
+        let _ = apart(move || drop(source)).await;
     };
     if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
         tracing::warn!(

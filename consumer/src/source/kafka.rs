@@ -37,7 +37,7 @@ use rdkafka::{
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use self::group::{Context, Group, Shared};
-use super::{Assignment, LaneId, Messages, Source, SourceError, TOPICS};
+use super::{Assignment, LaneId, Messages, Source, SourceError, TOPICS, apart};
 use crate::{config::Config, dead_letter::DeadLetter, health::Health, memory::Memory};
 
 /// Messages are handed over in pieces of this size, or when nothing more is there.
@@ -266,9 +266,7 @@ impl Source for KafkaSource {
         generation: u64,
         position: Position,
     ) -> Result<(), SourceError> {
-        tokio::task::spawn_blocking(move || self.commit(lane, generation, position))
-            .await
-            .map_err(|error| SourceError(error.to_string()))?
+        apart(move || self.commit(lane, generation, position)).await?
     }
 
     fn reread(&self, lane: LaneId, generation: u64, offset: u64, epoch: u64) {
@@ -302,10 +300,10 @@ impl Source for KafkaSource {
         self.shared.stopping.store(true, SeqCst);
         let thread = lock(&self.reader).take();
         if let Some(thread) = thread {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            let _ = apart(move || thread.join()).await;
         }
         let producer = lock(&self.producer).clone();
-        let _ = tokio::task::spawn_blocking(move || producer.flush(Duration::from_secs(3))).await;
+        let _ = apart(move || producer.flush(Duration::from_secs(3))).await;
     }
 }
 

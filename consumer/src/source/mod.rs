@@ -13,10 +13,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    thread,
 };
 
 use millrace_schemas::{spool::Position, topic};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{mpsc::UnboundedReceiver, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -186,6 +187,20 @@ impl Flow {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SourceError(pub String);
+
+/// Does what a log's client may hold up for ever, on a thread of its own: a runtime that ends waits for its blocking tasks.
+pub(crate) async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SourceError> {
+    let (done, result) = oneshot::channel();
+    thread::Builder::new()
+        .name("log-client".into())
+        .spawn(move || {
+            let _ = done.send(work());
+        })
+        .map_err(|error| SourceError(format!("no thread can be started: {error}")))?;
+    result.await.map_err(|_| SourceError("the log's client panicked".into()))
+}
 
 /// A log that is read, and that remembers how far.
 pub trait Source: Send + Sync + 'static {
