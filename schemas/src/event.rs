@@ -51,15 +51,49 @@ pub const INVENTORY_LEVEL: &str = "inventory_level";
 /// A product was rated: `items[].product_id`, rating in `value`.
 pub const REVIEW: &str = "review";
 
-/// The canonical (GA4) name of an event: older and other products' names become it, all others stay as they are.
+/// Names that older clients and other products give to events, with the canonical (GA4) ones.
+pub const SYNONYMS: [(&str, &str); 10] = [
+    ("product_view", VIEW_ITEM),
+    ("Product Viewed", VIEW_ITEM),
+    ("cart_add", ADD_TO_CART),
+    ("Product Added", ADD_TO_CART),
+    ("Product Removed", REMOVE_FROM_CART),
+    ("checkout_start", BEGIN_CHECKOUT),
+    ("Checkout Started", BEGIN_CHECKOUT),
+    ("order_completed", PURCHASE),
+    ("Order Completed", PURCHASE),
+    ("Order Refunded", REFUND),
+];
+
+/// The canonical name of an event: [`SYNONYMS`] become it, all others stay as they are.
 pub fn canonical_name(name: &str) -> &str {
-    match name {
-        "product_view" | "Product Viewed" => VIEW_ITEM,
-        "cart_add" | "Product Added" => ADD_TO_CART,
-        "Product Removed" => REMOVE_FROM_CART,
-        "checkout_start" | "Checkout Started" => BEGIN_CHECKOUT,
-        "order_completed" | "Order Completed" => PURCHASE,
-        "Order Refunded" => REFUND,
-        other => other,
+    SYNONYMS.iter().find(|(synonym, _)| *synonym == name).map_or(name, |(_, canonical)| canonical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What clients out there send: none may be lost.
+    #[test]
+    fn synonyms_become_canonical_names_and_nothing_else_does() {
+        let sent: [(&str, &[&str]); 6] = [
+            ("view_item", &["product_view", "Product Viewed"]),
+            ("add_to_cart", &["cart_add", "Product Added"]),
+            ("remove_from_cart", &["Product Removed"]),
+            ("begin_checkout", &["checkout_start", "Checkout Started"]),
+            ("purchase", &["order_completed", "Order Completed"]),
+            ("refund", &["Order Refunded"]),
+        ];
+        for (canonical, synonyms) in sent {
+            assert!(synonyms.iter().all(|synonym| canonical_name(synonym) == canonical), "{canonical}");
+        }
+        for (synonym, canonical) in SYNONYMS {
+            assert_eq!(canonical_name(canonical), canonical);
+            for other in [synonym.to_uppercase(), format!("{synonym} "), synonym[1..].to_owned()] {
+                assert_eq!(canonical_name(&other), other);
+            }
+        }
+        assert_eq!(canonical_name(""), "");
     }
 }

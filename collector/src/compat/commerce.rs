@@ -6,47 +6,25 @@ use millrace_schemas::event::{
 };
 use serde_json::{Map, Value};
 
-use super::put;
+use super::{
+    put,
+    value::{put_currency, put_first, put_text},
+};
 
-/// Members that become fields, whether they say something or not.
-const FIELDS: [&str; 13] = [
-    "value",
-    "total",
-    "revenue",
-    "currency",
-    "tax",
-    "shipping",
-    "discount",
-    "coupon",
-    "order_id",
-    "transaction_id",
-    "refund_id",
-    "items",
-    "products",
+/// Fields of an event with the members that they are read from; the first that says something wins.
+const FIELDS: [(&str, &[&str]); 6] = [
+    ("value", &["value", "total", "revenue"]),
+    ("tax", &["tax"]),
+    ("shipping", &["shipping"]),
+    ("coupon", &["coupon"]),
+    ("order_id", &["order_id", "transaction_id"]),
+    ("refund_id", &["refund_id"]),
 ];
 
-/// Members that become the one item of an event which has no list.
-const ITEM_FIELDS: [&str; 17] = [
-    "product_id",
-    "item_id",
-    "id",
-    "sku",
-    "variant_id",
-    "item_variant",
-    "variant",
-    "name",
-    "item_name",
-    "brand",
-    "item_brand",
-    "category",
-    "item_category",
-    "product_kind",
-    "price",
-    "quantity",
-    "discount",
-];
+/// Members with the rest: `discount` is the one item's, where the event has one and no list.
+const OTHER_FIELDS: [&str; 4] = ["currency", "discount", "items", "products"];
 
-/// A field of an item with the members that it is read from; the first that says something wins.
+/// Likewise of an item. An event that has no list may have the members of its one item.
 const ITEM: [(&str, &[&str]); 9] = [
     ("product_id", &["product_id", "item_id", "id", "sku"]),
     ("variant_id", &["variant_id", "item_variant", "variant"]),
@@ -61,16 +39,17 @@ const ITEM: [(&str, &[&str]); 9] = [
 
 /// Puts the money and the items of an event called `name` into it. Returns the members that have become fields by that.
 ///
-/// Only an event of a known name, or one with a list of items, is about goods: `value` and `currency` of others mean what
-/// their senders want them to mean. A number in `value` stays a number everywhere.
+/// Only an event of a known name, or one with a list of objects for items, is about goods: `value` and `currency` of
+/// others mean what their senders want them to mean. A number in `value` stays a number everywhere.
 pub(crate) fn put_commerce(
     event: &mut Map<String, Value>,
     name: &str,
     from: &Map<String, Value>,
 ) -> Vec<&'static str> {
-    let list =
-        ["items", "products"].into_iter().find_map(|name| from.get(name).filter(|list| list.is_array()));
-    if list.is_none() && !is_about_goods(canonical_name(name)) {
+    let is_known = is_about_goods(canonical_name(name));
+    let list = ["items", "products"].into_iter().find_map(|name| from.get(name)?.as_array());
+    let list = list.filter(|list| is_known || list.iter().all(Value::is_object));
+    if list.is_none() && !is_known {
         return match from.get("value") {
             Some(value @ Value::Number(_)) => {
                 put(event, "value", value.clone());
@@ -79,24 +58,22 @@ pub(crate) fn put_commerce(
             _ => Vec::new(),
         };
     }
-    for (field, names) in
-        [("value", &["value", "total", "revenue"][..]), ("order_id", &["order_id", "transaction_id"])]
-    {
-        put(event, field, first(from, names));
+    for (field, names) in FIELDS {
+        put_first(event, field, from, names);
     }
-    for field in ["currency", "tax", "shipping", "coupon", "refund_id"] {
-        put(event, field, first(from, &[field]));
+    put_currency(event, from.get("currency"));
+    as_text(event, &["order_id", "refund_id"]);
+    text_or_nothing(event, &["coupon"]);
+    let mut taken = OTHER_FIELDS.to_vec();
+    taken.extend(FIELDS.iter().flat_map(|(_, names)| *names));
+    if list.is_none() && ITEM[0].1.iter().any(|id| from.contains_key(*id)) {
+        event.insert("items".into(), vec![item_of(from)].into());
+        taken.extend(ITEM.iter().flat_map(|(_, names)| *names));
+        return taken;
     }
-    as_text(event, &["order_id", "refund_id", "coupon"]);
-    let mut taken = FIELDS.to_vec();
-    if let Some(Value::Array(items)) = list {
+    put_first(event, "discount", from, &["discount"]);
+    if let Some(items) = list {
         event.insert("items".into(), items.iter().map(item).collect());
-        put(event, "discount", first(from, &["discount"]));
-    } else if ITEM[0].1.iter().any(|id| from.contains_key(*id)) {
-        event.insert("items".into(), Value::Array(vec![item_of(from)]));
-        taken.extend(ITEM_FIELDS);
-    } else {
-        put(event, "discount", first(from, &["discount"]));
     }
     taken
 }
@@ -126,11 +103,6 @@ fn is_about_goods(canonical_name: &str) -> bool {
     )
 }
 
-fn first(from: &Map<String, Value>, names: &[&str]) -> Value {
-    let says = |value: &&Value| !value.is_null() && value.as_str() != Some("");
-    names.iter().find_map(|name| from.get(*name).filter(says)).cloned().unwrap_or_default()
-}
-
 /// What is no object stays as it is, and is refused where items are read.
 fn item(item: &Value) -> Value {
     match item {
@@ -142,9 +114,10 @@ fn item(item: &Value) -> Value {
 fn item_of(from: &Map<String, Value>) -> Value {
     let mut item = Map::new();
     for (field, names) in ITEM {
-        put(&mut item, field, first(from, names));
+        put_first(&mut item, field, from, names);
     }
-    as_text(&mut item, &["product_id", "variant_id", "name", "brand", "category"]);
+    as_text(&mut item, &["product_id", "variant_id"]);
+    text_or_nothing(&mut item, &["name", "brand", "category", "product_kind"]);
     Value::Object(item)
 }
 
@@ -154,6 +127,14 @@ fn as_text(of: &mut Map<String, Value>, fields: &[&str]) {
         if let Some(value @ Value::Number(_)) = of.get_mut(*field) {
             *value = Value::String(value.to_string());
         }
+    }
+}
+
+/// What only describes is left out where it is of another type.
+fn text_or_nothing(of: &mut Map<String, Value>, fields: &[&str]) {
+    for field in fields {
+        let value = of.remove(*field);
+        put_text(of, field, value.as_ref());
     }
 }
 
@@ -196,6 +177,24 @@ mod tests {
             &json!({ "product_id": "p", "name": "Shoe", "price": 5, "colour": "red" }),
             &json!({ "items": [{ "product_id": "p", "name": "Shoe", "price": 5 }] }),
             &["colour"],
+        );
+        check(
+            "purchase",
+            &json!({
+                "order_id": 7, "currency": "eur", "coupon": ["a"],
+                "items": [{ "id": "a", "name": 5, "brand": {}, "item_brand": "B", "category": ["c"], "price": 1 }],
+            }),
+            &json!({ "order_id": "7", "currency": "EUR", "items": [{ "product_id": "a", "name": "5", "price": 1 }] }),
+            &[],
+        );
+        for list in [json!(["a", "b"]), json!([{ "id": "a" }, 3])] {
+            check("list_sorted", &json!({ "items": list, "value": "up" }), &json!({}), &["items", "value"]);
+        }
+        check(
+            "list_sorted",
+            &json!({ "items": [{ "id": "a" }], "value": 3 }),
+            &json!({ "items": [{ "product_id": "a" }], "value": 3 }),
+            &[],
         );
         check("signup", &json!({ "value": "high", "id": 3 }), &json!({}), &["id", "value"]);
         check("signup", &json!({ "value": 3, "currency": "points" }), &json!({ "value": 3 }), &["currency"]);

@@ -243,7 +243,7 @@ fn flatten(flat: &mut Map<String, Value>, name: &str, value: &Value, names_bytes
         // Names as long as that are refused; to repeat them would cost more than they did.
         Value::Object(inner) if name.len() <= NAMES_BYTES_MAX / 2 => {
             for (inner_name, value) in inner {
-                if *names_bytes > NAMES_BYTES_MAX {
+                if *names_bytes > NAMES_BYTES_MAX || flat.len() >= PROPERTIES_MAX {
                     return;
                 }
                 flatten(flat, &format!("{name}.{inner_name}"), value, names_bytes);

@@ -3,6 +3,8 @@
 //! The site's `domain` is the key. Visitors have no id there: Millrace's own visitor of the day stands for them. An
 //! `engagement` says how long and how far a page was read, and not which showing of it: it stays an event of its own.
 
+use std::net::IpAddr;
+
 use axum::{
     body::Body,
     http::{
@@ -15,7 +17,7 @@ use millrace_schemas::reject::Reason;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Call, Does, Route, Translation, goal, properties, put,
+    Call, Does, Route, Translation, add_properties, goal, properties, put,
     value::{put_currency, put_ip, put_pixels, put_text, put_url},
 };
 use crate::{
@@ -98,20 +100,19 @@ fn put_named(
         return;
     }
     if let Some((_, known)) = NAMES.iter().find(|(own, _)| *own == name) {
-        let mut kept = properties(props, &["url"]);
-        if let Some(url) = props.get("url") {
-            put(&mut kept, "link_url", url.clone());
-        }
+        let mut kept = Map::new();
+        put_text(&mut kept, "link_url", props.get("url"));
         if *known == "click" {
             put(&mut kept, "outbound", true);
         }
+        add_properties(&mut kept, properties(props, &["url"]));
         put(event, "name", *known);
         put(event, "properties", kept);
         return;
     }
     let mut taken = super::commerce::put_commerce(event, goal::commerce_name(name).unwrap_or(name), props);
     taken.extend(put_revenue(event, said, props));
-    goal::put_name(event, name, call, 0);
+    goal::put_name(event, name, call, 0, said);
     put(event, "properties", properties(props, &taken));
 }
 
@@ -145,8 +146,9 @@ fn put_revenue(
 fn put_sender(event: &mut Map<String, Value>, call: &Call<'_>) {
     let header = |name: &str| call.headers.get(name).and_then(|value| value.to_str().ok());
     let Some(forwarded) = header("x-forwarded-for") else { return };
-    let visitor = forwarded.split(',').next().unwrap_or_default().trim();
-    put_ip(event, Some(&visitor.into()));
+    // Of a list the first that is an address, as Plausible has it.
+    let visitor = forwarded.split(',').map(str::trim).find(|ip| ip.parse::<IpAddr>().is_ok());
+    put_ip(event, visitor.map(Value::from).as_ref());
     if event.contains_key("ip")
         && let Some(user_agent) = header(USER_AGENT.as_str())
     {
@@ -195,4 +197,32 @@ pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
         _ => StatusCode::BAD_REQUEST,
     };
     answer::refused_as(status, &json!({ "errors": { part: [refused.refusal.detail] } }), refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::{HeaderMap, Method};
+
+    #[test]
+    fn the_visitors_address_is_the_first_in_the_list_that_is_one() {
+        for (list, address) in [
+            ("203.0.113.9, 10.0.0.1", json!("203.0.113.9")),
+            ("unknown, 2001:db8::1", json!("2001:db8::1")),
+            ("unknown", Value::Null),
+        ] {
+            let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), list.parse().unwrap())]);
+            let call = Call {
+                method: &Method::POST,
+                path: "/api/event",
+                query: "",
+                headers: &headers,
+                body: b"{}",
+                received_at: 0,
+                inflated_bytes_max: 0,
+            };
+            let event = decode(&call).unwrap().events.remove(0);
+            assert_eq!(event.get("ip").unwrap_or(&Value::Null), &address, "{list}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Call, Does, Route, Translation, goal, properties, put,
-    value::{object, put_currency, put_ip, put_text, text},
+    value::{object, put_currency, put_ip, put_property, put_text, text},
 };
 use crate::{
     decode::Refusal,
@@ -29,6 +29,12 @@ pub(crate) const ROUTES: &[Route] =
     &[Route { path: "/api/send", does: Does::Post }, Route { path: BATCH, does: Does::Post }];
 
 const BATCH: &str = "/api/batch";
+
+/// More events than a setting of the collector would let into one request: nothing is made of them.
+const EVENTS_MAX: usize = 1_000;
+
+/// A longer origin is no page's; a path is repeated with it.
+const ORIGIN_BYTES_MAX: usize = 512;
 
 /// Members of a payload that become fields, or that say nothing here.
 const FIELDS: [&str; 16] = [
@@ -60,6 +66,10 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
         }
         _ => return Err(Refusal::new(Reason::WrongType, "the body must be an object")),
     };
+    if sent.len() > EVENTS_MAX {
+        let detail = format!("send at most {EVENTS_MAX} events in one request");
+        return Err(Refusal::new(Reason::TooManyEvents, detail));
+    }
     let website = |sent: &Value| text(sent.get("payload").and_then(|payload| payload.get("website")));
     let key = sent.iter().find_map(website);
     let base = Base::of(call.headers);
@@ -112,7 +122,7 @@ fn event(sent: &Value, base: &Base, call: &Call<'_>, index: usize) -> Map<String
         ("event", Some(name)) => {
             event.insert("type".into(), "event".into());
             let taken = put_money(&mut event, &name, data);
-            goal::put_name(&mut event, &name, call, index);
+            goal::put_name(&mut event, &name, call, index, payload);
             kept = properties(data, &taken);
         }
         ("identify", _) => {
@@ -129,9 +139,7 @@ fn event(sent: &Value, base: &Base, call: &Call<'_>, index: usize) -> Map<String
         }
         (other, _) => put(&mut event, "type", other),
     }
-    if let Some(tag) = text(payload.get("tag")) {
-        put(&mut kept, "tag", tag);
-    }
+    put_property(&mut kept, "tag", payload.get("tag"));
     put(&mut event, "properties", kept);
     event
 }
@@ -165,16 +173,15 @@ fn put_screen(event: &mut Map<String, Value>, screen: Option<&Value>) {
     }
 }
 
-/// Seconds since 1970; what is no number is refused as a time.
+/// Seconds since 1970, also in a string; what is no number is refused as a time.
 fn put_time(event: &mut Map<String, Value>, timestamp: Option<&Value>) {
-    match timestamp {
-        Some(Value::Number(seconds)) => {
-            let ms = seconds.as_f64().map(|seconds| seconds * 1e3).filter(|ms| ms.is_finite());
-            put(event, "timestamp", ms.map_or(Value::from("too large"), Value::from));
-        }
-        Some(other) => put(event, "timestamp", other.clone()),
-        None => {}
-    }
+    let seconds = match timestamp {
+        Some(Value::Number(seconds)) => seconds.as_f64(),
+        Some(Value::String(seconds)) => seconds.parse().ok(),
+        _ => None,
+    };
+    let ms = seconds.map(|seconds: f64| seconds * 1e3).filter(|ms| ms.is_finite());
+    put(event, "timestamp", ms.map(Value::from).or_else(|| timestamp.cloned()).unwrap_or_default());
 }
 
 /// Where a path is a path of.
@@ -195,6 +202,7 @@ impl Base {
                 url[authority_at..].find(['/', '?', '#', '\\']).map_or(url.len(), |at| authority_at + at);
             url[..end].to_owned()
         });
+        let origin = origin.filter(|origin| origin.len() <= ORIGIN_BYTES_MAX);
         // As Umami has it where nobody says anything.
         let site = origin.clone().unwrap_or_else(|| "https://localhost".to_owned());
         Self { origin, site }
@@ -273,6 +281,42 @@ pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::Method;
+
+    fn decode_batch(batch: &Value) -> Result<Translation, Refusal> {
+        let body = batch.to_string();
+        decode(&Call {
+            method: &Method::POST,
+            path: BATCH,
+            query: "",
+            headers: &HeaderMap::new(),
+            body: body.as_bytes(),
+            received_at: 0,
+            inflated_bytes_max: 0,
+        })
+    }
+
+    #[test]
+    fn a_batch_is_bounded() {
+        let batch = |events: usize| Value::from(vec![json!({ "type": "event", "payload": {} }); events]);
+        assert_eq!(decode_batch(&batch(EVENTS_MAX)).unwrap().events.len(), EVENTS_MAX);
+        assert_eq!(decode_batch(&batch(EVENTS_MAX + 1)).unwrap_err().reason, Reason::TooManyEvents);
+    }
+
+    /// Made of the whole batch it would cost the more the longer that is, for each order in it.
+    #[test]
+    fn an_orders_own_id_is_made_of_what_it_says_itself() {
+        let order = |note: &str| json!({ "type": "event", "payload": { "name": "purchase", "data": { "note": note } } });
+        let ids = |batch: &[Value]| -> Vec<Value> {
+            let events = decode_batch(&Value::from(batch)).unwrap().events;
+            events.into_iter().map(|event| event["order_id"].clone()).collect()
+        };
+        let first = &ids(&[order("a")])[0];
+        let all = ids(&[order("a"), order("a"), order("b")]);
+        assert_eq!(&all[0], first);
+        assert_ne!(&all[1], first, "the same again is another order");
+        assert_ne!(all[2], ids(&[order("a"), order("a"), order("c")])[2]);
+    }
 
     #[test]
     fn paths_become_addresses() {
@@ -289,6 +333,7 @@ mod tests {
         check("http://shop.example.evil", Some("shop.example"), "/", "https://shop.example/");
         check("http://other.example", None, "x y", "http://other.example/x%20y");
         check("", Some("a/b"), "//evil.example/x", "https://localhost/evil.example/x");
+        check(&format!("https://{}.example", "a".repeat(ORIGIN_BYTES_MAX)), None, "/", "https://localhost/");
         check("", None, "https://shop.example/x", "https://shop.example/x");
         check("", Some("shop.example"), "/caf%25C3%25A9", "https://shop.example/caf%C3%A9");
     }

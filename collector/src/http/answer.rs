@@ -6,7 +6,7 @@ use axum::{
     body::Body,
     http::{
         HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+        header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
     },
     response::Response,
 };
@@ -103,10 +103,6 @@ pub(crate) fn refused_as(status: StatusCode, body: &impl Serialize, refused: &Re
     if let Some(wait) = refused.retry_after {
         let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    // What is left of the body would otherwise be read as the next request, or waited for.
-    if matches!(refused.refusal.reason, Reason::BodyTimeout | Reason::BodyTooLarge) {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

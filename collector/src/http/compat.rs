@@ -10,7 +10,7 @@ use axum::{
     http::{header::ORIGIN, request::Parts},
     middleware::from_fn_with_state,
     response::Response,
-    routing::options,
+    routing::MethodRouter,
 };
 
 use super::{
@@ -42,9 +42,9 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
             let result = take(&app, protocol, &parts, body).await;
             respond(&app, protocol, &parts, &result)
         };
-        let mut methods = options(cors::preflight).fallback(pages::method_not_allowed);
         // What has a body looks at the client's rate itself.
-        methods = methods.layer(limit.clone());
+        let nothing = MethodRouter::new().fallback(pages::method_not_allowed).layer(limit.clone());
+        let mut methods = nothing.options(cors::preflight);
         methods = match route.does {
             Does::Post => methods.post(take),
             Does::Get => methods.get(take),

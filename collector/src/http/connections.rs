@@ -22,6 +22,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
+use super::unread::Unread;
 use crate::client;
 
 /// A request of this connection is complete, and not answered yet.
@@ -63,6 +64,8 @@ pub(crate) struct Connection {
     began: Instant,
     /// Milliseconds at which the wait for the client began, or [`BUSY`], or [`CLOSED`].
     waiting_since_ms: AtomicU64,
+    /// What was left of the present request's body.
+    unread: Mutex<Option<Unread>>,
 }
 
 impl Connection {
@@ -75,6 +78,14 @@ impl Connection {
     /// The collector's turn: a request is complete.
     pub(crate) fn work(&self) {
         self.waiting_since_ms.store(BUSY, Ordering::Relaxed);
+    }
+
+    pub(crate) fn leave(&self, unread: Unread) {
+        *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(unread);
+    }
+
+    pub(crate) fn take_unread(&self) -> Option<Unread> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -97,7 +108,11 @@ impl Connections {
         let peer = peer.to_canonical();
         let is_proxy = self.trusted_proxies.iter().any(|network| network.contains(&peer));
         let network = (!is_proxy).then(|| client::network(peer));
-        let connection = Arc::new(Connection { began: self.began, waiting_since_ms: AtomicU64::new(0) });
+        let connection = Arc::new(Connection {
+            began: self.began,
+            waiting_since_ms: AtomicU64::new(0),
+            unread: Mutex::default(),
+        });
         connection.wait(Instant::now());
         let mut open = self.lock();
         let id = open.next_id;

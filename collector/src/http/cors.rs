@@ -26,10 +26,15 @@ const ALLOWED_HEADERS: HeaderValue =
 
 /// `OPTIONS`: may this page send? Asked without the key, unless it stands in the address; the request itself is checked
 /// again.
+///
+/// Counts towards the client's rate, and is answered at any rate: a page learns nothing of a refused preflight but that
+/// the network failed, and of the request itself when to come again. posthog-js drops what failed four times so.
 pub(crate) async fn preflight(State(app): State<Arc<App>>, request: Request) -> Response {
-    let headers = request.headers();
+    let (parts, _) = request.into_parts();
+    let _ = collect::take_client_rate(&app, &parts);
+    let headers = &parts.headers;
     let directory = app.directory.load();
-    let key = collect::query_key(request.uri());
+    let key = collect::query_key(&parts.uri);
     if let (Some(key), Some(origin)) = (key.and_then(|key| directory.find(&key)), origin(headers))
         && !key.is_trusted
         && !key.store.allows(&origin)
@@ -42,7 +47,7 @@ pub(crate) async fn preflight(State(app): State<Arc<App>>, request: Request) -> 
     let answer = response.headers_mut();
     answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
     // What a page may send is for the key and its origins to say; a header more or less lets nobody in.
-    let asked = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS);
+    let asked = headers.get(ACCESS_CONTROL_REQUEST_HEADERS);
     answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.cloned().unwrap_or(ALLOWED_HEADERS));
     answer.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     allow(&mut response, headers.get(ORIGIN));

@@ -9,6 +9,7 @@ pub(crate) mod pages;
 pub(crate) mod pixel;
 pub(crate) mod serve;
 pub(crate) mod stream;
+pub(crate) mod unread;
 
 use std::{
     net::IpAddr,
@@ -24,7 +25,7 @@ use axum::{
     Router,
     http::Method,
     middleware::from_fn_with_state,
-    routing::{MethodRouter, get, options},
+    routing::{MethodRouter, get},
 };
 use ipnet::IpNet;
 use millrace_schemas::limits::Limits;
@@ -97,10 +98,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(pages::not_found)
         .method_not_allowed_fallback(pages::method_not_allowed)
         .layer(limit.clone());
-    let preflight = options(cors::preflight).fallback(pages::method_not_allowed).layer(limit.clone());
     let nothing = MethodRouter::new().fallback(pages::method_not_allowed).layer(limit);
     Router::new()
-        .route(COLLECT, preflight.post(collect::post))
+        .route(COLLECT, nothing.clone().options(cors::preflight).post(collect::post))
         .route(PIXEL, nothing.get(pixel::get))
         .merge(compat::router(&app))
         .merge(pages)

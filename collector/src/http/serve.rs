@@ -20,7 +20,11 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
@@ -29,6 +33,7 @@ use super::{
     connections::{Connection, Connections},
     endpoint, router,
     stream::Stream,
+    unread::Given,
 };
 use crate::{
     config::ConnectionConfig,
@@ -37,6 +42,8 @@ use crate::{
 
 /// Files that the collector needs beside its connections: the log's, Postgres's, the metrics'.
 const OTHER_FILES: u64 = 128;
+/// How long room is waited for before more is made.
+const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Serves until `stop`, then lets open requests finish within `patience`.
 pub(crate) async fn serve(
@@ -75,12 +82,9 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        if permits.available_permits() == 0 {
-            app.metrics.closed_for_room(open.make_room());
-        }
         let permit = tokio::select! {
             () = stop.cancelled() => break,
-            permit = Arc::clone(&permits).acquire_owned() => permit,
+            permit = room(&permits, &open, &app.metrics) => permit,
         };
         // Answers are small and written whole: waiting for more to send would only delay them.
         let _ = tcp.set_nodelay(true);
@@ -105,6 +109,25 @@ pub(crate) async fn serve(
         tracing::warn!(cut_off, "requests did not finish in time; their senders were not answered");
     }
     tasks.shutdown().await;
+}
+
+/// A place for one more connection.
+async fn room(
+    permits: &Arc<Semaphore>,
+    open: &Connections,
+    metrics: &Metrics,
+) -> Result<OwnedSemaphorePermit, AcquireError> {
+    loop {
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        metrics.closed_for_room(open.make_room());
+        // When all are busy none is closed; they will not be busy for long, and need not end by themselves then.
+        let permit = Arc::clone(permits).acquire_owned();
+        if let Ok(permit) = tokio::time::timeout(ROOM_INTERVAL, permit).await {
+            return permit;
+        }
+    }
 }
 
 /// As many connections as there may be open files. Many systems start programs with a low limit, and let them raise it.
@@ -143,16 +166,22 @@ fn service(
         connection.wait(started);
         let endpoint = endpoint(request.method(), request.uri().path());
         request.extensions_mut().insert(Peer { address: peer, connection: Arc::clone(&connection) });
-        let answer = router.clone().call(request.map(Body::new));
+        let answer = router.clone().call(Given::of(request, &connection).map(Body::new));
         let (app, connection) = (Arc::clone(&app), Arc::clone(&connection));
         async move {
             let mut answer: Answer = answer.await;
-            let ended = Instant::now();
+            let mut ended = Instant::now();
             connection.wait(ended);
+            let mut is_last = app.is_draining.load(Ordering::Relaxed);
+            if let Some(unread) = connection.take_unread() {
+                is_last |= !unread.discard(app.limits.body_bytes_max, started + app.body_timeout).await;
+                ended = Instant::now();
+            }
             if let Ok(answer) = &mut answer {
                 app.metrics.request(endpoint, answer.status().as_u16(), ended.duration_since(started));
-                if app.is_draining.load(Ordering::Relaxed) {
-                    // The client's next request had better go to another collector.
+                if is_last {
+                    // The client's next request had better go to another collector; or what is left of the body would be
+                    // read as the next request, or waited for.
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
             }

@@ -101,6 +101,25 @@ async fn whoever_takes_all_connections_keeps_nobody_out() {
 }
 
 #[tokio::test]
+async fn who_comes_while_all_are_busy_is_served_when_they_are_not() {
+    let settings = ["--connections-max=1", "--head-timeout-ms=300000"].map(String::from);
+    let collector = Collector::start(&settings).await;
+    let whole = head(GOOD.len()) + GOOD;
+    let mut held = Vec::new();
+    for round in 0..50 {
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(collector.address()).await.unwrap();
+            stream.write_all(whole.as_bytes()).await.unwrap();
+            held.push(stream);
+        }
+        let mut answer = [0; 12];
+        let answered = held.last_mut().unwrap().read_exact(&mut answer);
+        tokio::time::timeout(PATIENCE, answered).await.unwrap_or_else(|_| panic!("{round}")).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 202");
+    }
+}
+
+#[tokio::test]
 async fn bodies_that_are_announced_or_held_back_take_no_memory_from_others() {
     let settings = ["--bodies-bytes-max=16777216", "--body-timeout-ms=300000"].map(String::from);
     let collector = Collector::start(&settings).await;
@@ -145,6 +164,52 @@ async fn bodies_that_are_announced_or_held_back_take_no_memory_from_others() {
     // Who hangs up gives everything back.
     drop(held);
     take(0).await;
+}
+
+#[tokio::test]
+async fn refused_bodies_take_no_memory_and_keep_nobody_out() {
+    let settings = ["--connections-max=40", "--body-timeout-ms=300000"].map(String::from);
+    let collector = Collector::start(&settings).await;
+    let (to, mib) = (collector.address(), 1 << 20);
+    assert_eq!(honest(&collector, GOOD.as_bytes()).await, 202);
+    // Held back: too large, for nobody's key, and where none belongs.
+    let announced = head(4 * mib);
+    let starts = [
+        announced.clone(),
+        announced.replace(WRITE_KEY, "nobodys"),
+        announced.replace("POST /v1/collect?", "GET /v1/pixel.gif?type=event&name=a&"),
+    ];
+    let mut held = Vec::new();
+    for start in starts {
+        for _ in 0..60 {
+            let mut stream = from("127.0.0.2", to).await.unwrap();
+            stream.write_all((start.clone() + &" ".repeat(10_000)).as_bytes()).await.unwrap();
+            held.push(stream);
+        }
+        for _ in 0..10 {
+            assert_eq!(honest(&collector, GOOD.as_bytes()).await, 202, "{start}");
+        }
+    }
+    collector.has_metric(CLOSED, 140.0).await;
+    drop(held);
+    // Sent as fast as they are taken.
+    let before = collector.rss_peak();
+    let key = format!("x-write-key: {WRITE_KEY}\r\n");
+    let body: Arc<[u8]> = vec![b' '; 4 * mib].into();
+    let mut senders = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let (key, body) = (key.clone(), Arc::clone(&body));
+        senders.spawn(async move {
+            for _ in 0..4 {
+                assert_eq!(post(&format!("127.0.2.{number}"), to, &key, &body).await, 413);
+            }
+        });
+    }
+    while let Some(ended) = senders.join_next().await {
+        ended.unwrap();
+    }
+    let grown = collector.rss_peak() - before;
+    assert!(grown < 24 << 20, "{} KiB", grown >> 10);
 }
 
 #[tokio::test]

@@ -199,3 +199,27 @@ async fn over_a_rate_it_says_when_to_come_again() {
             .await;
     assert_eq!(keyed.status, 202);
 }
+
+#[tokio::test]
+async fn a_goal_is_not_lost_for_what_it_does_not_say() {
+    let service = Service::start().await;
+    let many: serde_json::Map<_, _> =
+        (0..120).map(|number| (format!("p{number:03}"), json!(number))).collect();
+    for (body, name) in [
+        (json!({ "n": "Order Completed" }), "purchase"),
+        (json!({ "n": "order_completed" }), "purchase"),
+        (json!({ "n": "purchase" }), "purchase"),
+        (json!({ "n": "Purchase" }), "Purchase"),
+        (json!({ "n": "Order Refunded" }), "Refund"),
+        (json!({ "n": "refund", "$": { "amount": 5, "currency": "EUR" } }), "Refund"),
+        (json!({ "n": "Money back", "p": { "order_id": "7" } }), "Money back"),
+        (json!({ "n": "Refund", "p": { "order_id": "7" } }), "refund"),
+        (json!({ "n": "Outbound Link: Click", "p": many }), "click"),
+    ] {
+        let said = post(&service, with(body.clone())).await;
+        assert_eq!(said.status, 202, "{body}: {}", said.text);
+        let row = service.events().pop().unwrap();
+        assert_eq!(row["name"], name, "{body}");
+        assert_eq!(row["order_id"].as_str().is_some(), name == "purchase" || name == "refund", "{body}");
+    }
+}

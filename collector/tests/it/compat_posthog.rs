@@ -449,3 +449,113 @@ async fn questions_are_answered() {
     }
     assert!(!service.topic_dir(millrace_schemas::topic::EVENTS).exists() || service.events().is_empty());
 }
+
+#[tokio::test]
+async fn an_event_is_not_lost_for_what_is_beside_the_point() {
+    let service = Service::start().await;
+    let flags: serde_json::Map<_, _> =
+        (0..120).map(|number| (format!("$feature/{number:03}"), json!(true))).collect();
+    let with = |more: Value| {
+        let mut properties = flags.clone();
+        properties.extend(more.as_object().unwrap().clone());
+        properties
+    };
+    let error = json!({ "$exception_list": [{ "type": "TypeError", "value": "no tea" }] });
+    let list = json!({ "items": ["a", "b"], "value": "up" });
+    let sent = batch(&[
+        json!({ "event": "$exception", "distinct_id": "d", "properties": with(error) }),
+        json!({ "event": "$identify", "distinct_id": "d", "properties": with(json!({ "$anon_distinct_id": "a" })) }),
+        json!({ "event": "list_sorted", "distinct_id": "d", "properties": list }),
+        json!({ "event": "purchase", "distinct_id": "d", "properties": { "order_id": "o", "value": 3, "currency": "eur" } }),
+    ]);
+    assert_eq!(post(&service, "/e/", sent).await.status, 200);
+    let rows = service.events();
+    let names: Vec<_> = rows.iter().map(|row| row["name"].clone()).collect();
+    assert_eq!(names, ["exception", "identify", "list_sorted", "purchase"]);
+    assert_eq!(
+        (&rows[0]["properties"]["type"], &rows[0]["properties"]["message"]),
+        (&json!("TypeError"), &json!("no tea"))
+    );
+    assert_eq!(rows[2]["properties"], json!({ "items": "[\"a\",\"b\"]", "value": "up" }));
+    assert_eq!((&rows[3]["currency"], &rows[3]["total_minor"]), (&json!("EUR"), &json!(300)));
+}
+
+/// As PostHog's documentation writes them; what it does not name stays as it is.
+#[tokio::test]
+async fn its_specification_of_commerce_is_understood() {
+    let service = Service::start().await;
+    let product = json!({ "product_id": "p", "currency": "usd", "price": 30, "position": 3 });
+    let sent: Vec<_> = [
+        ("Product Viewed", product.clone()),
+        ("Product Clicked", product),
+        ("Cart Viewed", json!({ "cart_id": "c", "products": [{ "product_id": "p" }] })),
+        ("Products Searched", json!({ "query": "blue roses", "$el_text": "x".repeat(2_000) })),
+        ("Product Reviewed", json!({ "product_id": "p", "rating": "5" })),
+        ("Order Updated", json!({ "order_id": "o", "total": 3 })),
+        ("order completed", json!({ "cart_id": "c" })),
+        ("Signed Up", json!({})),
+    ]
+    .into_iter()
+    .map(|(name, properties)| json!({ "event": name, "distinct_id": "d", "properties": properties }))
+    .collect();
+    assert_eq!(post(&service, "/e/", batch(&sent)).await.status, 200);
+    let rows = service.events();
+    let names: Vec<_> = rows.iter().map(|row| row["name"].clone()).collect();
+    assert_eq!(
+        names,
+        [
+            "view_item",
+            "select_item",
+            "view_cart",
+            "search",
+            "review",
+            "order_updated",
+            "order completed",
+            "Signed Up"
+        ]
+    );
+    for row in &rows[..3] {
+        assert_eq!(row["item_product_id"], json!(["p"]), "{row}");
+    }
+    assert_eq!((&rows[0]["currency"], &rows[0]["properties"]), (&json!("USD"), &json!({ "position": "3" })));
+    assert_eq!(rows[3]["properties"]["search_term"], "blue roses");
+    assert_eq!(rows[3]["properties"]["$el_text"].as_str().unwrap().len(), 1_000);
+    assert_eq!((&rows[4]["item_product_id"], &rows[4]["value"]), (&json!(["p"]), &json!(5)));
+    assert_eq!(rows[6]["properties"], json!({ "cart_id": "c" }));
+}
+
+#[tokio::test]
+async fn refunds_of_some_products_are_several() {
+    let service = Service::start().await;
+    let refund = |number: usize, more: Value| {
+        let mut properties = json!({ "order_id": "o", "total": 3 });
+        properties.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "event": "Order Refunded", "distinct_id": "d", "uuid": uuid(number), "properties": properties })
+    };
+    let some = json!({ "products": [{ "product_id": "p" }] });
+    let named = json!({ "products": [{ "product_id": "p" }], "refund_id": "r" });
+    let sent = batch(&[refund(1, some), refund(2, named), refund(3, json!({}))]);
+    assert_eq!(post(&service, "/e/", sent).await.status, 200);
+    let ids: Vec<_> = service.events().iter().map(|row| row.get("refund_id").cloned()).collect();
+    assert_eq!(ids, [Some(json!(uuid(1))), Some(json!("r")), None]);
+}
+
+/// The time spent on a page is not that of the next one.
+#[tokio::test]
+async fn a_page_that_is_not_named_is_not_left() {
+    let service = Service::start().await;
+    let next = |more: Value| {
+        let mut properties = json!({
+            "$current_url": "https://shop.example/b", "$pageview_id": uuid(2), "$prev_pageview_id": uuid(1),
+            "$prev_pageview_duration": 1.25,
+        });
+        properties.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "event": "$pageview", "distinct_id": "d", "properties": properties })
+    };
+    let sent = batch(&[next(json!({})), next(json!({ "$prev_pageview_pathname": "/a" }))]);
+    assert_eq!(post(&service, "/e/", sent).await.status, 200);
+    let seen: Vec<_> =
+        service.events().iter().map(|row| (row["url"].clone(), row["page_view_id"].clone())).collect();
+    let at = |path: &str, number: usize| (json!(format!("https://shop.example{path}")), json!(uuid(number)));
+    assert_eq!(seen, [at("/b", 2), at("/b", 2), at("/a", 1)]);
+}

@@ -246,3 +246,22 @@ async fn settings_lead_back_to_the_collector() {
         assert_eq!(said, (Some("https"), Some("shop.example/v1")), "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_time_that_is_null_hides_no_other() {
+    let service = Service::start().await;
+    let call = r#"{"type":"track","event":"x","originalTimestamp":null,"timestamp":"1970-01-01T00:00:01Z"}"#;
+    assert_eq!(batch(&service, call).await.status, 200);
+    assert_eq!(service.events()[0]["client_time"], "1970-01-01 00:00:01.000");
+}
+
+#[tokio::test]
+async fn of_several_proxies_the_first_was_asked() {
+    let service = Service::start().await;
+    let request = service.client.get(format!("{}/v1/projects/a-key/settings", service.url));
+    let request = request.header("x-forwarded-proto", "https,http");
+    let settings = service.send(request.header("x-forwarded-host", "shop.example, inner")).await;
+    let segment_io = &settings.body["integrations"]["Segment.io"];
+    let said = (segment_io["protocol"].as_str(), segment_io["apiHost"].as_str());
+    assert_eq!(said, (Some("https"), Some("shop.example/v1")));
+}

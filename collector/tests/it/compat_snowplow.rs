@@ -300,3 +300,48 @@ async fn web_vitals_and_errors_are_named_as_the_snippet_names_them() {
     assert_ne!(rows[0]["event_id"], rows[1]["event_id"]);
     assert_eq!(rows[2]["properties"], json!({ "message": "no tea", "source": "a.js", "line": "7" }));
 }
+
+#[tokio::test]
+async fn an_item_says_the_currency_that_its_order_does_not() {
+    let service = Service::start().await;
+    let order = r#"{"e":"tr","tr_id":"1","tr_tt":"30"}"#;
+    let item = r#"{"e":"ti","ti_id":"1","ti_sk":"mug","ti_pr":"10","ti_qu":"3","ti_cu":"jpy"}"#;
+    let other = r#"{"e":"ti","ti_id":"1","ti_sk":"tea","ti_pr":"10","ti_qu":"3","ti_cu":"EUR"}"#;
+    let next = [order, item].map(|event| event.replace(r#"_id":"1""#, r#"_id":"2""#));
+    let before = r#"{"e":"se","se_ac":"a"}"#;
+    assert_eq!(payload(&service, &[before, order, item, other, before, &next[0], &next[1]]).await, ok());
+    let rows = service.events();
+    assert_eq!(rows.len(), 4);
+    for (row, items) in [(&rows[1], json!(["mug", "tea"])), (&rows[3], json!(["mug"]))] {
+        assert_eq!((&row["currency"], &row["total_minor"]), (&json!("JPY"), &json!(30)));
+        assert_eq!(row["item_product_id"], items);
+    }
+}
+
+#[tokio::test]
+async fn a_shops_own_schemas_are_its_own() {
+    let service = Service::start().await;
+    let entity = |vendor: &str, name: &str, data: Value| json!({ "schema": format!("iglu:{vendor}/{name}/jsonschema/1-0-0"), "data": data });
+    let contexts =
+        |entities: Value| json!({ "schema": "iglu:x/contexts/jsonschema/1-0-0", "data": entities });
+    let own = json!([
+        entity("com.shop", "user", json!({ "id": "u" })),
+        entity("com.shop", "web_page", json!({ "id": "p" })),
+        entity("com.snowplowanalytics.snowplow", "web_page", json!({ "id": "page" })),
+    ]);
+    let seen = json!({ "e": "pv", "url": "https://shop.example/", "co": contexts(own).to_string() });
+    // Its orders are orders, as with every other product.
+    let order = json!({ "order_id": 7, "total": "30", "currency": "eur", "products": [{ "sku": "mug" }], "gift": true });
+    let order =
+        json!({ "e": "ue", "ue_pr": self_describing("com.shop/order_completed", &order).to_string() });
+    assert_eq!(payload(&service, &[&seen.to_string(), &order.to_string()]).await, ok());
+    let rows = service.events();
+    assert_eq!((&rows[0]["user_id"], &rows[0]["page_view_id"]), (&Value::Null, &json!("page")));
+    assert_eq!(rows[0]["properties"], json!({ "user.id": "u", "web_page.id": "p" }));
+    assert_eq!((&rows[1]["name"], &rows[1]["order_id"]), (&json!("purchase"), &json!("7")));
+    assert_eq!((&rows[1]["total_minor"], &rows[1]["currency"]), (&json!(3000), &json!("EUR")));
+    assert_eq!(
+        (&rows[1]["item_product_id"], &rows[1]["properties"]),
+        (&json!(["mug"]), &json!({ "gift": "true" }))
+    );
+}

@@ -186,3 +186,16 @@ async fn servers_speak_for_visitors_with_a_secret_key_alone() {
         assert_eq!(row["url"], "https://shop.example/p?utm_source=a", "without a word of a browser");
     }
 }
+
+#[tokio::test]
+async fn an_event_is_not_lost_for_what_is_beside_the_point() {
+    let service = Service::start().await;
+    let many: serde_json::Map<_, _> =
+        (0..120).map(|number| (format!("p{number:03}"), json!(number))).collect();
+    let answer = post(&service, "/api/send", event(json!({ "name": "a", "tag": "b", "data": many }))).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // Umami reads a number in a string, too.
+    let answer = post(&service, "/api/send", event(json!({ "timestamp": "1.5" }))).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(service.events()[1]["client_time"], "1970-01-01 00:00:01.500");
+}

@@ -63,3 +63,28 @@ async fn what_is_no_event_counts_towards_the_addresss_rate() {
         is_refused(async || get(path).await).await;
     }
 }
+
+#[tokio::test]
+async fn preflights_count_and_are_answered_at_any_rate() {
+    let service = Service::with(|config| {
+        config.rates.client_requests_per_second = 1;
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let mut addresses = 1..;
+    // That an address's first request is refused can only be for its preflights.
+    is_refused(async || {
+        let address = format!("192.0.2.{}", addresses.next().unwrap());
+        for path in ["/v1/collect", "/v1/t", "/k/demo-write-key/e"] {
+            let request = service.client.request(reqwest::Method::OPTIONS, format!("{}{path}", service.url));
+            let request =
+                request.header("x-forwarded-for", &address).header("origin", "https://shop.example");
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 204, "{path}");
+            assert_eq!(answer.headers()["access-control-allow-origin"], "https://shop.example");
+        }
+        let request = service.client.get(format!("{}/healthz", service.url));
+        request.header("x-forwarded-for", &address).send().await.unwrap().status().as_u16()
+    })
+    .await;
+}

@@ -8,14 +8,15 @@ import { guard, on, w } from './page'
 
 /** Events kept; the oldest go first. */
 const EVENTS_MAX = 500
-/** An event longer than this the collector would refuse. */
+/** An event as long as this the collector would refuse. */
 const EVENT_LENGTH_MAX = 6e4
 /** A letter takes three bytes at most, and browsers let 64 KB leave with a page. */
 const BODY_LENGTH_MAX = 2e4
 const GATHER_MS = 300
 const ANSWER_MS = 3e4
-const RETRY_MS = 1e3
-const RETRY_MS_MAX = 6e4
+/** And up to twice as long, so that not all pages come at once. */
+const RETRY_MS = 500
+const RETRY_MS_MAX = 3e4
 
 /** Where everything of this key is kept; none where nothing may be, or can be. */
 export let storage: Storage | undefined
@@ -29,7 +30,7 @@ let tries = 0
 let timer = 0
 
 const names = (start: string) =>
-  Object.keys(storage || {})
+  Object.keys(storage || 0)
     .concat(Object.keys(memory))
     .filter((name) => !name.indexOf(start))
     .sort()
@@ -62,7 +63,8 @@ export const flush = async (leaving?: number) => {
       }
     }
     if (!body) return
-    batch.map((name) => (flying[name] = 1))
+    // What is added until the answer comes goes after it, and no sooner than that says.
+    batch.map((name) => (flying[name] = timer = -1))
     if (leaving! > 1) flush(leaving! - 1)
     const context = {
       language: navigator.language,
@@ -88,26 +90,28 @@ export const flush = async (leaving?: number) => {
     // Stored, or refused for good?
     wait = /2..|40[013]|41[35]|422/.test(answer.status as never) ? -1 : +answer.headers.get('retry-after')! || 0
   } catch {}
+  timer = 0
   batch.map((name) => delete flying[name])
   if (wait < 0) {
     tries = 0
     batch.map(drop)
     later(0)
   } else {
-    later(wait * 1e3 + Math.min(RETRY_MS * 2 ** tries++, RETRY_MS_MAX) * (0.5 + Math.random() / 2))
+    later(wait * 1e3 + Math.min(RETRY_MS * 2 ** tries++, RETRY_MS_MAX) * (1 + Math.random()))
   }
 }
 
 /** Keeps an event until it is answered for. */
 export const add = (id: string, event: object) => {
   const text = JSON.stringify(event)
-  if (text.length > EVENT_LENGTH_MAX) return
-  try {
-    storage!.setItem(prefix + '.' + id, text)
-  } catch {
-    memory[prefix + '.' + id] = text
+  if (text.length < EVENT_LENGTH_MAX) {
+    try {
+      storage!.setItem(prefix + '.' + id, text)
+    } catch {
+      memory[prefix + '.' + id] = text
+    }
+    later(GATHER_MS)
   }
-  later(GATHER_MS)
 }
 
 /** From here on things are kept in the storage, or what stands there is forgotten. */

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use super::heatmap;
 use crate::compat::{
     Call, add_properties, commerce, event_id, properties, put,
-    value::{object, put_ip, put_pixels, put_text, put_url, text},
+    segment::commerce as specification,
+    value::{object, put_ip, put_pixels, put_property, put_text, put_url, text},
 };
 
 /// Who is on a page without cookies: nobody.
@@ -49,7 +50,8 @@ pub(super) fn translate(event: &Map<String, Value>, call: &Call<'_>, events: &mu
     let properties = object(event, "properties").unwrap_or(&empty);
     let name = event.get("event").and_then(Value::as_str).unwrap_or_default();
     let sent = Sent { event, properties, name };
-    let id = sent.id();
+    // Short, because what is made of the event has ids that are made of it.
+    let id = sent.id().map(|id| event_id(&id));
     let shared = sent.shared(call, id.as_deref());
     match name {
         "$snapshot" | "$snapshot_items" | "$performance_event" => return,
@@ -95,7 +97,7 @@ impl Sent<'_> {
     fn shared(&self, call: &Call<'_>, id: Option<&str>) -> Map<String, Value> {
         let mut event = Map::new();
         if let Some(id) = id {
-            put(&mut event, "event_id", event_id(id));
+            put(&mut event, "event_id", id);
         }
         put(&mut event, "timestamp", self.timestamp(call));
         self.put_person(&mut event);
@@ -186,7 +188,7 @@ impl Sent<'_> {
             put(&mut event, "event_id", event_id(&format!("{id} {suffix}")));
         }
         if self.name == "$pageview" {
-            put(&mut event, "url", self.url_before());
+            put(&mut event, "url", self.url_before()?);
         }
         let number = |name: &str| self.get(name).and_then(Value::as_f64).filter(|number| number.is_finite());
         if let Some(seconds) = number("$prev_pageview_duration") {
@@ -201,15 +203,12 @@ impl Sent<'_> {
     }
 
     /// The page before, of which only the path is told.
-    fn url_before(&self) -> Value {
-        let url = || {
-            let now = self.get("$current_url")?.as_str()?;
-            let path = self.get("$prev_pageview_pathname")?.as_str().filter(|path| path.starts_with('/'))?;
-            let host = now.find("://")? + 3;
-            let origin = now.get(host..)?.find(['/', '?', '#']).map_or(now, |end| &now[..host + end]);
-            Some(format!("{origin}{path}"))
-        };
-        url().map_or(Value::Null, Value::from)
+    fn url_before(&self) -> Option<String> {
+        let now = self.get("$current_url")?.as_str()?;
+        let path = self.get("$prev_pageview_pathname")?.as_str().filter(|path| path.starts_with('/'))?;
+        let host = now.find("://")? + 3;
+        let origin = now.get(host..)?.find(['/', '?', '#']).map_or(now, |end| &now[..host + end]);
+        Some(format!("{origin}{path}"))
     }
 
     /// An event with a name. PostHog's own are not what makes a visit more than a look at one page.
@@ -229,8 +228,19 @@ impl Sent<'_> {
                 ("screen_view", self.rest(&[]))
             }
             name => {
-                let taken = commerce::put_commerce(&mut event, name, self.properties);
-                (name, self.rest(&taken))
+                // PostHog's specification of e-commerce is Segment's, with names that begin with a capital.
+                let is_capital = name.starts_with(|first: char| first.is_ascii_uppercase());
+                match specification::specified_name(&name.to_ascii_lowercase()).filter(|_| is_capital) {
+                    Some(known) => {
+                        let id = event.get("event_id").cloned();
+                        let rest = specification::put(&mut event, known, &self.left(), id.as_ref());
+                        (known, without_long_elements(rest))
+                    }
+                    None => {
+                        let taken = commerce::put_commerce(&mut event, name, self.properties);
+                        (name, self.rest(&taken))
+                    }
+                }
             }
         };
         // A name that is no text is refused.
@@ -242,29 +252,25 @@ impl Sent<'_> {
         event
     }
 
-    /// The properties that are left for `properties`.
-    fn rest(&self, taken: &[&str]) -> Map<String, Value> {
+    /// The properties that say something here, and are in no field yet.
+    fn left(&self) -> Map<String, Value> {
         let is_left = |name: &str| match name {
             "token" | "distinct_id" | "uuid" => false,
-            name if name.starts_with('$') => KEPT.contains(&name) || name.starts_with(KEPT_PREFIX),
-            name => !taken.contains(&name),
+            name => !name.starts_with('$') || KEPT.contains(&name) || name.starts_with(KEPT_PREFIX),
         };
         let left = self.properties.iter().filter(|(name, _)| is_left(name));
-        let mut rest = properties(&left.map(|(name, value)| (name.clone(), value.clone())).collect(), &[]);
-        for name in ["$elements_chain", "$el_text"] {
-            if let Some(Value::String(text)) = rest.get_mut(name) {
-                cut(text, ELEMENTS_BYTES_MAX);
-            }
-        }
-        rest
+        left.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// Those of them that were not taken, for `properties`.
+    fn rest(&self, taken: &[&str]) -> Map<String, Value> {
+        without_long_elements(properties(&self.left(), taken))
     }
 
     /// What is said of a person or a group, under its own names.
     fn traits(&self, name: &str) -> Map<String, Value> {
         let mut rest = self.rest(&[]);
-        if let Some(previous) = text(self.get("$anon_distinct_id")) {
-            put(&mut rest, "previous_id", previous);
-        }
+        put_property(&mut rest, "previous_id", self.get("$anon_distinct_id"));
         for of in [self.event, self.properties] {
             if let Some(traits) = object(of, name) {
                 let traits = properties(traits, &[]).into_iter().filter(|(name, _)| !name.starts_with('$'));
@@ -276,32 +282,32 @@ impl Sent<'_> {
 
     /// The outermost of the exceptions, with the innermost frames first.
     fn exception(&self) -> Map<String, Value> {
-        let mut rest = self.rest(&["type", "message"]);
+        let mut said = Map::new();
         let first = self.get("$exception_list").and_then(|list| list.get(0)).unwrap_or(&Value::Null);
         let kind = text(first.get("type")).or_else(|| text(self.get("$exception_type")));
         let message = text(first.get("value")).or_else(|| text(self.get("$exception_message")));
-        put(&mut rest, "type", kind.unwrap_or_default());
+        put(&mut said, "type", kind.unwrap_or_default());
         put(
-            &mut rest,
+            &mut said,
             "message",
             message.map(|mut message| {
                 cut(&mut message, ELEMENTS_BYTES_MAX);
                 message
             }),
         );
-        put(&mut rest, "fatal", first["mechanism"]["handled"].as_bool().map(|is_handled| !is_handled));
+        put(&mut said, "fatal", first["mechanism"]["handled"].as_bool().map(|is_handled| !is_handled));
         let frames = first["stacktrace"]["frames"].as_array().map(Vec::as_slice).unwrap_or_default();
         if let Some(top) = frames.last() {
             put(
-                &mut rest,
+                &mut said,
                 "source",
                 text(top.get("filename")).map(|mut source| {
                     cut(&mut source, ELEMENTS_BYTES_MAX);
                     source
                 }),
             );
-            put(&mut rest, "line", top["lineno"].as_u64());
-            put(&mut rest, "column", top["colno"].as_u64());
+            put(&mut said, "line", top["lineno"].as_u64());
+            put(&mut said, "column", top["colno"].as_u64());
         }
         let mut stack = String::new();
         for frame in frames.iter().rev().take(FRAMES_MAX) {
@@ -318,8 +324,11 @@ impl Sent<'_> {
             }
             stack.push_str(&line);
         }
-        put(&mut rest, "stack", stack.trim_end());
-        rest
+        put(&mut said, "stack", stack.trim_end());
+        let mut rest = self.rest(&["type", "message"]);
+        rest.retain(|name, _| !said.contains_key(name));
+        add_properties(&mut said, rest);
+        said
     }
 
     /// An event for each of the vitals that have become known: milliseconds, but of the shift of the layout.
@@ -343,6 +352,15 @@ impl Sent<'_> {
             Some(event)
         })
     }
+}
+
+fn without_long_elements(mut properties: Map<String, Value>) -> Map<String, Value> {
+    for name in ["$elements_chain", "$el_text"] {
+        if let Some(Value::String(text)) = properties.get_mut(name) {
+            cut(text, ELEMENTS_BYTES_MAX);
+        }
+    }
+    properties
 }
 
 fn cut(text: &mut String, bytes_max: usize) {

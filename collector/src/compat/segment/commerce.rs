@@ -1,38 +1,51 @@
-//! Segment's e-commerce specification, in GA4's names.
+//! Segment's e-commerce specification, which PostHog has taken over, in GA4's names.
 
 use millrace_schemas::event::{
-    ADD_TO_CART, BEGIN_CHECKOUT, PURCHASE, REFUND, REMOVE_FROM_CART, REVIEW, VIEW_ITEM,
+    ADD_TO_CART, BEGIN_CHECKOUT, PURCHASE, REFUND, REMOVE_FROM_CART, REVIEW, SYNONYMS, VIEW_ITEM,
 };
 use serde_json::{Map, Value};
 
 use crate::compat::{
     commerce::put_commerce,
     properties,
-    value::{put_currency, put_first, put_property, put_text},
+    value::{put_first, put_property, put_text, text},
 };
 
-/// The GA4 name of an event that the specification names, in its second or first version.
+/// The GA4 name of an event that Segment names.
 pub(super) fn name(sent: &str) -> Option<&'static str> {
     if sent.len() > 40 {
         return None;
     }
-    Some(match sent.trim().to_ascii_lowercase().replace('_', " ").as_str() {
+    match sent.trim().to_ascii_lowercase().replace('_', " ").as_str() {
+        "signed up" => Some("sign_up"),
+        "signed in" => Some("login"),
+        sent => specified_name(sent),
+    }
+}
+
+/// That of an event that the specification names, in its second or first version, in lower case. Those of the second that
+/// are e-commerce for everybody stand in [`SYNONYMS`].
+pub(in crate::compat) fn specified_name(sent: &str) -> Option<&'static str> {
+    if let Some((_, known)) = SYNONYMS.iter().find(|(synonym, _)| synonym.eq_ignore_ascii_case(sent)) {
+        return Some(known);
+    }
+    Some(match sent {
         "products searched" => "search",
         "product list viewed" | "product list filtered" | "viewed product category" => "view_item_list",
         "promotion viewed" | "viewed promotion" => "view_promotion",
         "promotion clicked" | "clicked promotion" => "select_promotion",
         "product clicked" | "clicked product" => "select_item",
-        "product viewed" | "viewed product" => VIEW_ITEM,
-        "product added" | "added product" => ADD_TO_CART,
-        "product removed" | "removed product" => REMOVE_FROM_CART,
+        "viewed product" => VIEW_ITEM,
+        "added product" => ADD_TO_CART,
+        "removed product" => REMOVE_FROM_CART,
         "product added to wishlist" => "add_to_wishlist",
         "product shared" | "cart shared" => "share",
         "product reviewed" => REVIEW,
         "cart viewed" => "view_cart",
-        "checkout started" | "started checkout" => BEGIN_CHECKOUT,
+        "started checkout" => BEGIN_CHECKOUT,
         "payment info entered" => "add_payment_info",
-        "order completed" | "completed order" => PURCHASE,
-        "order refunded" | "refunded order" => REFUND,
+        "completed order" => PURCHASE,
+        "refunded order" => REFUND,
         "order cancelled" | "order canceled" => "order_cancelled",
         // They name an order without placing one again.
         "order updated" | "updated order" => "order_updated",
@@ -42,25 +55,25 @@ pub(super) fn name(sent: &str) -> Option<&'static str> {
         "coupon applied" => "coupon_applied",
         "coupon denied" => "coupon_denied",
         "coupon removed" => "coupon_removed",
-        "signed up" => "sign_up",
-        "signed in" => "login",
         _ => return None,
     })
 }
 
 /// Puts an order's or a product's properties where the event has a place for them; gives back the others.
-pub(super) fn put(
+pub(in crate::compat) fn put(
     event: &mut Map<String, Value>,
     name: &str,
     sent: &Map<String, Value>,
     message_id: Option<&Value>,
 ) -> Map<String, Value> {
     let mut taken = put_commerce(event, name, sent);
-    if event.contains_key("currency") {
-        put_currency(event, sent.get("currency"));
+    // The first version's word.
+    if matches!(name, PURCHASE | REFUND) && !event.contains_key("order_id") {
+        put_text(event, "order_id", sent.get("orderId"));
+        taken.push("orderId");
     }
     match name {
-        "search" => taken.push("query"),
+        "search" if text(sent.get("query")).is_some() => taken.push("query"),
         "view_item_list" => taken.push("list_id"),
         REVIEW => {
             taken.push("rating");
@@ -86,4 +99,86 @@ pub(super) fn put(
         put_text(event, "coupon", sent.get("coupon_id").or_else(|| sent.get("coupon_name")));
     }
     rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each name in the table of the documentation, one or several of which become one or as many of GA4's.
+    #[test]
+    fn names_are_understood_as_documented() {
+        let documented = include_str!("../../../../docs/compat/segment.md");
+        let (_, table) = documented.split_once("| Segment's e-commerce").unwrap();
+        let mut seen = 0;
+        for line in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+            let [_, names, becomes, _] = line.split('|').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let names = names.split(':').next().unwrap().trim();
+            if names.starts_with('`') {
+                continue;
+            }
+            for (names, becomes) in names.split(';').zip(becomes.split(';')) {
+                let names = names.split(" (").next().unwrap().split(',').map(str::trim);
+                let names: Vec<_> =
+                    names.filter(|name| name.starts_with(|first: char| first.is_uppercase())).collect();
+                let becomes: Vec<_> = becomes.split('`').skip(1).step_by(2).collect();
+                assert!(becomes.len() == 1 || becomes.len() == names.len(), "{line}");
+                for (index, name) in names.iter().enumerate() {
+                    let wanted = becomes.get(index).or(becomes.first()).copied();
+                    let spelled =
+                        [(*name).to_owned(), name.to_uppercase(), name.replace(' ', "_").to_lowercase()];
+                    for name in spelled {
+                        assert_eq!(super::name(&name), wanted, "{name}");
+                    }
+                    seen += 1;
+                }
+            }
+        }
+        assert_eq!(seen, 28);
+    }
+
+    #[test]
+    fn the_first_version_calls_an_orders_id_otherwise() {
+        let sent = serde_json::json!({ "orderId": 7, "total": 3, "affiliation": "web" });
+        let mut event = Map::new();
+        let rest = put(&mut event, PURCHASE, sent.as_object().unwrap(), None);
+        assert_eq!(Value::from(event), serde_json::json!({ "order_id": "7", "value": 3 }));
+        assert_eq!(Value::from(rest), serde_json::json!({ "affiliation": "web" }));
+    }
+
+    #[test]
+    fn a_search_may_be_for_several_things() {
+        let rest = |query: Value| {
+            let sent = Map::from_iter([("query".to_owned(), query)]);
+            Value::from(put(&mut Map::new(), "search", &sent, None))
+        };
+        assert_eq!(rest("tea".into()), serde_json::json!({ "search_term": "tea" }));
+        assert_eq!(
+            rest(serde_json::json!({ "colour": "red" })),
+            serde_json::json!({ "query.colour": "red" })
+        );
+    }
+
+    /// Its first version puts the verb first.
+    #[test]
+    fn the_first_version_is_understood() {
+        for (first, second) in [
+            ("Viewed Promotion", "Promotion Viewed"),
+            ("Clicked Promotion", "Promotion Clicked"),
+            ("Clicked Product", "Product Clicked"),
+            ("Viewed Product", "Product Viewed"),
+            ("Added Product", "Product Added"),
+            ("Removed Product", "Product Removed"),
+            ("Started Checkout", "Checkout Started"),
+            ("Completed Order", "Order Completed"),
+            ("Refunded Order", "Order Refunded"),
+            ("Updated Order", "Order Updated"),
+            ("Viewed Checkout Step", "Checkout Step Viewed"),
+            ("Completed Checkout Step", "Checkout Step Completed"),
+            ("Viewed Product Category", "Product List Viewed"),
+        ] {
+            assert!(name(second).is_some(), "{second}");
+            assert_eq!(name(first), name(second), "{first}");
+        }
+    }
 }

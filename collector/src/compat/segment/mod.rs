@@ -5,7 +5,7 @@
 //! authentication, or `writeKey`. What stands in `context` beyond page, campaign, locale, time zone, screen, user agent and
 //! address is dropped, and so are `integrations` and `_metadata`.
 
-mod commerce;
+pub(super) mod commerce;
 
 use axum::{
     body::Body,
@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Call, Does, Route, Translation, add_properties, event_id, properties, put,
-    value::{object, put_ip, put_pixels, put_property, put_text, put_url, text},
+    value::{object, put_first, put_ip, put_pixels, put_property, put_text, put_url, text},
 };
 use crate::{
     decode::Refusal,
@@ -158,8 +158,7 @@ impl<'m> Message<'m> {
             put(&mut event, "event_id", event_id(&id));
         }
         // Where both stand, a server has corrected `timestamp` by `sentAt`, as will be done here.
-        let time = ["originalTimestamp", "timestamp"].into_iter().find_map(|name| self.call.get(name));
-        put(&mut event, "timestamp", time.cloned().unwrap_or_default());
+        put_first(&mut event, "timestamp", self.call, &["originalTimestamp", "timestamp"]);
         put_text(&mut event, "visitor_id", self.call.get("anonymousId"));
         put_text(&mut event, "user_id", self.call.get("userId"));
         put_text(&mut event, "language", self.context("locale"));
@@ -291,7 +290,8 @@ const CAMPAIGN: [(&str, &str); 6] = [
 /// What `@segment/analytics-next` asks before it sends: here is your only destination, and it is where you asked.
 fn settings(call: &Call<'_>) -> Response {
     let key = call.path.rsplit('/').nth(1).unwrap_or_default();
-    let text = |name: HeaderName| call.headers.get(name).and_then(|value| value.to_str().ok());
+    // Of several proxies the first is the one that was asked.
+    let text = |name: HeaderName| Some(call.headers.get(name)?.to_str().ok()?.split(',').next()?.trim());
     let host = text(HeaderName::from_static("x-forwarded-host")).or_else(|| text(HOST)).unwrap_or_default();
     // Who ends TLS says so; where nobody did, a secure page can reach nothing but a secure address.
     let is_secure = match text(HeaderName::from_static("x-forwarded-proto")) {

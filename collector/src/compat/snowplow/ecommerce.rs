@@ -1,13 +1,10 @@
 //! Snowplow's e-commerce plugin: `snowplow_ecommerce_action` says what was done, the entities beside it with what.
 
-use millrace_schemas::event::{ADD_TO_CART, BEGIN_CHECKOUT, PURCHASE, REFUND, REMOVE_FROM_CART, VIEW_ITEM};
+use millrace_schemas::event::{BEGIN_CHECKOUT, PURCHASE, REFUND, canonical_name};
 use serde_json::{Map, Value};
 
 use super::{Entity, Payload};
-use crate::compat::{
-    put,
-    value::{put_currency, put_first, put_text, text},
-};
+use crate::compat::value::{put_currency, put_first, put_text, text};
 
 /// Vendor of its schemas.
 pub(super) const VENDOR: &str = "com.snowplowanalytics.snowplow.ecommerce";
@@ -22,18 +19,14 @@ impl Payload<'_> {
             entities.iter().find(is).map(|entity| &entity.data)
         };
         let name = match kind {
-            "product_view" => VIEW_ITEM,
-            "add_to_cart" => ADD_TO_CART,
-            "remove_from_cart" => REMOVE_FROM_CART,
             "list_view" => "view_item_list",
             "list_click" => "select_item",
             "promo_view" => "view_promotion",
             "promo_click" => "select_promotion",
             "checkout_step" => of("checkout_step").map_or("checkout_progress", checkout_name),
             "transaction" => PURCHASE,
-            "refund" => REFUND,
             "trns_error" => "transaction_error",
-            other => other,
+            other => canonical_name(other),
         };
         self.named(name);
         self.property("item_list_name", text(action.get("name")).into());
@@ -190,13 +183,9 @@ pub(super) fn transaction_item(fields: &Map<String, Value>) -> Map<String, Value
     item
 }
 
-/// Puts a `ti` event's item into the last order before it, where it belongs to that: trackers send an order and then its
-/// items.
-pub(super) fn joins_order(events: &mut [Map<String, Value>], fields: &Map<String, Value>) -> bool {
+/// Puts a `ti` event's item into an order, where it belongs to that: trackers send an order and then its items.
+pub(super) fn joins_order(order: &mut Map<String, Value>, fields: &Map<String, Value>) -> bool {
     let order_id = text(fields.get("ti_id"));
-    let is_order =
-        |event: &&mut Map<String, Value>| event.get("name").and_then(Value::as_str) == Some(PURCHASE);
-    let Some(order) = events.iter_mut().rev().find(is_order) else { return false };
     if order_id.is_none() || order.get("order_id").and_then(Value::as_str) != order_id.as_deref() {
         return false;
     }
@@ -204,6 +193,8 @@ pub(super) fn joins_order(events: &mut [Map<String, Value>], fields: &Map<String
         Value::Array(items) => items.push(transaction_item(fields).into()),
         _ => return false,
     }
-    put(order, "currency", order.get("currency").cloned().unwrap_or_default());
+    if !order.contains_key("currency") {
+        put_currency(order, fields.get("ti_cu"));
+    }
     true
 }

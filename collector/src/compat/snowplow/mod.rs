@@ -41,6 +41,9 @@ pub(crate) const ROUTES: &[Route] = &[
 /// Events that one request may hold: trackers send 40 kB at a time.
 const EVENTS_MAX: usize = 2_500;
 
+/// How the vendors of its own schemas begin.
+const SNOWPLOW: &str = "com.snowplowanalytics.";
+
 /// Who asks for no trace of themselves at the collector.
 const ANONYMOUS: &str = "sp-anonymous";
 
@@ -58,6 +61,8 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
     let key = payloads.iter().find_map(|payload| text(payload.get("aid")));
     let is_anonymous = call.headers.contains_key(ANONYMOUS);
     let mut events = Vec::with_capacity(payloads.len());
+    // The place of the last order, whose items follow it.
+    let mut order = None;
     for payload in &payloads {
         let Value::Object(fields) = payload else {
             events.push(Map::new());
@@ -69,9 +74,14 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
             event.remove("user_id");
         }
         match fields.get("e").and_then(Value::as_str) {
-            Some("ti") if ecommerce::joins_order(&mut events, fields) => {}
+            Some("ti") if order.is_some_and(|at| ecommerce::joins_order(&mut events[at], fields)) => {}
             _ if !vitals.is_empty() => events.extend(vitals.into_iter().map(|vital| vital.of(&event))),
-            _ => events.push(event),
+            _ => {
+                if event.get("name").and_then(Value::as_str) == Some(PURCHASE) {
+                    order = Some(events.len());
+                }
+                events.push(event);
+            }
         }
     }
     Ok(Translation { key, sent_at: None, events })
@@ -147,8 +157,10 @@ impl<'p> Payload<'p> {
         self.fields.get(name)
     }
 
+    /// One of Snowplow's own: a shop's `user` may be anything.
     fn entity(&self, name: &str) -> Option<&Map<String, Value>> {
-        self.entities.iter().find(|entity| entity.name == name).map(|entity| &entity.data)
+        let is = |entity: &&Entity| entity.name == name && entity.vendor.starts_with(SNOWPLOW);
+        self.entities.iter().find(is).map(|entity| &entity.data)
     }
 
     /// What every event may say.

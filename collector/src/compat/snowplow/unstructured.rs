@@ -1,16 +1,16 @@
 //! Self-describing events, and the entities that no field has a place for.
 
-use millrace_schemas::event::{ADD_TO_CART, REMOVE_FROM_CART};
 use serde_json::{Map, Value};
 
-use super::{Entity, Payload, ecommerce, nested};
+use super::{Entity, Payload, SNOWPLOW, ecommerce, nested};
 use crate::compat::{
+    commerce::put_commerce,
     event_id, properties, put,
     value::{put_currency, text},
 };
 
 /// Vendors whose entities describe browsers and pages, for which there are fields or no use.
-const DROPPED_VENDORS: [&str; 4] = ["com.snowplowanalytics.", "org.w3", "org.ietf", "com.google."];
+const DROPPED_VENDORS: [&str; 4] = [SNOWPLOW, "org.w3", "org.ietf", "com.google."];
 
 impl Payload<'_> {
     pub(super) fn unstructured(&mut self) {
@@ -48,15 +48,15 @@ impl Payload<'_> {
                 self.as_it_is(&name, &data);
                 self.quiet(&name);
             }
-            "add_to_cart" => self.cart(ADD_TO_CART, &data),
-            "remove_from_cart" => self.cart(REMOVE_FROM_CART, &data),
+            "add_to_cart" | "remove_from_cart" => self.cart(&name, &data),
             _ => self.as_it_is(&name, &data),
         }
     }
 
     fn as_it_is(&mut self, name: &str, data: &Map<String, Value>) {
         self.named(name);
-        self.event.insert("properties".into(), properties(data, &[]).into());
+        let taken = put_commerce(&mut self.event, name, data);
+        self.event.insert("properties".into(), properties(data, &taken).into());
     }
 
     /// An event that no visitor meant.

@@ -1,17 +1,19 @@
-// `faults.mjs <collector> <key>`: phones without a net, tabs that are closed, storage that is not there, a collector that is
-// away or says no, pages that bend everything. Prints a ledger of what was queued.
-import { arrive, kept, launch, openGate, openShop, until } from './shop.mjs'
+// `faults.mjs <collector> <key> <key of a store that takes an event a second> <a collector that knows no store yet>`: phones
+// without a net, tabs that are closed, storage that is not there, a collector that is away, that says later or no, pages that
+// bend everything. Prints a ledger of what was queued.
+import { arrive, kept, launch, openGate, openShop, pause, until } from './shop.mjs'
 
-const [target, key] = process.argv.slice(2)
+const [target, key, busyKey, starting] = process.argv.slice(2)
 const gate = await openGate(target)
-const shop = await openShop(gate.url, key, { no: { key: 'no-such-key' } })
+const shop = await openShop(gate.url, key, { no: { key: 'no-such-key' }, busy: { key: busyKey } })
 const browser = await launch()
 const ledger = {}
 const wrong = []
+const AWAY_MS = 60_000
 
-async function open(context, run) {
+async function open(context, run, { origin } = shop) {
   const page = await context.newPage()
-  await page.goto(`${shop.origin}/${run}/home`)
+  await page.goto(`${origin}/${run}/home`)
   await page.waitForFunction(() => window.millrace && !window.millrace.q)
   await page.waitForTimeout(120)
   return page
@@ -49,16 +51,18 @@ async function offline() {
   await context.close()
 }
 
-/// The collector is away: what waits is sent without anybody doing anything, when it is back.
+/// The collector is away for a minute: what waits is sent without anybody doing anything, when it is back.
 async function away() {
+  const gate = await openGate(target)
+  const shop = await openShop(gate.url, key, {})
   const context = await arrive(browser, wrong)
-  const page = await open(context, 'away')
-  const closing = await open(context, 'away')
+  const page = await open(context, 'away', shop)
+  const closing = await open(context, 'away', shop)
   const blind = await arrive(browser, wrong)
   await blind.addInitScript(() => Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError') } }))
   const full = await arrive(browser, wrong)
   await full.addInitScript(() => (Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }))
-  const [blocked, filled] = await Promise.all([open(blind, 'blocked'), open(full, 'filled')])
+  const [blocked, filled] = await Promise.all([open(blind, 'blocked', shop), open(full, 'filled', shop)])
   const [fromBlocked, fromFilled] = [accepted(blocked), accepted(filled)]
   await gate.close()
   await queue(page, 'away', 40)
@@ -66,12 +70,14 @@ async function away() {
   await queue(blocked, 'blocked', 10)
   await queue(filled, 'filled', 10)
   await closing.close()
-  await page.waitForTimeout(3000)
+  await pause(AWAY_MS)
   ledger.away.waiting = (await kept(page)).waiting
   await gate.open()
   await empty(page)
   await until('what was in memory alone', () => fromBlocked() === 10 && fromFilled() === 10)
   await Promise.all([context, blind, full].map((each) => each.close()))
+  shop.close()
+  await gate.close()
 }
 
 /// A tab is closed with everything in it, and the next one sends what it finds.
@@ -112,6 +118,49 @@ async function refused() {
   await context.close()
 }
 
+/// A collector that says later, and when: it is asked again then, and not before.
+async function later(run, where, between) {
+  const context = await arrive(browser, wrong)
+  const page = await context.newPage()
+  const answers = []
+  page.on('response', (response) => {
+    if (/collect/.test(response.url())) answers.push([response.status(), +(response.headers()['retry-after'] ?? 0)])
+  })
+  await page.goto(`${where.origin}/${run}/home`)
+  await page.waitForFunction(() => window.millrace && !window.millrace.q)
+  await queue(page, run, 5)
+  await until('a refusal', () => answers.length > 0)
+  await between()
+  await empty(page)
+  // By the page's own clock: from the end of each answer to the next question.
+  const pauses = await page.evaluate(() => performance.getEntriesByType('resource').filter(({ name }) => /collect/.test(name))
+    .map(({ responseEnd }, i, all) => (all[i + 1] ? all[i + 1].startTime - responseEnd : null)))
+  ledger[run].answers = answers.map(([status, retry_after_s], i) => ({ status, retry_after_s, pause_ms: pauses[i] }))
+  await context.close()
+}
+
+/// A store that is sent more than it takes: 429.
+async function busy() {
+  const event = { type: 'event', name: 'rush', visitor_id: 'somebody', url: `${shop.origin}/rush` }
+  const body = JSON.stringify(Array(500).fill(event))
+  // The key is known within seconds.
+  await until('the rush', async () => (await fetch(`http://${target}/v1/collect?key=${busyKey}`, { method: 'POST', body })).status === 202)
+  await later('busy', shop, () => {})
+}
+
+/// A collector that knows no store yet: 503. Another one, which does, takes its place.
+async function unavailable() {
+  const gate = await openGate(starting)
+  const shop = await openShop(gate.url, key, {})
+  await later('unavailable', shop, async () => {
+    await gate.close()
+    gate.lead(target)
+    await gate.open()
+  })
+  shop.close()
+  await gate.close()
+}
+
 /// Whatever a page has done to the language, nothing of it shows in the page.
 async function hostile() {
   const tricks = {
@@ -150,9 +199,11 @@ async function hostile() {
 }
 
 try {
-  await Promise.all([offline(), tabs(), refused(), hostile()])
-  await away()
-  await closed()
+  const short = async () => {
+    await Promise.all([offline(), tabs(), refused(), hostile(), busy(), unavailable()])
+    await closed()
+  }
+  await Promise.all([away(), short()])
 } finally {
   await browser.close()
   shop.close()

@@ -10,6 +10,7 @@ const shop = await openShop(gate.url, key, {
   hash: { tag: 'data-hash="page"' },
   quiet: { tag: 'data-off="clicks links forms vitals errors"' },
   core: { build: 't.core.js' },
+  module: { script: '/module.js', tag: `type="module" data-endpoint="${gate.url}/v1/collect"` },
 })
 const browser = await launch()
 const ledger = {}
@@ -200,6 +201,21 @@ async function others() {
   await sent(page)
   await context.close()
 
+  // In a bundle of the shop's own instead of by the tag.
+  const bundled = account('module')
+  const reader = await arrive(browser, wrong)
+  const book = await reader.newPage()
+  await go(book, 'module', 'home')
+  await tap(book, bundled, 'alive')
+  await tap(book, bundled, 'file', { text: 'Prices' })
+  bundled.names.push('before_the_script', 'page_view', 'file_download')
+  Object.assign(bundled, await kept(book))
+  await go(book, 'module', 'mug')
+  bundled.left.push({ page: 'home', ms_min: 100, depth_min: 20, depth_max: 30 })
+  bundled.names.push('before_the_script', 'view_item', 'page_view')
+  await sent(book)
+  await reader.close()
+
   // Nothing but views and events.
   for (const run of ['quiet', 'core']) {
     const quiet = account(run)
@@ -214,42 +230,6 @@ async function others() {
     await sent(tab)
     await device.close()
   }
-
-  // A page that is rendered ahead counts when it is shown.
-  const ahead = account('ahead')
-  const device = await arrive(browser, wrong)
-  await device.addInitScript(() => Object.defineProperty(Document.prototype, 'prerendering', { get: () => !window.isShown }))
-  const tab = await device.newPage()
-  await go(tab, 'ahead', 'home')
-  await tab.waitForTimeout(500)
-  ahead.waiting_before = (await kept(tab)).visitor ?? null
-  await tab.evaluate(() => (window.isShown = true, document.dispatchEvent(new Event('prerenderingchange'))))
-  await tab.waitForTimeout(120)
-  ahead.names.push('before_the_script', 'page_view')
-  Object.assign(ahead, await kept(tab))
-  await sent(tab)
-  await device.close()
-
-  // Time that nobody sees is no time.
-  const unseen = account('unseen')
-  const phone = await arrive(browser, wrong)
-  await phone.addInitScript(() => {
-    Object.defineProperty(Document.prototype, 'hidden', { get: () => !!window.isHidden })
-    window.turn = (hidden) => (window.isHidden = hidden, document.dispatchEvent(new Event('visibilitychange')))
-  })
-  const screen = await phone.newPage()
-  const began = Date.now()
-  await go(screen, 'unseen', 'home')
-  unseen.names.push('before_the_script', 'page_view')
-  await screen.evaluate(() => window.turn(true))
-  await screen.waitForTimeout(3000)
-  await screen.evaluate(() => window.turn(false))
-  await screen.waitForTimeout(200)
-  await screen.evaluate(() => window.turn(true))
-  unseen.left.push({ page: 'home', ms_min: 200, ms_max: Date.now() - began - 2900, depth_min: 20, depth_max: 30 })
-  Object.assign(unseen, await kept(screen))
-  await sent(screen)
-  await phone.close()
 }
 
 try {

@@ -1,34 +1,59 @@
 // A shop on loopback with a strict Content-Security-Policy, a gate in front of the collector that can be closed, and a
 // browser to visit the shop.
-import { readFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { connect, createServer as listen } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { chromium } from 'playwright-core'
 
-const flags = [
-  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync',
-]
 // A driven browser says that it is one, and would be taken for the bot that it is.
 const person = 'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36'
+const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium'
+const args = [
+  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync',
+  // Not of a page but of the browser: what leaves with a page knows nothing of what a page was told to be.
+  '--disable-blink-features=AutomationControlled', `--user-agent=${person}`, '--accept-lang=de-CH',
+]
+const env = { ...process.env, TZ: 'Europe/Zurich' }
 
-const file = (name) => readFileSync(new URL(`shop/${name}`, import.meta.url), 'utf8')
-const types = { css: 'text/css', js: 'text/javascript' }
+const snippet = '../../../../collector/tracker/dist/'
+const file = (name) => readFileSync(new URL((name.endsWith('.mjs') ? snippet : 'shop/') + name, import.meta.url), 'utf8')
+const types = { css: 'text/css', js: 'text/javascript', mjs: 'text/javascript' }
 
 /// `/<run>/<page>` is a page; the run says which attributes its script tag has.
 export async function openShop(collector, key, attributes, build = 't.js') {
+  let told
   const server = createServer((request, response) => {
     const [, run, name] = new URL(request.url, 'http://shop').pathname.split('/')
     const ending = run.split('.')[1]
     if (ending) {
+      // Browsers ask for an icon, too.
+      if (!types[ending]) return response.writeHead(404).end()
       response.writeHead(200, { 'content-type': types[ending] }).end(file(run))
       return
     }
+    if (name === 'rules') {
+      // The pages that a browser may render before anybody asks for them.
+      const rules = { prerender: [{ urls: ['home', 'mug'].map((page) => `/${run}/${page}`), eagerness: 'immediate' }] }
+      response.writeHead(200, { 'content-type': 'application/speculationrules+json' }).end(JSON.stringify(rules))
+      return
+    }
+    if (name === 'told') {
+      text(request).then((said) => (told = JSON.parse(said), response.writeHead(204).end()))
+      return
+    }
     const title = `${name} of ${run}`
-    const values = { title, script: `${collector}/${attributes[run]?.build ?? build}`, attributes: `data-key="${attributes[run]?.key ?? key}" ${attributes[run]?.tag ?? ''}` }
+    const more = run === 'ahead' ? '<script src="/ahead.js"></script>' : ''
+    const own = attributes[run] ?? {}
+    const values = { title, more, script: own.script ?? `${collector}/${own.build ?? build}`, attributes: `data-key="${own.key ?? key}" ${own.tag ?? ''}` }
     response.writeHead(200, {
       'content-type': 'text/html; charset=utf-8',
-      'content-security-policy': `default-src 'none'; script-src 'self' ${collector}; connect-src ${collector}; style-src 'self'; ` +
+      ...(name === 'door' && { 'speculation-rules': `"/${run}/rules"` }),
+      'content-security-policy': `default-src 'none'; script-src 'self' ${collector}; connect-src 'self' ${collector}; style-src 'self'; ` +
         "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
     })
     response.end(file('page.html').replace(/\{(\w+)\}/g, (_, name) => values[name]))
@@ -36,15 +61,17 @@ export async function openShop(collector, key, attributes, build = 't.js') {
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
   return {
     origin: `http://127.0.0.1:${server.address().port}`,
+    /// What a page has said that nobody drives.
+    told: () => told,
     close: () => (server.closeAllConnections(), server.close()),
   }
 }
 
-/// What stands between the shop's visitors and the collector. Closed, nothing listens there.
+/// What stands between the shop's visitors and a collector. Closed, nothing listens there.
 export async function openGate(target) {
-  const [host, port] = target.split(':')
   let sockets = new Set()
   const server = listen((client) => {
+    const [host, port] = target.split(':')
     const upstream = connect(port, host)
     for (const [from, to] of [[client, upstream], [upstream, client]]) {
       sockets.add(from)
@@ -59,6 +86,8 @@ export async function openGate(target) {
   return {
     url: `http://127.0.0.1:${at}`,
     open: () => open(at),
+    /// Whom those meet who come from now on.
+    lead: (to) => (target = to),
     close: () => new Promise((resolve) => {
       server.close(resolve)
       for (const socket of sockets) socket.destroy()
@@ -67,14 +96,27 @@ export async function openGate(target) {
   }
 }
 
-export function launch() {
-  return chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    // Not of a page but of the browser: what leaves with a page knows nothing of what a page was told to be.
-    args: [...flags, '--disable-blink-features=AutomationControlled', `--user-agent=${person}`, '--accept-lang=de-CH'],
-    env: { ...process.env, TZ: 'Europe/Zurich' },
-    ignoreDefaultArgs: ['--disable-back-forward-cache'],
-  })
+export const launch = () => chromium.launch({ executablePath, args, env, ignoreDefaultArgs: ['--disable-back-forward-cache'] })
+
+/// A browser that nobody drives, at this address: a driven one renders nothing ahead.
+export function release(url) {
+  const profile = mkdtempSync(join(tmpdir(), 'visitor-'))
+  const child = spawn(executablePath, [...args, `--user-data-dir=${profile}`, url], { env, stdio: 'ignore' })
+  const ended = new Promise((resolve) => child.on('exit', resolve))
+  process.on('exit', () => child.kill())
+  return {
+    async close() {
+      child.kill()
+      await ended
+      // Its helpers end after it.
+      await until('no more files', () => {
+        try {
+          rmSync(profile, { recursive: true, force: true })
+          return true
+        } catch {}
+      })
+    },
+  }
 }
 
 /// A visitor with a device of their own. What goes wrong in their pages is collected in `wrong`.
@@ -89,12 +131,47 @@ export async function arrive(browser, wrong, more = {}) {
   return context
 }
 
+/// A window between whose tabs people switch. The pages of `arrive` are always visible.
+export async function openWindow(browser) {
+  const devtools = await browser.newBrowserCDPSession()
+  const { browserContextId } = await devtools.send('Target.createBrowserContext')
+  const asked = new Map()
+  devtools.on('Target.receivedMessageFromTarget', ({ message }) => {
+    const { id, result, error } = JSON.parse(message)
+    asked.get(id)?.(result ?? error)
+  })
+  let last = 0
+  const ask = (sessionId, method, params) => new Promise((resolve, reject) => {
+    asked.set(++last, resolve)
+    devtools.send('Target.sendMessageToTarget', { sessionId, message: JSON.stringify({ id: last, method, params }) }).catch(reject)
+  })
+  return {
+    /// A tab of the window; in the background, or in front of all others.
+    async open(url, background = false) {
+      const { targetId } = await devtools.send('Target.createTarget', { url, browserContextId, background })
+      const { sessionId } = await devtools.send('Target.attachToTarget', { targetId })
+      return {
+        async evaluate(f) {
+          const { result, exceptionDetails } = await ask(sessionId, 'Runtime.evaluate', { expression: `(${f})()`, returnByValue: true })
+          if (!result || exceptionDetails) throw new Error(`${f}: ${JSON.stringify(exceptionDetails)}`)
+          return result.value
+        },
+        show: () => devtools.send('Target.activateTarget', { targetId }),
+        close: () => devtools.send('Target.closeTarget', { targetId }),
+      }
+    },
+    close: () => devtools.send('Target.disposeBrowserContext', { browserContextId }),
+  }
+}
+
+export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+
 /// Waits until something holds.
 export async function until(what, holds) {
-  const deadline = Date.now() + 60_000
+  const deadline = Date.now() + 180_000
   while (!(await holds())) {
     if (Date.now() > deadline) throw new Error(`in vain waited for: ${what}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
+    await pause(20)
   }
 }
 

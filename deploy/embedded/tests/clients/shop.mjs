@@ -6,6 +6,8 @@ import { join, normalize } from 'node:path'
 const flags = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync',
+  // A driven browser tells its pages that it is one, and posthog-js sends nothing of a bot's.
+  '--disable-blink-features=AutomationControlled',
 ]
 // A headless browser says that it is one, and would be taken for the bot that it is.
 const userAgent = 'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36'

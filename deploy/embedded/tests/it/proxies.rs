@@ -23,6 +23,10 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
+};
 
 use crate::pipeline::{OneMachine, start};
 
@@ -101,9 +105,12 @@ impl Proxied {
         let mut servers = String::new();
         for (index, (collector, port)) in collectors.iter().zip(&ports).enumerate() {
             let included = dir.join(format!("millrace-{index}.conf"));
-            std::fs::write(&included, configuration("nginx.conf", collector)).unwrap();
+            let upstream = format!("collector_{index}");
+            std::fs::write(&included, configuration("nginx.conf", &upstream)).unwrap();
+            // Connections are kept, so what one request leaves behind would meet the next.
             servers += &format!(
-                "server {{ listen 127.0.0.1:{port}; include {included};
+                "upstream {upstream} {{ server {collector}; keepalive 4; }}
+                 server {{ listen 127.0.0.1:{port}; include {included};
                   location / {{
                     default_type text/html;
                     add_header Content-Security-Policy \"{POLICY}\";
@@ -310,6 +317,47 @@ async fn refusals_pass(proxied: &Proxied) {
     assert_eq!(other.headers()[RETRY_AFTER], "2");
 }
 
+/// Whoever sends everything before looking for an answer gets it, and so does everybody else: a refused body breaks no
+/// connection that the proxy keeps.
+async fn large_bodies_are_refused(proxied: &Proxied) {
+    let Proxied { name, good, .. } = proxied;
+    // nginx refuses more itself.
+    let large = vec![b' '; if *name == "nginx" { 2_000_000 } else { 5 << 20 }];
+    let send = async |key: &str, from: IpAddr, body: &[u8]| {
+        let to = good.strip_prefix("http://").unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut stream = socket.connect(to.parse().unwrap()).await.unwrap();
+        let head = format!(
+            "POST /m/v1/collect?key={key} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\
+             cf-connecting-ip: {from}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        String::from_utf8(answer).unwrap()
+    };
+    let refused = async |key: &str, wanted: &str, reason: &str| {
+        for round in 0..20 {
+            let answer = send(key, ANNA, &large).await;
+            let is_right = answer.starts_with(wanted) && answer.contains(reason);
+            assert!(is_right, "round {round} through {name}: {answer}");
+        }
+    };
+    let accepted = async || {
+        for round in 0..100 {
+            let answer = send(WRITE_KEY, BERND, &page_view("beside")).await;
+            assert!(answer.starts_with("HTTP/1.1 202"), "round {round} through {name}: {answer}");
+        }
+    };
+    tokio::join!(
+        refused(WRITE_KEY, "HTTP/1.1 413", "body_too_large"),
+        refused("nobodys", "HTTP/1.1 401", "unknown_key"),
+        accepted()
+    );
+}
+
 /// Visitors are who they are without a proxy, whatever they say.
 async fn addresses_pass(proxied: &Proxied, clickhouse: &str, direct: &[(String, String)]) {
     let Proxied { name, good, .. } = proxied;
@@ -404,6 +452,7 @@ async fn a_shop_serves_millrace_below_its_own_host() {
     for proxied in [&nginx, &caddy, &worker] {
         snippet_passes(proxied, &collector).await;
         bodies_pass(proxied).await;
+        large_bodies_are_refused(proxied).await;
         refusals_pass(proxied).await;
         addresses_pass(proxied, &clickhouse, &direct).await;
     }

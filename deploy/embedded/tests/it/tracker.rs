@@ -2,20 +2,23 @@
 //! the rows and rollups that came of it. `tests/browser` drives the pages and keeps the ledger.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
 
-use millrace_embedded::process::Signal;
+use millrace_embedded::{demo::Target, process::Signal};
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::pipeline::OneMachine;
+use crate::{clients::starting_collector, pipeline::OneMachine};
 
 const PATIENCE: Duration = Duration::from_secs(180);
+/// A sender's clock is corrected by when its request came, each request by its own.
+const CORRECTION_MS: i64 = 10_000;
 const BROWSER_PATIENCE: Duration = Duration::from_secs(400);
 
 /// Runs a script with node; what it printed.
@@ -35,8 +38,8 @@ async fn node(folder: &str, arguments: &[&str]) -> String {
 }
 
 /// What the script says was done; nothing went wrong in any page.
-async fn ledger(script: &str, collector: &str) -> Value {
-    let said = node("tests/browser", &[script, collector, "demo-write-key"]).await;
+async fn ledger(arguments: &[&str]) -> Value {
+    let said = node("tests/browser", arguments).await;
     let ledger: Value = serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap();
     assert_eq!(ledger["wrong"], json!([]), "errors in pages");
     ledger
@@ -128,11 +131,9 @@ async fn check_run(stored: &Stored<'_>, run: &str, done: &Value) -> Vec<Value> {
     assert_eq!(sorted(names), wanted, "{run}: {rows:#?}");
     for row in &rows {
         assert_eq!(&text(row, "event_id")[14..15], "7", "{row:#}");
-        assert_has(
-            row,
-            &json!({"is_bot": 0, "language": "de-CH", "timezone": "Europe/Zurich", "screen_width": 1600,
-                    "screen_height": 1000, "viewport_width": 1200, "viewport_height": 800}),
-        );
+        assert_has(row, &json!({"is_bot": 0, "language": "de-CH", "timezone": "Europe/Zurich"}));
+        let window = json!({"screen_width": 1600, "screen_height": 1000, "viewport_width": 1200, "viewport_height": 800});
+        assert_has(row, if done["device"].is_null() { &window } else { &done["device"] });
         assert!(!text(row, "page_view_id").is_empty());
         assert!(
             !row.to_string().contains("someone@shop.example"),
@@ -240,9 +241,9 @@ fn check_shop(rows: &[Value]) {
     }
 }
 
-async fn check_clicks(stored: &Stored<'_>, done: &Value) {
+async fn check_clicks(stored: &Stored<'_>, run: &str, done: &Value) {
     let wanted = done["clicks"].as_array().unwrap();
-    let mut clicks = stored.until("clicks", "full", |rows| rows.len() >= wanted.len()).await;
+    let mut clicks = stored.until("clicks", run, |rows| rows.len() >= wanted.len()).await;
     clicks.sort_by_key(|row| text(row, "event_time").to_owned());
     assert_eq!(clicks.len(), wanted.len(), "{clicks:#?}");
     for (click, wanted) in clicks.iter().zip(wanted) {
@@ -265,7 +266,6 @@ async fn check_persons(stored: &Stored<'_>, ledger: &Value, rows: impl Fn(&str) 
         assert_has(&ledger[run], &json!({"requests": 0, "stored": 0}));
     }
     assert_has(&ledger["asked"], &json!({"requests_before": 0, "stored_before": 0, "stored": 0}));
-    assert_eq!(ledger["ahead"]["waiting_before"], Value::Null);
     assert_eq!(ledger["cookieless"]["stored"], 0);
     let derived: BTreeSet<_> =
         rows("cookieless").iter().map(|row| text(row, "visitor_id").to_owned()).collect();
@@ -292,16 +292,71 @@ async fn check_persons(stored: &Stored<'_>, ledger: &Value, rows: impl Fn(&str) 
     assert_eq!(titles, list(&ledger["single"]["titles"]));
 }
 
-async fn check_rollups(postgres: &PgPool, ledger: &Value) {
+/// Pages rendered ahead, sessions that end, and what a beacon carries.
+fn check_visits(ledger: &Value, rows: impl Fn(&str) -> Vec<Value>) {
+    let ahead = rows("ahead");
+    assert_eq!(ledger["ahead"]["waiting"], 0, "what nobody has seen is not even queued");
+    let shown = ahead.iter().find(|row| text(row, "url").ends_with("/home") && !is_report(row)).unwrap();
+    let since_ms = event_time_ms(shown) - ledger["ahead"]["shown_at"].as_i64().unwrap();
+    assert!(since_ms >= -CORRECTION_MS, "it counts from when it is shown: {since_ms} ms after that");
+
+    let mut all = rows("sessions");
+    all.retain(|row| matches!(text(row, "name"), "first" | "second" | "third"));
+    all.sort_by_key(event_time_ms);
+    let wanted = ledger["sessions"]["sessions"].as_array().unwrap();
+    assert_eq!(all.len(), wanted.len());
+    let mut pauses = all.windows(2).map(|pair| event_time_ms(&pair[1]) - event_time_ms(&pair[0]));
+    let mut ids: Vec<(&str, &str)> = Vec::new();
+    for (row, wanted) in all.iter().zip(wanted) {
+        assert_eq!(row["name"], wanted["name"], "in the order of their times");
+        let id = (text(row, "name"), text(row, "session_id"));
+        if ids.last() != Some(&id) {
+            ids.push(id);
+        }
+    }
+    let names: Vec<_> = ids.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["first", "second", "third"], "a session each: {ids:?}");
+    assert_eq!(ids.iter().map(|(_, id)| id).collect::<BTreeSet<_>>().len(), 3);
+    for (name, first) in [("second", 1), ("third", 1)] {
+        assert_eq!(
+            all.iter().find(|row| row["name"] == name).unwrap()["sequence"],
+            first,
+            "numbers begin anew"
+        );
+    }
+    for wanted in &wanted[1..] {
+        let (pause, wanted) = (pauses.next().unwrap(), wanted["after_ms"].as_i64().unwrap());
+        assert!((wanted - CORRECTION_MS..wanted + 60_000).contains(&pause), "{pause} ms instead of {wanted}");
+    }
+
+    assert!(ledger["beacon"]["beacon"].as_u64().unwrap() > 0);
+    assert_eq!(ledger["beacon"]["again"], 0, "the beacon alone has carried them");
+    assert_eq!(
+        ledger["beacon_twice"]["again"], ledger["beacon_twice"]["beacon"],
+        "the next page sends them again"
+    );
+}
+
+fn event_time_ms(row: &Value) -> i64 {
+    let time = text(row, "event_time").replace(' ', "T") + "Z";
+    time.parse::<jiff::Timestamp>().unwrap().as_millisecond()
+}
+
+async fn check_rollups(postgres: &PgPool, ledger: &Value, sessions: i64) {
     let runs = ledger.as_object().unwrap().values().filter(|run| run["names"].is_array());
     let count = |name: &str| {
         let names = runs.clone().flat_map(|run| list(&run["names"]));
         i64::try_from(names.filter(|found| *found == name).count()).unwrap()
     };
-    let clicks = ledger["full"]["clicks"].as_array().unwrap();
+    let clicks: Vec<_> = runs.clone().flat_map(|run| run["clicks"].as_array().unwrap()).collect();
     let of = |what: &str| i64::try_from(clicks.iter().filter(|click| click[what] == true).count()).unwrap();
     let all = i64::try_from(clicks.len()).unwrap();
     let sums = [
+        (
+            "sessions",
+            "SELECT coalesce(sum(total_sessions), 0)::bigint FROM analytics_summary WHERE period_type = 'day'",
+            sessions,
+        ),
         (
             "page_views",
             "SELECT coalesce(sum(page_views), 0)::bigint FROM analytics_summary WHERE period_type = 'day'",
@@ -349,16 +404,23 @@ async fn check_rollups(postgres: &PgPool, ledger: &Value) {
     }
 }
 
-async fn check_features(stored: &Stored<'_>, ledger: &Value) {
-    let mut runs = std::collections::BTreeMap::new();
+/// Checks every run; says how many sessions they were.
+async fn check_features(stored: &Stored<'_>, ledger: &Value) -> i64 {
+    let mut runs = BTreeMap::new();
     for (run, done) in ledger.as_object().unwrap() {
         if done["names"].is_array() {
             runs.insert(run.as_str(), check_run(stored, run, done).await);
         }
     }
     check_shop(&runs["full"]);
-    check_clicks(stored, &ledger["full"]).await;
+    for run in ["full", "module"] {
+        check_clicks(stored, run, &ledger[run]).await;
+    }
     check_persons(stored, ledger, |run| runs[run].clone()).await;
+    check_visits(ledger, |run| runs[run].clone());
+    // Where no session was sent, the visitor's events are one.
+    let all = runs.values().flatten().map(|row| (text(row, "visitor_id"), text(row, "session_id")));
+    i64::try_from(all.collect::<BTreeSet<_>>().len()).unwrap()
 }
 
 /// What was queued while something was wrong: all of it, each once.
@@ -384,6 +446,29 @@ async fn check_faults(stored: &Stored<'_>, ledger: &Value) {
     assert_eq!(ledger["refused"]["more"], 0, "a refusal is final");
     assert!(ledger["refused"]["statuses"].as_array().unwrap().iter().all(|status| *status == 401));
     assert_eq!(stored.rows("events", "no").await, Vec::<Value>::new());
+    for (run, refusal) in [("busy", 429), ("unavailable", 503)] {
+        let answers = ledger[run]["answers"].as_array().unwrap();
+        assert!(answers.iter().any(|answer| answer["status"] == refusal), "{run}: {answers:?}");
+        for answer in answers.iter().filter(|answer| answer["status"] == refusal) {
+            let wait_ms = 1000.0 * answer["retry_after_s"].as_f64().unwrap();
+            assert!(wait_ms > 0.0, "{run} says when: {answer}");
+            assert!(answer["pause_ms"].as_f64().unwrap() >= wait_ms, "not before that: {answer}");
+        }
+    }
+}
+
+/// A store that takes an event a second: its write key.
+async fn narrow_store(target: &Target) -> String {
+    let store = json!({"name": "Narrow", "timezone": "UTC", "currency": "USD", "events_per_second": 1});
+    let created = reqwest::Client::new()
+        .post(format!("{}/api/v1/stores", target.api))
+        .bearer_auth(&target.admin_token)
+        .json(&store)
+        .send()
+        .await
+        .unwrap();
+    let created: Value = created.error_for_status().unwrap().json().await.unwrap();
+    created["write_key"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -392,10 +477,18 @@ async fn what_is_done_in_a_browser_is_what_is_counted() {
     let mut running = machine.start().await;
     let collector = format!("127.0.0.1:{}", machine.ports[0].number());
     let stored = Stored { machine: &machine };
-    let done = ledger("features.mjs", &collector).await;
-    check_features(&stored, &done).await;
-    check_rollups(&machine.target().await.postgres, &done).await;
-    let done = ledger("faults.mjs", &collector).await;
+    let features = ["features.mjs", &collector, "demo-write-key"];
+    let visits = ["visits.mjs", &collector, "demo-write-key"];
+    let (mut done, mut visits) = tokio::join!(ledger(&features), ledger(&visits));
+    done.as_object_mut().unwrap().append(visits.as_object_mut().unwrap());
+    let sessions = check_features(&stored, &done).await;
+    let target = machine.target().await;
+    check_rollups(&target.postgres, &done, sessions).await;
+
+    let dir = TempDir::new().unwrap();
+    let (_starting, port) = starting_collector(dir.path()).await;
+    let (narrow, starting) = (narrow_store(&target).await, format!("127.0.0.1:{}", port.number()));
+    let done = ledger(&["faults.mjs", &collector, "demo-write-key", &narrow, &starting]).await;
     check_faults(&stored, &done).await;
     assert!(running.stop(Signal::INT, PATIENCE).await.unwrap().success());
 }

@@ -10,7 +10,7 @@ const html = `<!doctype html><title>Mug</title><body style="height:4000px;margin
   const bundle = location.pathname === '/whole' ? 'array.full.js' : 'array.js'
   document.write('<script src="/node_modules/posthog-js/dist/' + bundle + '"><' + '/script>')
 </script>`
-const settings = { api_host: `http://${host}`, defaults: '2025-11-30', opt_out_useragent_filter: true }
+const settings = { api_host: `http://${host}`, defaults: '2025-11-30' }
 const mug = { product_id: 'mug', name: 'Mug', brand: 'Kiln', category: 'Cups', variant: 'blue', price: 12.5, currency: 'USD' }
 
 const outcome = await withShop({ chromium, root: fileURLToPath(new URL('.', import.meta.url)), html }, async (page, origin) => {

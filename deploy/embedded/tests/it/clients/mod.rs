@@ -4,6 +4,7 @@
 mod ga4;
 mod plausible;
 mod posthog;
+mod rates;
 mod segment;
 mod snowplow;
 mod umami;
@@ -135,7 +136,7 @@ fn assert_has(row: &Value, wanted: &Value) {
 }
 
 /// A collector that knows no store, because Postgres is away: it answers 503 until it does.
-async fn starting_collector(dir: &Path) -> (millrace_embedded::process::Process, Port) {
+pub(crate) async fn starting_collector(dir: &Path) -> (millrace_embedded::process::Process, Port) {
     let (port, metrics) = (Port::reserve().unwrap(), Port::reserve().unwrap());
     let arguments = [
         "--log=spool".into(),
