@@ -48,7 +48,7 @@ pub(crate) fn put_commerce(
 ) -> Vec<&'static str> {
     let is_known = is_about_goods(canonical_name(name));
     let list = ["items", "products"].into_iter().find_map(|name| from.get(name)?.as_array());
-    let list = list.filter(|list| is_known || list.iter().all(Value::is_object));
+    let list = list.filter(|list| is_known || !list.is_empty() && list.iter().all(Value::is_object));
     if list.is_none() && !is_known {
         return match from.get("value") {
             Some(value @ Value::Number(_)) => {
@@ -187,7 +187,7 @@ mod tests {
             &json!({ "order_id": "7", "currency": "EUR", "items": [{ "product_id": "a", "name": "5", "price": 1 }] }),
             &[],
         );
-        for list in [json!(["a", "b"]), json!([{ "id": "a" }, 3])] {
+        for list in [json!(["a", "b"]), json!([{ "id": "a" }, 3]), json!([])] {
             check("list_sorted", &json!({ "items": list, "value": "up" }), &json!({}), &["items", "value"]);
         }
         check(

@@ -62,7 +62,7 @@ pub(crate) enum Does {
     Get,
     /// Takes events either way.
     GetAndPost,
-    /// Answers what a client asks before or beside sending; a body is read and dropped.
+    /// Answers what a client asks before or beside sending; a body says nothing here.
     Say(fn(&Call<'_>) -> Response),
     /// Takes events as [`Does::Post`] does and says what would become of them; nothing is kept.
     Check(Judge),
@@ -223,13 +223,17 @@ pub(crate) fn properties(from: &Map<String, Value>, without: &[&str]) -> Map<Str
     flat
 }
 
-/// Adds entries to `properties`, as many as an event may have.
+/// Adds entries to `properties`, as many as an event may have. What stands there stays.
 pub(crate) fn add_properties(
     properties: &mut Map<String, Value>,
     more: impl IntoIterator<Item = (String, Value)>,
 ) {
-    let room = PROPERTIES_MAX.saturating_sub(properties.len());
-    properties.extend(more.into_iter().take(room));
+    for (name, value) in more {
+        if properties.len() >= PROPERTIES_MAX {
+            return;
+        }
+        properties.entry(name).or_insert(value);
+    }
 }
 
 fn flatten(flat: &mut Map<String, Value>, name: &str, value: &Value, names_bytes: &mut usize) {

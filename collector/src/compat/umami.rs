@@ -30,7 +30,7 @@ pub(crate) const ROUTES: &[Route] =
 
 const BATCH: &str = "/api/batch";
 
-/// More events than a setting of the collector would let into one request: nothing is made of them.
+/// Events that one batch may hold, whatever the setting: each of them repeats the page's origin.
 const EVENTS_MAX: usize = 1_000;
 
 /// A longer origin is no page's; a path is repeated with it.

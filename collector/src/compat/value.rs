@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
-use super::{add_properties, put};
+use super::{PROPERTIES_MAX, put};
 use crate::read::is_absolute;
 
 /// A string, or a number as one. What says nothing of the kind is left out.
@@ -23,9 +23,16 @@ pub(super) fn put_text(event: &mut Map<String, Value>, field: &str, value: Optio
     }
 }
 
-/// Puts a property that is text, while there is room for one.
+/// Puts a property that is text. What a decoder says itself takes the place of the last of too many.
 pub(super) fn put_property(properties: &mut Map<String, Value>, name: &str, value: Option<&Value>) {
-    add_properties(properties, text(value).map(|text| (name.to_owned(), text.into())));
+    let Some(text) = text(value) else { return };
+    if properties.len() >= PROPERTIES_MAX
+        && !properties.contains_key(name)
+        && let Some(last) = properties.keys().next_back().cloned()
+    {
+        properties.remove(&last);
+    }
+    properties.insert(name.to_owned(), text.into());
 }
 
 /// Puts the first value that says something, as it was sent: whether it is acceptable is not decided here.

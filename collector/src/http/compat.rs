@@ -82,17 +82,11 @@ fn respond(app: &App, protocol: Protocol, parts: &Parts, result: &Result<usize, 
     response
 }
 
-/// What a client asks before it sends. A body is read, because a client that still sends one takes an early answer for a
-/// broken connection, and nobody looks at it.
+/// What a client asks before it sends. A body says nothing here, and is left unread.
 async fn tell(app: Arc<App>, say: fn(&Call<'_>) -> Response, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let read = async {
-        let client = collect::take_client_rate(&app, &parts)?;
-        body::read(body, &app.limits, app.body_timeout, &app.memory, client).await?;
-        Ok::<_, Refused>(())
-    };
-    let mut response = match read.await {
-        Ok(()) => say(&call(&parts, &[], 0)),
+    let (parts, _) = request.into_parts();
+    let mut response = match collect::take_client_rate(&app, &parts) {
+        Ok(_) => say(&call(&parts, &[], 0)),
         Err(refused) => {
             collect::count_refused(&app, &refused);
             answer::refused(&refused)

@@ -172,11 +172,12 @@ fn service(
             let mut answer: Answer = answer.await;
             let mut ended = Instant::now();
             connection.wait(ended);
-            let mut is_last = app.is_draining.load(Ordering::Relaxed);
+            let mut is_last = false;
             if let Some(unread) = connection.take_unread() {
-                is_last |= !unread.discard(app.limits.body_bytes_max, started + app.body_timeout).await;
+                is_last = !unread.discard(app.limits.body_bytes_max, started + app.body_timeout).await;
                 ended = Instant::now();
             }
+            is_last |= app.is_draining.load(Ordering::Relaxed);
             if let Ok(answer) = &mut answer {
                 app.metrics.request(endpoint, answer.status().as_u16(), ended.duration_since(started));
                 if is_last {

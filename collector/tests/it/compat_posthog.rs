@@ -476,6 +476,7 @@ async fn an_event_is_not_lost_for_what_is_beside_the_point() {
         (&rows[0]["properties"]["type"], &rows[0]["properties"]["message"]),
         (&json!("TypeError"), &json!("no tea"))
     );
+    assert_eq!(rows[1]["properties"]["previous_id"], "a", "what a decoder says itself has room");
     assert_eq!(rows[2]["properties"], json!({ "items": "[\"a\",\"b\"]", "value": "up" }));
     assert_eq!((&rows[3]["currency"], &rows[3]["total_minor"]), (&json!("EUR"), &json!(300)));
 }
@@ -493,6 +494,7 @@ async fn its_specification_of_commerce_is_understood() {
         ("Product Reviewed", json!({ "product_id": "p", "rating": "5" })),
         ("Order Updated", json!({ "order_id": "o", "total": 3 })),
         ("order completed", json!({ "cart_id": "c" })),
+        ("Completed Order", json!({ "steps": 3 })),
         ("Signed Up", json!({})),
     ]
     .into_iter()
@@ -511,6 +513,7 @@ async fn its_specification_of_commerce_is_understood() {
             "review",
             "order_updated",
             "order completed",
+            "Completed Order",
             "Signed Up"
         ]
     );
@@ -527,17 +530,24 @@ async fn its_specification_of_commerce_is_understood() {
 #[tokio::test]
 async fn refunds_of_some_products_are_several() {
     let service = Service::start().await;
-    let refund = |number: usize, more: Value| {
+    let refund = |name: &str, number: usize, more: Value| {
         let mut properties = json!({ "order_id": "o", "total": 3 });
         properties.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        json!({ "event": "Order Refunded", "distinct_id": "d", "uuid": uuid(number), "properties": properties })
+        json!({ "event": name, "distinct_id": "d", "uuid": uuid(number), "properties": properties })
     };
     let some = json!({ "products": [{ "product_id": "p" }] });
     let named = json!({ "products": [{ "product_id": "p" }], "refund_id": "r" });
-    let sent = batch(&[refund(1, some), refund(2, named), refund(3, json!({}))]);
+    let sent = batch(&[
+        refund("Order Refunded", 1, some.clone()),
+        refund("Order Refunded", 2, named),
+        refund("Order Refunded", 3, json!({})),
+        refund("refund", 4, some.clone()),
+        refund("Refunded Order", 5, some),
+    ]);
     assert_eq!(post(&service, "/e/", sent).await.status, 200);
     let ids: Vec<_> = service.events().iter().map(|row| row.get("refund_id").cloned()).collect();
-    assert_eq!(ids, [Some(json!(uuid(1))), Some(json!("r")), None]);
+    let own = |number| Some(json!(uuid(number)));
+    assert_eq!(ids, [own(1), Some(json!("r")), None, own(4), own(5)]);
 }
 
 /// The time spent on a page is not that of the next one.

@@ -334,8 +334,14 @@ async fn a_shops_own_schemas_are_its_own() {
     let order = json!({ "order_id": 7, "total": "30", "currency": "eur", "products": [{ "sku": "mug" }], "gift": true });
     let order =
         json!({ "e": "ue", "ue_pr": self_describing("com.shop/order_completed", &order).to_string() });
-    assert_eq!(payload(&service, &[&seen.to_string(), &order.to_string()]).await, ok());
+    // Refunds of some products are several.
+    let refund = json!({ "order_id": 7, "total": 3, "currency": "eur", "products": [{ "sku": "mug" }] });
+    let refund = self_describing("com.shop/refund", &refund).to_string();
+    let refund = json!({ "e": "ue", "eid": "5f3a4c1e-8d2b-4f6a-9c7e-1b2d3e4f5a6b", "ue_pr": refund });
+    let sent = [&seen, &order, &refund].map(Value::to_string);
+    assert_eq!(payload(&service, &sent.each_ref().map(String::as_str)).await, ok());
     let rows = service.events();
+    assert_eq!((&rows[2]["name"], &rows[2]["refund_id"]), (&json!("refund"), &refund["eid"]));
     assert_eq!((&rows[0]["user_id"], &rows[0]["page_view_id"]), (&Value::Null, &json!("page")));
     assert_eq!(rows[0]["properties"], json!({ "user.id": "u", "web_page.id": "p" }));
     assert_eq!((&rows[1]["name"], &rows[1]["order_id"]), (&json!("purchase"), &json!("7")));

@@ -156,12 +156,11 @@ const run = (command: unknown, a?: any, b?: any) => {
 /** Starts in this page; what was called before is done then. */
 export const begin = (given: Options, waiting: ArrayLike<unknown>[]) => {
   options = given
-  const { globalPrivacyControl, doNotTrack } = navigator as Navigator & { globalPrivacyControl?: boolean }
   let running = 0
 
   const start = () => {
     open(options.endpoint!, options.key)
-    agree((globalPrivacyControl || doNotTrack == '1') && options.dnt != 'ignore' ? 'none' : options.consent || 'full')
+    agree(((navigator as any).globalPrivacyControl || navigator.doNotTrack == '1') && options.dnt != 'ignore' ? 'none' : options.consent || 'full')
     for (const name of ['pushState', 'replaceState'] as const) {
       const original = history[name]
       history[name] = function (...a) {
@@ -169,8 +168,8 @@ export const begin = (given: Options, waiting: ArrayLike<unknown>[]) => {
         guard(moved)()
       }
     }
+    // Also of a change in the part after `#`.
     on(w, 'popstate', moved)
-    on(w, 'hashchange', moved)
     on<PageTransitionEvent>(w, 'pageshow', (event) => event.persisted && view())
     moved()
     part?.()

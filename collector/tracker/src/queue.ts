@@ -27,6 +27,8 @@ let memory: Record<string, string> = {}
 const flying: Record<string, unknown> = {}
 let address = ''
 let tries = 0
+/** While it rests after failures, nothing is sent but from a page that is left. */
+let rests = 0
 let timer = 0
 
 const names = (start: string) =>
@@ -46,12 +48,12 @@ const later = (ms: number) => {
 
 /** Sends what waits; of a page that is left in at most this many requests at once. */
 export const flush = async (leaving?: number) => {
+  if (rests && !leaving) return
   const batch: string[] = []
   let body = ''
   // Seconds until what was not taken is sent again; below zero: it was taken.
   let wait = 0
   try {
-    clearTimeout(timer)
     timer = 0
     const waiting = names(prefix + '.')
     waiting.splice(0, waiting.length - EVENTS_MAX).map(drop)
@@ -63,8 +65,7 @@ export const flush = async (leaving?: number) => {
       }
     }
     if (!body) return
-    // What is added until the answer comes goes after it, and no sooner than that says.
-    batch.map((name) => (flying[name] = timer = -1))
+    batch.map((name) => (flying[name] = 1))
     if (leaving! > 1) flush(leaving! - 1)
     const context = {
       language: navigator.language,
@@ -90,14 +91,17 @@ export const flush = async (leaving?: number) => {
     // Stored, or refused for good?
     wait = /2..|40[013]|41[35]|422/.test(answer.status as never) ? -1 : +answer.headers.get('retry-after')! || 0
   } catch {}
-  timer = 0
   batch.map((name) => delete flying[name])
   if (wait < 0) {
     tries = 0
     batch.map(drop)
     later(0)
   } else {
-    later(wait * 1e3 + Math.min(RETRY_MS * 2 ** tries++, RETRY_MS_MAX) * (1 + Math.random()))
+    rests++
+    setTimeout(() => {
+      rests--
+      flush()
+    }, wait * 1e3 + Math.min(RETRY_MS * 2 ** tries++, RETRY_MS_MAX) * (1 + Math.random()))
   }
 }
 
@@ -135,5 +139,6 @@ export const lose = () => {
 export const open = (to: string, key: string) => {
   address = to + '?key=' + key
   prefix = 'mr.' + key
-  on(w, 'online', () => flush())
+  // As if the page was left: whether it rests or not.
+  on(w, 'online', flush as never)
 }

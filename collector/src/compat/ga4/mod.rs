@@ -122,7 +122,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
     match result {
         Err(refused) if is_worth_a_retry(refused.refusal.reason) => answer::refused(refused),
-        // What is left of the body closes the connection.
+        // A sender with a queue can send it in parts.
         Err(refused) if refused.refusal.reason == Reason::BodyTooLarge => answer::refused(refused),
         _ => {
             let mut response = Response::new(Body::empty());

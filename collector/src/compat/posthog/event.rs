@@ -1,5 +1,6 @@
 //! One event of PostHog's to native ones.
 
+use millrace_schemas::event::{PURCHASE, REFUND, canonical_name};
 use serde_json::{Map, Value};
 
 use super::heatmap;
@@ -227,21 +228,17 @@ impl Sent<'_> {
                 put_text(&mut event, "label", self.get("$screen_name"));
                 ("screen_view", self.rest(&[]))
             }
-            name => {
-                // PostHog's specification of e-commerce is Segment's, with names that begin with a capital.
-                let is_capital = name.starts_with(|first: char| first.is_ascii_uppercase());
-                match specification::specified_name(&name.to_ascii_lowercase()).filter(|_| is_capital) {
-                    Some(known) => {
-                        let id = event.get("event_id").cloned();
-                        let rest = specification::put(&mut event, known, &self.left(), id.as_ref());
-                        (known, without_long_elements(rest))
-                    }
-                    None => {
-                        let taken = commerce::put_commerce(&mut event, name, self.properties);
-                        (name, self.rest(&taken))
-                    }
+            name => match self.specified_name() {
+                Some(known) => {
+                    let id = event.get("event_id").cloned();
+                    let rest = specification::put(&mut event, known, &self.left(), id.as_ref());
+                    (known, without_long_elements(rest))
                 }
-            }
+                None => {
+                    let taken = commerce::put_commerce(&mut event, name, self.properties);
+                    (name, self.rest(&taken))
+                }
+            },
         };
         // A name that is no text is refused.
         match self.event.get("event") {
@@ -250,6 +247,18 @@ impl Sent<'_> {
         }
         put(&mut event, "properties", properties);
         event
+    }
+
+    /// What PostHog's specification of e-commerce calls this event: Segment's, with names that begin with a capital.
+    fn specified_name(&self) -> Option<&'static str> {
+        let is_capital = self.name.starts_with(|first: char| first.is_ascii_uppercase());
+        let specified = specification::specified_name(&self.name.to_ascii_lowercase()).filter(|_| is_capital);
+        let known = specified.or((self.name == REFUND).then_some(REFUND))?;
+        // Anybody's words may mean an order; one that nobody names would be refused.
+        let has_order =
+            ["order_id", "transaction_id", "orderId"].iter().any(|id| text(self.get(id)).is_some());
+        let is_meant = has_order || canonical_name(self.name) == known || !matches!(known, PURCHASE | REFUND);
+        is_meant.then_some(known)
     }
 
     /// The properties that say something here, and are in no field yet.
@@ -269,15 +278,16 @@ impl Sent<'_> {
 
     /// What is said of a person or a group, under its own names.
     fn traits(&self, name: &str) -> Map<String, Value> {
-        let mut rest = self.rest(&[]);
-        put_property(&mut rest, "previous_id", self.get("$anon_distinct_id"));
-        for of in [self.event, self.properties] {
+        let mut said = Map::new();
+        for of in [self.properties, self.event] {
             if let Some(traits) = object(of, name) {
                 let traits = properties(traits, &[]).into_iter().filter(|(name, _)| !name.starts_with('$'));
-                add_properties(&mut rest, traits);
+                add_properties(&mut said, traits);
             }
         }
-        rest
+        put_property(&mut said, "previous_id", self.get("$anon_distinct_id"));
+        add_properties(&mut said, self.rest(&[]));
+        said
     }
 
     /// The outermost of the exceptions, with the innermost frames first.
@@ -325,9 +335,7 @@ impl Sent<'_> {
             stack.push_str(&line);
         }
         put(&mut said, "stack", stack.trim_end());
-        let mut rest = self.rest(&["type", "message"]);
-        rest.retain(|name, _| !said.contains_key(name));
-        add_properties(&mut said, rest);
+        add_properties(&mut said, self.rest(&["type", "message"]));
         said
     }
 

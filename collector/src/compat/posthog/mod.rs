@@ -66,7 +66,7 @@ pub(crate) const ROUTES: &[Route] = &[
     says("/api/feature_flag/local_evaluation/", ask::definitions),
 ];
 
-/// More events than a setting of the collector would let into one request: nothing is made of them.
+/// Events that one batch may hold, whatever the setting: the sender's library sends a hundred at most.
 const EVENTS_MAX: usize = 1_000;
 
 /// The events of a request.

@@ -1,12 +1,13 @@
 //! Self-describing events, and the entities that no field has a place for.
 
+use millrace_schemas::event::REFUND;
 use serde_json::{Map, Value};
 
 use super::{Entity, Payload, SNOWPLOW, ecommerce, nested};
 use crate::compat::{
     commerce::put_commerce,
     event_id, properties, put,
-    value::{put_currency, text},
+    value::{put_currency, put_text, text},
 };
 
 /// Vendors whose entities describe browsers and pages, for which there are fields or no use.
@@ -56,6 +57,10 @@ impl Payload<'_> {
     fn as_it_is(&mut self, name: &str, data: &Map<String, Value>) {
         self.named(name);
         let taken = put_commerce(&mut self.event, name, data);
+        // A refund of some products is one of several; sent again it has the same id.
+        if name == REFUND && self.event.contains_key("items") && !self.event.contains_key("refund_id") {
+            put_text(&mut self.event, "refund_id", self.fields.get("eid"));
+        }
         self.event.insert("properties".into(), properties(data, &taken).into());
     }
 
