@@ -121,31 +121,56 @@ async function refused() {
 /// A collector that says later, and when: it is asked again then, and not before.
 async function later(run, where, between) {
   const context = await arrive(browser, wrong)
-  const page = await context.newPage()
-  const answers = []
-  page.on('response', (response) => {
-    if (/collect/.test(response.url())) answers.push([response.status(), +(response.headers()['retry-after'] ?? 0)])
+  // When the page asks, and when it has heard the answer.
+  await context.addInitScript(() => {
+    const { fetch } = window
+    window.talk = []
+    window.fetch = async (...request) => {
+      const turn = { asked: performance.now() }
+      window.talk.push(turn)
+      const answer = await fetch(...request)
+      const { text } = answer
+      answer.text = async () => {
+        const said = await text.call(answer)
+        Object.assign(turn, { heard: performance.now(), status: answer.status, retry_after_s: +answer.headers.get('retry-after') })
+        return said
+      }
+      return answer
+    }
   })
+  const page = await context.newPage()
   await page.goto(`${where.origin}/${run}/home`)
   await page.waitForFunction(() => window.millrace && !window.millrace.q)
   await queue(page, run, 5)
-  await until('a refusal', () => answers.length > 0)
+  await until('a refusal', () => page.evaluate(() => window.talk.some(({ status }) => status >= 400)))
   await between()
   await empty(page)
-  // By the page's own clock: from the end of each answer to the next question.
-  const pauses = await page.evaluate(() => performance.getEntriesByType('resource').filter(({ name }) => /collect/.test(name))
-    .map(({ responseEnd }, i, all) => (all[i + 1] ? all[i + 1].startTime - responseEnd : null)))
-  ledger[run].answers = answers.map(([status, retry_after_s], i) => ({ status, retry_after_s, pause_ms: pauses[i] }))
+  const talk = await page.evaluate(() => window.talk)
+  ledger[run].answers = talk.map(({ heard, status, retry_after_s }) => {
+    const next = talk.find(({ asked }) => asked > heard)
+    return { status, retry_after_s, pause_ms: next && next.asked - heard }
+  })
   await context.close()
 }
 
 /// A store that is sent more than it takes: 429.
 async function busy() {
   const event = { type: 'event', name: 'rush', visitor_id: 'somebody', url: `${shop.origin}/rush` }
-  const body = JSON.stringify(Array(500).fill(event))
+  const post = async (events) => {
+    const body = JSON.stringify(Array(events).fill(event))
+    return (await fetch(`http://${target}/v1/collect?key=${busyKey}`, { method: 'POST', body })).status
+  }
   // The key is known within seconds.
-  await until('the rush', async () => (await fetch(`http://${target}/v1/collect?key=${busyKey}`, { method: 'POST', body })).status === 202)
-  await later('busy', shop, () => {})
+  await until('the rush', async () => (await post(500)) === 202)
+  // Others take all that comes back of its rate, until the page has been refused.
+  let isOver = false
+  const others = (async () => {
+    while (!isOver) await Promise.all([post(1), pause(100)])
+  })()
+  await later('busy', shop, () => {
+    isOver = true
+    return others
+  })
 }
 
 /// A collector that knows no store yet: 503. Another one, which does, takes its place.

@@ -15,7 +15,7 @@ if (at === 'door') {
     const { visitor_id, session_id } = JSON.parse(localStorage[own])
     const device = { screen_width: screen.width, screen_height: screen.height, viewport_width: innerWidth, viewport_height: innerHeight }
     const { waiting, shown_at } = localStorage
-    const body = { visitor: visitor_id, session: session_id, device, waiting: +waiting, shown_ms: Date.now() - shown_at, shown_at: +shown_at }
+    const body = { visitor: visitor_id, session: session_id, device, waiting: +waiting, shown_at: +shown_at }
     await fetch('told', { method: 'POST', body: JSON.stringify(body) })
     location = 'about:blank'
   }, 500))
