@@ -20,6 +20,15 @@ async fn a_store_over_its_rate_is_told_when_to_come_back() {
     assert_eq!(service.post(GOOD).await.status, 202, "other stores are not concerned");
 }
 
+/// For each address, of which a proxy speaks.
+async fn one_request_a_second() -> Service {
+    Service::with(|config| {
+        config.rates.client_requests_per_second = 1;
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await
+}
+
 /// More than one request a second is, however busy the machine, now and then.
 async fn is_refused(mut send: impl AsyncFnMut() -> u16) {
     let mut statuses = Vec::new();
@@ -31,11 +40,7 @@ async fn is_refused(mut send: impl AsyncFnMut() -> u16) {
 
 #[tokio::test]
 async fn an_address_over_its_rate_is_refused_and_proxies_speak_for_others() {
-    let service = Service::with(|config| {
-        config.rates.client_requests_per_second = 1;
-        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    })
-    .await;
+    let service = one_request_a_second().await;
     let from = |address: &str| {
         service.send(service.request("demo-write-key").header("x-forwarded-for", address).body(GOOD))
     };
@@ -49,11 +54,7 @@ async fn an_address_over_its_rate_is_refused_and_proxies_speak_for_others() {
 
 #[tokio::test]
 async fn what_is_no_event_counts_towards_the_addresss_rate() {
-    let service = Service::with(|config| {
-        config.rates.client_requests_per_second = 1;
-        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    })
-    .await;
+    let service = one_request_a_second().await;
     let get = async |path: &str| {
         let request = service.client.get(format!("{}{path}", service.url));
         request.header("x-forwarded-for", "192.0.2.1").send().await.unwrap().status().as_u16()
@@ -66,11 +67,7 @@ async fn what_is_no_event_counts_towards_the_addresss_rate() {
 
 #[tokio::test]
 async fn preflights_count_and_are_answered_at_any_rate() {
-    let service = Service::with(|config| {
-        config.rates.client_requests_per_second = 1;
-        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    })
-    .await;
+    let service = one_request_a_second().await;
     let mut addresses = 1..;
     // That an address's first request is refused can only be for its preflights.
     is_refused(async || {

@@ -66,7 +66,7 @@ pub(crate) const ROUTES: &[Route] = &[
     says("/api/feature_flag/local_evaluation/", ask::definitions),
 ];
 
-/// Events that one batch may hold, whatever the setting: the sender's library sends a hundred at most.
+/// Events that one batch may hold, whatever the setting: one may become several native ones.
 const EVENTS_MAX: usize = 1_000;
 
 /// The events of a request.
