@@ -5,16 +5,17 @@
 //!   opened before the privileges are dropped, and Postgres is told to work in `/proc/self/fd/9`, which needs
 //!   no way through the directories above.
 //! * A new data directory is made beside its place and renamed into it when complete: a start that was killed
-//!   half-way leaves nothing that looks like a database.
+//!   half-way leaves nothing that looks like a database. One that is given up takes its set-up step with it.
 //! * Settings are given on the command line at every start. A setting changed here reaches old directories.
-//! * The server listens on loopback (chaos runs alone, in a network of their own, say otherwise), no Unix socket. The one role that can log in is `millrace`; whoever is on the
-//!   machine may, unless a password is required (it is made at initialisation). It owns its database and may create
-//!   roles, but is no superuser: row level security applies to what it grants, and SQL cannot read the server's files.
+//! * The server listens on loopback (chaos runs alone, in a network of their own, say otherwise), no Unix socket. The one
+//!   role that can log in is `millrace`; whoever is on the machine may, unless a password is required (it is made at
+//!   initialisation). It owns its database and may create roles, but is no superuser: row level security applies to
+//!   what it grants, and SQL cannot read the server's files.
 //! * Beside `<data_dir>` lie `<data_dir>.log` and `<data_dir>.password`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -143,8 +144,43 @@ pub struct LocalPostgres {
 impl LocalPostgres {
     /// Makes the data directory with its role and database, unless it exists.
     pub async fn initialise(config: &Config) -> Result<(), Error> {
-        let config = config.clone();
-        blocking(move || initialise(&config)).await
+        let data_dir = absolute(&config.data_dir)?;
+        if data_dir.join("PG_VERSION").exists() {
+            return Ok(());
+        }
+        let bin_dir = bin_dir(config)?;
+        let fresh = beside(&data_dir, "new");
+        let parent = data_dir.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent).map_err(io_error("create", parent))?;
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh).map_err(io_error("remove", &fresh))?;
+        }
+        make_data_dir(&fresh).await?;
+
+        let mut initdb = in_data_dir(&fresh, bin_dir.join("initdb").as_os_str());
+        initdb.args(["--pgdata", DATA_FD, "--username", "postgres", "--auth", "reject"]);
+        initdb.args(["--encoding", "UTF8", "--locale", "C.UTF-8"]);
+        if !config.durable {
+            initdb.arg("--no-sync");
+        }
+        run("initdb", initdb, "").await?;
+        // The superuser gets no password and can thus not log in; what it has to do is done here.
+        let password = uuid::Uuid::new_v4().simple().to_string();
+        let mut single = in_data_dir(&fresh, bin_dir.join("postgres").as_os_str());
+        single.args(["--single", "-D", DATA_FD]);
+        if !config.durable {
+            single.args(["-c", "fsync=off"]);
+        }
+        single.arg("postgres");
+        let statements = format!(
+            "CREATE ROLE {NAME} LOGIN CREATEROLE CREATEDB PASSWORD '{password}'\n\
+             CREATE DATABASE {NAME} OWNER {NAME}\n"
+        );
+        run("postgres --single", single, &statements).await?;
+
+        let password_file = beside(&data_dir, "password");
+        write_private(&password_file, &password).map_err(io_error("write", &password_file))?;
+        fs::rename(&fresh, &data_dir).map_err(io_error("rename", &fresh))
     }
 
     /// Initialises if necessary, starts the server and waits until it accepts connections.
@@ -275,61 +311,26 @@ async fn wait_for_predecessor(data_dir: &Path, deadline: Instant) -> Result<(), 
     Ok(())
 }
 
-fn initialise(config: &Config) -> Result<(), Error> {
-    let data_dir = absolute(&config.data_dir)?;
-    if data_dir.join("PG_VERSION").exists() {
-        return Ok(());
-    }
-    let bin_dir = bin_dir(config)?;
-    let fresh = beside(&data_dir, "new");
-    let parent = data_dir.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(parent).map_err(io_error("create", parent))?;
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh).map_err(io_error("remove", &fresh))?;
-    }
-    make_data_dir(&fresh)?;
-
-    let mut initdb = in_data_dir(&fresh, bin_dir.join("initdb").as_os_str());
-    initdb.args(["--pgdata", DATA_FD, "--username", "postgres", "--encoding", "UTF8", "--locale", "C.UTF-8"]);
-    initdb.args(["--auth", "reject"]);
-    if !config.durable {
-        initdb.arg("--no-sync");
-    }
-    run("initdb", initdb, "")?;
-    // The superuser gets no password and can thus not log in; what it has to do is done here.
-    let password = uuid::Uuid::new_v4().simple().to_string();
-    let mut single = in_data_dir(&fresh, bin_dir.join("postgres").as_os_str());
-    single.args(["--single", "-D", DATA_FD]);
-    if !config.durable {
-        single.args(["-c", "fsync=off"]);
-    }
-    single.arg("postgres");
-    let statements = format!(
-        "CREATE ROLE {NAME} LOGIN CREATEROLE CREATEDB PASSWORD '{password}'\n\
-         CREATE DATABASE {NAME} OWNER {NAME}\n"
-    );
-    run("postgres --single", single, &statements)?;
-
-    let password_file = beside(&data_dir, "password");
-    write_private(&password_file, &password).map_err(io_error("write", &password_file))?;
-    fs::rename(&fresh, &data_dir).map_err(io_error("rename", &fresh))
-}
-
-/// Runs a set-up step with `input` on its standard input.
-fn run(step: &'static str, mut command: Command, input: &str) -> Result<(), Error> {
+/// Runs a set-up step with `input` on its standard input. Whoever gives up waiting ends it.
+async fn run(step: &'static str, mut command: Command, input: &str) -> Result<(), Error> {
     let failed = |source| Error::Io { action: format!("run {step}"), source };
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(failed)?;
-    }
-    let output = child.wait_with_output().map_err(failed)?;
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let file_with = |text: &str| {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(text.as_bytes())?;
+        file.rewind()?;
+        Ok(file)
+    };
+    let (stdin, mut stderr) = (file_with(input).map_err(failed)?, file_with("").map_err(failed)?);
+    command.stdin(stdin).stdout(Stdio::null()).stderr(stderr.try_clone().map_err(failed)?);
+    let status = Process::spawn(command).map_err(failed)?.wait().await.map_err(failed)?;
+    let mut said = Vec::new();
+    stderr.rewind().and_then(|()| stderr.read_to_end(&mut said)).map_err(failed)?;
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
     // Single-user mode reports a failed statement and carries on.
-    if output.status.success() && !said.contains("ERROR:") {
+    if status.success() && !said.contains("ERROR:") {
         return Ok(());
     }
-    Err(Error::SetUp { step, status: output.status, output: said })
+    Err(Error::SetUp { step, status, output: said })
 }
 
 fn spawn_server(config: &Config) -> Result<Process, Error> {
@@ -404,14 +405,14 @@ fn in_data_dir(dir: &Path, program: &OsStr) -> Command {
     command
 }
 
-fn make_data_dir(dir: &Path) -> Result<(), Error> {
+async fn make_data_dir(dir: &Path) -> Result<(), Error> {
     let mut command = Command::new("install");
     command.args(["-d", "-m", "700"]);
     if is_root() {
         command.args(["-o", SYSTEM_USER, "-g", SYSTEM_USER]);
     }
     command.arg(dir);
-    run("install -d", command, "")
+    run("install -d", command, "").await
 }
 
 /// The newest server on the machine, or the one that wrote the data directory.
@@ -487,13 +488,4 @@ fn is_root() -> bool {
 fn io_error(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let action = format!("{action} {}", path.display());
     move |source| Error::Io { action, source }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Io {
-        action: "run a blocking step".to_owned(),
-        source: io::Error::other(error),
-    })?
 }

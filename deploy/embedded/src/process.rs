@@ -15,13 +15,17 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::process::{
+    Pid, WaitId, WaitIdOptions, kill_process, kill_process_group, test_kill_process_group, waitid,
+};
 
 pub use rustix::process::Signal;
 
 /// A child's end is looked for often at first, when somebody waits for it, and rarely once it has run for long.
 const POLL_MIN: Duration = Duration::from_millis(5);
 const POLL_MAX: Duration = Duration::from_millis(200);
+/// For what a killed child has started.
+const MEMBERS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A running child process. Dropping it kills it and everything it started.
 #[derive(Debug)]
@@ -99,7 +103,14 @@ impl Process {
             return Ok(status);
         }
         kill_process_group(self.pid, Signal::KILL)?;
-        self.child.wait()
+        let status = self.child.wait()?;
+        // What it started ends a moment after it, and writes until then. A container whose first process reaps nobody
+        // keeps them as zombies, so this has a limit.
+        let deadline = Instant::now() + MEMBERS_PATIENCE;
+        while test_kill_process_group(self.pid).is_ok() && Instant::now() < deadline {
+            std::thread::sleep(POLL_MIN);
+        }
+        Ok(status)
     }
 
     /// Like [`Process::stop`], for places that cannot await, such as `drop`.

@@ -106,9 +106,8 @@ pub async fn run(config: Config, has_network: bool) -> anyhow::Result<()> {
     if !has_network {
         println!("Without the right to make network namespaces (run as root) no network is cut.");
     }
-    // Declared before the processes that work in it, so that it goes after them.
     let dir = tempfile::Builder::new().prefix("millrace-chaos-").tempdir()?;
-    let stack = Stack::start(Network::lay(has_network)?, dir.path()).await?;
+    let stack = Stack::start(Network::lay(has_network)?, dir).await?;
     let mut campaign = Campaign::new(&config, seed, Arc::clone(&stack)).await?;
     let outcome = campaign.run(&rounds).await;
     let report = campaign.report().await;
@@ -126,7 +125,7 @@ pub async fn run(config: Config, has_network: bool) -> anyhow::Result<()> {
     };
     let evidence =
         config.evidence.join(format!("{}-seed-{seed}", Timestamp::now().strftime("%Y%m%dT%H%M%S")));
-    keep(dir.path(), &evidence, &format!("{}\n{failure:#}\n", report.table()))?;
+    keep(stack.dir(), &evidence, &format!("{}\n{failure:#}\n", report.table()))?;
     let kinds: String = config.faults.iter().map(|name| format!(" --fault '{name}'")).collect();
     let short = if config.short { " --short" } else { "" };
     Err(failure.context(format!(

@@ -9,7 +9,7 @@ use std::{
     io::Write as _,
     net::SocketAddr,
     os::unix::process::ExitStatusExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -18,6 +18,7 @@ use std::{
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rustix::process::{Pid, kill_process};
+use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 use super::{
@@ -105,15 +106,16 @@ pub(super) struct Addresses {
 pub(super) struct Stack {
     pub(super) addresses: Addresses,
     pub(super) network: Network,
-    dir: PathBuf,
     places: BTreeMap<Node, Mutex<Place>>,
     /// What happened that nobody asked for.
     remarks: std::sync::Mutex<Vec<String>>,
+    // Declared after the processes that work in it: whoever lets go of them last, it goes after them.
+    dir: TempDir,
 }
 
 impl Stack {
     /// Starts everything in `dir`; the services find out by themselves when the servers are ready.
-    pub(super) async fn start(mut network: Network, dir: &Path) -> anyhow::Result<Arc<Self>> {
+    pub(super) async fn start(mut network: Network, dir: TempDir) -> anyhow::Result<Arc<Self>> {
         let kafka = network.server(End::Kafka, 9092)?;
         let clickhouse = network.server(End::ClickHouse, 8123)?;
         let postgres = network.server(End::Postgres, 5432)?;
@@ -121,13 +123,13 @@ impl Stack {
             address: ipv4(postgres)?,
             durable: false,
             connections_max: 60,
-            ..postgres::Config::new(dir.join("postgres"), postgres.port())
+            ..postgres::Config::new(dir.path().join("postgres"), postgres.port())
         };
         let urls = Urls {
             kafka,
             clickhouse: format!("http://{clickhouse}"),
             postgres: format!("postgres://millrace@{postgres}/millrace"),
-            dir: dir.to_owned(),
+            dir: dir.path().to_owned(),
         };
         let mut recipes = vec![
             (Node::Postgres, Recipe::Postgres(Box::new(postgres_config))),
@@ -154,9 +156,9 @@ impl Stack {
                 postgres: urls.postgres,
             },
             network,
-            dir: dir.to_owned(),
             places: recipes.into_iter().map(place).collect(),
             remarks: std::sync::Mutex::default(),
+            dir,
         });
         for node in Node::SIX {
             stack.start_node(node).await?;
@@ -202,7 +204,7 @@ impl Stack {
         let running = match &place.recipe {
             Recipe::Postgres(config) => Running::Postgres(LocalPostgres::start(config).await?),
             Recipe::Program { program, arguments } => {
-                let log = self.dir.join(format!("{}.log", node.name()));
+                let log = self.dir().join(format!("{}.log", node.name()));
                 let mut log = File::options().create(true).append(true).open(log)?;
                 writeln!(log, "--- started {}", Timestamp::now())?;
                 let mut command = self.network.command(node, program);
@@ -317,12 +319,17 @@ impl Stack {
     pub(super) fn panics(&self) -> Vec<String> {
         let mut all = Vec::new();
         for node in Node::SERVICES.into_iter().chain([Node::ClickHouse]) {
-            let text = fs::read(self.dir.join(format!("{}.log", node.name()))).unwrap_or_default();
+            let text = fs::read(self.dir().join(format!("{}.log", node.name()))).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let lines = text.lines().filter(|line| line.contains("panicked at"));
             all.extend(lines.map(|line| format!("{}: {line}", node.name())));
         }
         all
+    }
+
+    /// Where the processes write, and their logs are.
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     fn place(&self, node: Node) -> anyhow::Result<&Mutex<Place>> {

@@ -89,22 +89,30 @@ fn an_event_that_disappears_is_reported_and_the_logs_are_kept() {
     }
 }
 
-/// Ctrl-C removes everything; a kill leaves no process, and nothing but files.
+/// Ctrl-C removes everything, while a database is being made (the broker starts before it) and with everything running; a
+/// kill leaves no process, and nothing but files.
 #[tokio::test]
 async fn nothing_is_left_when_it_is_interrupted_or_killed() {
-    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+    let moments = [
+        ("java", Signal::INT, Some(130)),
+        ("collector", Signal::INT, Some(130)),
+        ("java", Signal::KILL, None),
+    ];
+    for (program, signal, code) in moments {
         let dir = TempDir::new().unwrap();
         let mut command = chaos(dir.path(), &["--rounds", "1"]);
         command.stdout(Stdio::null());
         let mut running = Process::spawn(command).unwrap();
+        let runs = |line: &String| line.split(' ').next().is_some_and(|path| path.ends_with(program));
         let deadline = Instant::now() + Duration::from_secs(180);
-        while !processes_of(dir.path()).iter().any(|line| line.starts_with("java")) {
-            assert!(Instant::now() < deadline, "no broker starts");
+        while !processes_of(dir.path()).iter().any(runs) {
+            assert!(Instant::now() < deadline, "no {program} starts");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let status = running.stop(signal, END_PATIENCE).await.unwrap();
         assert_eq!(status.code(), code, "{status}");
         nothing_is_left(dir.path());
-        assert_eq!(directories_of_runs(dir.path()).is_empty(), code.is_some());
+        let left = directories_of_runs(dir.path());
+        assert_eq!(left.is_empty(), code.is_some(), "{signal:?} when {program} ran: {left:?}");
     }
 }
