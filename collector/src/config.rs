@@ -297,7 +297,8 @@ limit_config! {
     inflated_bytes_max, "MILLRACE_INFLATED_BYTES_MAX", 1..=24 << 20;
     /// Events in one request.
     events_max, "MILLRACE_EVENTS_MAX", 1..=100_000;
-    /// Bytes of one event as it arrives.
+    /// Bytes of one event as it arrives, and of the `context` of a request's events. With more than 256 KiB Kafka's topics
+    /// need a larger `max.message.bytes`.
     event_bytes_max, "MILLRACE_EVENT_BYTES_MAX", 1..=1 << 20;
     /// Entries in `properties`.
     properties_max, "MILLRACE_PROPERTIES_MAX", 0..=1000;

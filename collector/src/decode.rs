@@ -168,8 +168,12 @@ impl<'s> Events<'s> {
                 let mut at = *first;
                 for index in 0..*count {
                     let end = at + size(nodes, at);
-                    let range = ranges.as_ref().and_then(|ranges| ranges.get(index));
-                    let event = check_size(range, event_bytes_max)
+                    let bytes = ranges.as_ref().map_or(0, |ranges| match ranges.get(index) {
+                        Some(range) => range.len(),
+                        // The list's name is spelt with escapes, or stands behind too many others.
+                        None => bytes_of(&nodes[at..end]),
+                    });
+                    let event = check_size(bytes, event_bytes_max)
                         .and_then(|()| read_event(nodes, at, end, nesting_max));
                     visit(index, event.map(|event| Source { event, context: context.as_ref(), sent_at }));
                     at = end;
@@ -177,7 +181,7 @@ impl<'s> Events<'s> {
             }
             List::Pieces(ranges) => {
                 for (index, range) in ranges.iter().enumerate() {
-                    let parsed = check_size(Some(range), event_bytes_max)
+                    let parsed = check_size(range.len(), event_bytes_max)
                         .and_then(|()| element.parse(&body[range.clone()]));
                     match &parsed {
                         Ok(Parsed { tape, .. }) => visit(
@@ -261,14 +265,13 @@ impl<'s> Events<'s> {
         let context_bytes = || {
             let nodes = &self.parsed.tape.0;
             let at = Object::read(nodes, 0).ok()?.position(Field::Context)?;
-            let bytes = |node: &Node<'_>| if let Node::String(text) = node { text.len() + 4 } else { 8 };
-            Some(nodes[at..at + size(nodes, at)].iter().map(bytes).sum::<usize>())
+            Some(bytes_of(&nodes[at..at + size(nodes, at)]))
         };
         let context_bytes = if self.has_envelope { context_bytes().unwrap_or(0) } else { 0 };
         self.body.len().saturating_add(self.len().saturating_mul(context_bytes))
     }
 
-    /// A context that is no object would silently be missing from every event.
+    /// A context that is no object would silently be missing from every event; each event is as large as it is.
     fn check_context(&self) -> Result<(), Refusal> {
         if !self.has_envelope {
             return Ok(());
@@ -276,21 +279,25 @@ impl<'s> Events<'s> {
         let nodes = &self.parsed.tape.0;
         let Some(at) = Object::read(nodes, 0)?.position(Field::Context) else { return Ok(()) };
         let end = at + size(nodes, at);
-        read_event(nodes, at, end, self.nesting_max).map_err(|rejection| {
-            Refusal::new(rejection.reason, format!("in `context`: {}", rejection.detail))
-        })?;
+        check_size(bytes_of(&nodes[at..end]), self.event_bytes_max)
+            .and_then(|()| read_event(nodes, at, end, self.nesting_max))
+            .map_err(|rejection| {
+                Refusal::new(rejection.reason, format!("in `context`: {}", rejection.detail))
+            })?;
         Ok(())
     }
 }
 
-fn check_size(range: Option<&Range<usize>>, bytes_max: usize) -> Result<(), Rejection> {
-    match range {
-        Some(range) if range.len() > bytes_max => {
-            let detail = format!("{} bytes, at most {bytes_max}", range.len());
-            Err(Rejection::new(Reason::EventTooLarge, detail))
-        }
-        _ => Ok(()),
+/// Bytes that values take, about.
+fn bytes_of(nodes: &[Node<'_>]) -> usize {
+    nodes.iter().map(|node| if let Node::String(text) = node { text.len() + 4 } else { 8 }).sum()
+}
+
+fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Rejection> {
+    if bytes > bytes_max {
+        return Err(Rejection::new(Reason::EventTooLarge, format!("{bytes} bytes, at most {bytes_max}")));
     }
+    Ok(())
 }
 
 fn read_event<'t>(

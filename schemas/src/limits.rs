@@ -9,7 +9,7 @@ pub struct Limits {
     pub inflated_bytes_max: usize,
     /// Events in one request.
     pub events_max: usize,
-    /// Bytes of one event as it arrives.
+    /// Bytes of one event as it arrives, and of the `context` of a request's events.
     pub event_bytes_max: usize,
     /// Entries in `properties`.
     pub properties_max: usize,

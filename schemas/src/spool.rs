@@ -9,8 +9,8 @@
 //! * `durable`: 8 bytes, little endian: every offset below it has been fsynced. The collector writes it after each
 //!   group commit, before it acknowledges. **A reader never goes past it**: after a power cut, offsets that were
 //!   never durable are given to other frames, and a reader that had used them would skip acknowledged ones.
-//! * `consumer.json`: the reader's position, replaced atomically (blanks may stand behind it). Segments that lie wholly
-//!   below `next` can be deleted by the collector.
+//! * `consumer.json`: the reader's position, replaced atomically; on a full disk overwritten in place (blanks may stand
+//!   behind it). Segments that lie wholly below `next` can be deleted by the collector.
 //!
 //! A frame is `length: u32 LE | crc32c: u32 LE | payload`, the checksum over length and payload, the payload
 //! `key length: u16 LE | key | value`. A frame that is short or whose checksum is wrong at the end of the last

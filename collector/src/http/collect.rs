@@ -164,6 +164,10 @@ fn accept(
             format!("with their context the events take {bytes} bytes, at most {bytes_max} are let in");
         return Err(Refused::new(Reason::BodyTooLarge, detail));
     }
+    // What is bound to be refused counts towards nothing: nobody becomes a bot by sending it again.
+    if app.log.ready().is_err() {
+        return Err(Unavailable.into());
+    }
     let store = &key.store;
     store.rate.take(events.len()).map_err(|wait| {
         Refused::wait("the store is over its events per second; send this again later", wait.0)
@@ -201,12 +205,16 @@ pub(crate) async fn append(app: &App, mut outcome: Outcome) -> Result<Outcome, R
         return Err(Refused::new(Reason::Unavailable, "too many events wait for the log; send these again"));
     };
     let receipt = app.log.append(std::mem::take(&mut outcome.messages));
-    if (Waiting { receipt: Some(receipt), memory: Some(memory) }).await.is_err() {
-        return Err(Refused::new(Reason::Unavailable, "the events were not stored; send them again"));
-    }
+    Waiting { receipt: Some(receipt), memory: Some(memory) }.await?;
     app.metrics.log_seconds.record(started.elapsed().as_secs_f64());
     app.metrics.accepted(&outcome);
     Ok(outcome)
+}
+
+impl From<Unavailable> for Refused {
+    fn from(_: Unavailable) -> Self {
+        Self::new(Reason::Unavailable, "the events were not stored; send them again")
+    }
 }
 
 /// Waits for the log's word. The events stay in memory until it has come, also when the client has gone.

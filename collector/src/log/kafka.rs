@@ -297,11 +297,24 @@ impl KafkaLog {
             Ok(producer) => {
                 // A topic that is missing looks like a broker that is slow: a message for it waits until its time is up.
                 self.state.has_topics.store(false, Ordering::Relaxed);
-                self.producer.store(Arc::new(producer));
+                let old = self.producer.swap(Arc::new(producer));
+                // On a thread that nobody waits for: the fallback takes its time, and the end of a client may take for ever.
+                let end =
+                    std::thread::Builder::new().name("old producer".to_owned()).spawn(move || end(&old));
+                if let Err(error) = end {
+                    tracing::error!(%error, "the old Kafka producer was cut off");
+                }
             }
             Err(error) => tracing::error!(%error, "no new Kafka producer"),
         }
     }
+}
+
+/// Waits until the fallback has been offered all that a producer holds: dropped, it would forget after half a second what
+/// is left, and whoever waits for that would never be answered.
+fn end(producer: &ThreadedProducer<Deliveries>) {
+    producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+    while producer.flush(Duration::from_secs(1)).is_err() {}
 }
 
 impl Log for KafkaLog {
@@ -391,4 +404,51 @@ fn producer(settings: &Settings, state: &Arc<State>) -> Result<ThreadedProducer<
         .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string())
         .set("message.max.bytes", "33554432");
     config.create_with_context(Deliveries { state: Arc::clone(state), brokerless: AtomicU32::new(0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that is slow.
+    struct Slow;
+
+    impl Fallback for Slow {
+        fn kafka_is_away(&self) {}
+
+        fn take(&self, _: &str, _: &[u8], _: &[u8], pending: &Arc<Pending>) -> bool {
+            std::thread::sleep(Duration::from_millis(2));
+            pending.settle(1, true);
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn a_producer_that_is_replaced_gives_back_all_it_holds_however_slow_the_disk() {
+        const COUNT: usize = 600;
+        let settings = Settings {
+            // Nobody listens on port 1.
+            brokers: "127.0.0.1:1".into(),
+            compression: "none".into(),
+            linger_ms: 5,
+            ack_timeout_ms: 300_000,
+            queue_messages_max: 100_000,
+            queue_bytes_max: 1 << 20,
+            partitions: 1,
+            replication_factor: 1,
+        };
+        let log = KafkaLog::with_fallback(settings, Arc::new(Slow)).unwrap();
+        let receipts = topic::ALL.map(|topic| {
+            let (pending, receipt) = Pending::new(COUNT);
+            for _ in 0..COUNT {
+                log.send(topic, b"key", b"value", &pending).unwrap();
+            }
+            receipt
+        });
+        log.replace();
+        for receipt in receipts {
+            let word = tokio::time::timeout(Duration::from_secs(120), receipt).await;
+            assert_eq!(word.expect("somebody waits for ever"), Ok(()));
+        }
+    }
 }

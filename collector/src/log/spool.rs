@@ -66,6 +66,8 @@ pub enum Error {
 const QUEUE_APPENDS_MAX: usize = 16 * 1024;
 /// A group is committed once it is this large, however many more wait.
 const GROUP_BYTES_MAX: usize = 8 << 20;
+/// With less room than this the spool counts as full: larger requests are refused, and soon all are.
+const ROOM_BYTES_MIN: u64 = 1 << 20;
 /// How often consumed segments are looked for.
 const CLEAN_EVERY: Duration = Duration::from_secs(1);
 
@@ -266,7 +268,8 @@ impl Log for SpoolLog {
         if self.writers.iter().any(|writer| writer.shown.is_failing.load(Ordering::Relaxed)) {
             return Err("the spool's disk refuses writes".into());
         }
-        if self.usage.bytes.load(Ordering::Relaxed) >= self.usage.bytes_max {
+        let room = self.usage.bytes_max.saturating_sub(self.usage.bytes.load(Ordering::Relaxed));
+        if room < ROOM_BYTES_MIN.min(self.usage.bytes_max / 8) {
             return Err("the spool is full".into());
         }
         if let (true, Some(age)) = (self.is_too_old(), self.oldest()) {
@@ -430,33 +433,35 @@ impl Committer {
         if let Err(error) = self.delete_consumed() {
             tracing::warn!(%error, dir = %self.segments.dir().display(), "consumed segments could not be deleted");
         }
-        let after = self.segments.bytes();
-        self.usage.bytes.fetch_add(after.saturating_sub(before), Ordering::Relaxed);
-        self.usage.bytes.fetch_sub(before.saturating_sub(after), Ordering::Relaxed);
         if self.shown.is_failing.load(Ordering::Relaxed) {
-            // An empty commit finds out whether the disk takes writes again.
-            let result = self.segments.append(&[], 0);
+            let result = self.segments.try_disk();
             if result.is_ok() {
                 self.shown.durable_next.store(self.segments.next(), Ordering::Release);
             }
             self.works(&result);
         }
+        let after = self.segments.bytes();
+        self.usage.bytes.fetch_add(after.saturating_sub(before), Ordering::Relaxed);
+        self.usage.bytes.fetch_sub(before.saturating_sub(after), Ordering::Relaxed);
         self.show();
     }
 
     fn delete_consumed(&mut self) -> io::Result<()> {
-        // The last segment is never deleted: where it is old, or takes much of the spool, it is made one of the others.
-        if self.is_last_old() {
-            self.segments.roll_consumed(u64::MAX)?;
-        }
-        if let Some(position) = self.segments.position()? {
+        // One behind the end is of another spool. Its reader stops at it and says so; of this one nothing was consumed.
+        let position = self.segments.position()?.filter(|position| *position <= self.segments.next());
+        let is_large = self.usage.bytes.load(Ordering::Relaxed) > self.usage.bytes_max / 2;
+        // The last segment is never deleted: where it is old, or takes much of the spool, it is made one of the others. A
+        // full disk has no room for that before something is deleted.
+        let rolled = match position {
+            _ if self.is_last_old() => self.segments.roll_consumed(u64::MAX),
+            Some(position) if is_large => self.segments.roll_consumed(position),
+            _ => Ok(()),
+        };
+        if let Some(position) = position {
             self.position = position;
-            if self.usage.bytes.load(Ordering::Relaxed) > self.usage.bytes_max / 2 {
-                self.segments.roll_consumed(position)?;
-            }
             self.segments.delete_below(position)?;
         }
-        Ok(())
+        rolled
     }
 
     fn is_last_old(&mut self) -> bool {

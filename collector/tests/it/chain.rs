@@ -194,6 +194,39 @@ fn a_long_body_is_split_the_same_way() {
     }
 }
 
+/// Kafka's brokers refuse messages beyond 1 MiB, and a message in the spool that they refuse stops its drain.
+#[test]
+fn no_way_of_sending_makes_a_row_larger_than_brokers_take() {
+    let entry = |number| (format!("k{number}"), Value::from("x".repeat(8_000)));
+    let properties: Map<String, Value> = (0..100).map(entry).collect();
+    let good = json!({ "type": "event", "name": "a" });
+    let large = json!({ "type": "event", "name": "a", "properties": properties });
+
+    // Where the list's own name is hard to find, too.
+    let events = format!("[{good},{large},{good}]");
+    let members: String = (0..600).map(|number| format!(r#""m{number}":0,"#)).collect();
+    for body in [
+        events.clone(),
+        format!(r#"{{"events":{events}}}"#),
+        format!(r#"{{"\u0065vents":{events}}}"#),
+        format!(r#"{{{members}"events":{events}}}"#),
+    ] {
+        let outcome = collect(&body);
+        let reasons: Vec<_> = outcome.rejected.iter().map(|(index, why)| (*index, why.reason)).collect();
+        assert_eq!((outcome.accepted(), reasons), (2, vec![(1, Reason::EventTooLarge)]), "{body:.40}");
+        assert!(outcome.messages.iter().all(|message| message.value.len() < 900_000));
+    }
+
+    // What an event has of a context counts like what it says itself.
+    let context = json!({ "properties": properties });
+    for events in [format!("[{good}]"), format!("[{good},NaN]")] {
+        let body = format!(r#"{{"context":{context},"events":{events}}}"#);
+        let refused =
+            collect_body(body.as_bytes(), Form::Json, &request(), &ENRICHER, &mut Scratch::default());
+        assert_eq!(refused.map(drop).unwrap_err().reason, Reason::EventTooLarge);
+    }
+}
+
 /// One of these values, or none.
 fn one_of(values: Value) -> impl Strategy<Value = Option<Value>> {
     let Value::Array(values) = values else { unreachable!() };

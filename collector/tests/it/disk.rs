@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -20,7 +21,7 @@ use millrace_collector::{
 };
 use millrace_embedded::{process::Signal, testbed::Kafka};
 use millrace_schemas::{
-    spool::{CONSUMER_FILE, DURABLE_FILE, Position, SEGMENT_BYTES, SEGMENT_MAGIC, read_frame},
+    spool::{CONSUMER_FILE, DURABLE_FILE, Position, SEGMENT_BYTES, SEGMENT_MAGIC, read_frame, segment_name},
     topic,
 };
 
@@ -130,6 +131,46 @@ async fn a_full_disk_refuses_and_loses_nothing_and_recovers_by_itself() {
     }
     assert_eq!(ready(&collector).await.0, 200);
     assert_eq!(stored(&dir), sender.accepted);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_given_back_what_was_consumed() {
+    let aged = ["--spool-segment-age-max-seconds=1".to_owned()];
+    let collector = Collector::start_under(&SMALL_DISK, &aged, &[]).await;
+    let dir = seen(&collector, &collector.spool(topic::EVENTS));
+    // It is there while there is room for it, and is overwritten in place.
+    let position = |next| {
+        let json = serde_json::to_string(&Position { next, pending_next: None }).unwrap();
+        let file = File::options().create(true).truncate(false).write(true).open(dir.join(CONSUMER_FILE));
+        file.unwrap().write_all_at(format!("{json:<30}").as_bytes(), 0).unwrap();
+    };
+    position(0);
+    let mut sender = Sender::new(&collector);
+    for _ in 0..60 {
+        assert_eq!(sender.send().await, 202);
+    }
+    let consumed = sender.accepted.clone();
+    let follows = async |next| fs::metadata(dir.join(segment_name(next))).is_ok_and(|file| file.len() >= 8);
+    eventually("another segment follows", async || follows(60).await).await;
+    sender.fill().await;
+    // Once a second the writer looks for room, also for a segment behind the last, which has grown old.
+    let reason = "consumed segments could not be deleted";
+    eventually("it has looked", async || collector.said().matches(reason).count() > 1).await;
+    assert_eq!(ready(&collector).await.0, 503);
+    assert!(!collector.said().contains("takes writes again"), "{}", collector.said());
+    position(60);
+    sender.is_accepted_again().await;
+
+    let next = sender.accepted.len() as u64;
+    eventually("another segment follows again", async || follows(next).await).await;
+    // A segment that could not be made is not in the way of those that were.
+    let copy = tempfile::tempdir().unwrap();
+    fs::create_dir(copy.path().join(topic::EVENTS)).unwrap();
+    for file in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), copy.path().join(topic::EVENTS).join(file.file_name())).unwrap();
+    }
+    SpoolLog::open(copy.path(), 1 << 30, SEGMENT_BYTES).unwrap().close(PATIENCE);
+    assert_eq!(stored(&dir), &sender.accepted - &consumed);
 }
 
 #[tokio::test]

@@ -9,7 +9,11 @@ use millrace_collector::{
     enrich::Enricher,
     validate::Request,
 };
-use millrace_schemas::limits::Limits;
+use millrace_schemas::{
+    limits::Limits,
+    spool::{CONSUMER_FILE, Position},
+    topic,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -191,6 +195,31 @@ async fn bots_are_kept_and_marked_with_their_reason() {
         let metric = format!("millrace_collector_bot_events_total{{reason=\"{reason}\"}}");
         assert_eq!(service.metric(&metric), count, "{reason}");
     }
+}
+
+#[tokio::test]
+async fn what_was_refused_makes_nobody_a_bot() {
+    let service = Service::with(|config| {
+        config.enrich.bot_events_per_minute = 3;
+        config.log.spool_age_max_seconds = 1;
+    })
+    .await;
+    let event = |visitor: &str| {
+        let event = json!({ "type": "event", "name": "a", "visitor_id": visitor, "timestamp": "2026-11-01T00:00:00Z" });
+        event.to_string()
+    };
+    assert_eq!(service.post(event("v")).await.status, 202);
+    eventually("it is not ready", async || service.get("/readyz").await.status == 503).await;
+    for _ in 0..5 {
+        assert_eq!(service.post(event("w")).await.error(), (503, "unavailable"));
+    }
+    let position = Position { next: service.events().len() as u64, pending_next: None };
+    let file = service.topic_dir(topic::EVENTS).join(CONSUMER_FILE);
+    std::fs::write(file, serde_json::to_vec(&position).unwrap()).unwrap();
+    eventually("it is ready", async || service.get("/readyz").await.status == 200).await;
+    assert_eq!(service.post(event("w")).await.status, 202);
+    let last = service.events().pop().unwrap();
+    assert_eq!((&last["visitor_id"], last.get("bot_reason")), (&"w".into(), None));
 }
 
 #[tokio::test]

@@ -23,6 +23,9 @@ use millrace_schemas::spool::{
 
 use super::Error;
 
+/// Bytes for which a disk that refused writes must have room again.
+const TRIED_BYTES: usize = 64 << 10;
+
 /// A topic's directory, open for appending.
 #[derive(Debug)]
 pub(crate) struct Segments {
@@ -41,7 +44,7 @@ enum Rest {
     Nothing,
     /// Bytes that must be cut off.
     Written,
-    /// Bytes that must be cut off, in a file to which nothing may be appended.
+    /// Bytes that must be cut off, if any, in a file to which nothing may be appended.
     Unsynced,
 }
 
@@ -139,6 +142,16 @@ impl Segments {
         result
     }
 
+    /// Finds out whether the disk takes writes: an empty commit, and then bytes that are cut off again, as a full disk
+    /// lets the first pass.
+    pub(crate) fn try_disk(&mut self) -> io::Result<()> {
+        self.append(&[], 0)?;
+        self.rest = Rest::Written;
+        let result = self.last.file.write_all(&[0; TRIED_BYTES]);
+        self.cut_rest()?;
+        result
+    }
+
     fn write(&mut self, frames: &[&[u8]], count: u64) -> io::Result<()> {
         self.rest = Rest::Written;
         for frames in frames {
@@ -173,10 +186,20 @@ impl Segments {
     }
 
     fn roll(&mut self) -> io::Result<()> {
-        let next = create(&self.dir, self.last.next)?;
-        let full = std::mem::replace(&mut self.last, next);
-        self.closed.push_back((full.first, full.length));
-        Ok(())
+        match create(&self.dir, self.last.next) {
+            Ok(next) => {
+                let full = std::mem::replace(&mut self.last, next);
+                self.closed.push_back((full.first, full.length));
+                Ok(())
+            }
+            Err(error) => {
+                // Beside a file of that name, frames that the last segment takes from now on would not be found.
+                if remove(&self.dir, self.last.next).is_err() {
+                    self.rest = Rest::Unsynced;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Everything below was stored or delivered; `None`: nothing was recorded yet.
@@ -213,13 +236,23 @@ impl Segments {
     }
 }
 
-/// The offset below which the reader needs nothing any more.
+/// The offset below which the reader needs nothing any more. What is deleted hangs on it, so it must not be half of one
+/// and half of the next, as it may be while a full disk's file is overwritten: it counts once it was read twice alike.
 pub(crate) fn read_position(dir: &Path) -> io::Result<Option<u64>> {
-    match fs::read(dir.join(CONSUMER_FILE)) {
-        Ok(json) => Ok(Some(serde_json::from_slice::<Position>(&json)?.next)),
+    let read = || match fs::read(dir.join(CONSUMER_FILE)) {
+        Ok(json) => Ok(Some(json)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    };
+    let mut json = read()?;
+    loop {
+        let again = read()?;
+        if again == json {
+            break;
+        }
+        json = again;
     }
+    Ok(json.map(|json| serde_json::from_slice::<Position>(&json)).transpose()?.map(|position| position.next))
 }
 
 /// Records the position: beside, fsynced, renamed. On a full disk, where that is impossible and where the room that
@@ -267,6 +300,14 @@ fn create(dir: &Path, first: u64) -> io::Result<Open> {
     file.sync_all()?;
     sync_dir(dir)?;
     Ok(Open { file, first, next: first, length: SEGMENT_MAGIC.len() as u64 })
+}
+
+/// Removes what is left of a segment that could not be created.
+fn remove(dir: &Path, first: u64) -> io::Result<()> {
+    match fs::remove_file(dir.join(segment_name(first))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sync_dir(dir),
+    }
 }
 
 /// Opens the last segment and cuts what a crash left at its end.
