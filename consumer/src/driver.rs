@@ -48,8 +48,6 @@ pub(crate) struct Driver<S> {
     epoch: u64,
     open: OpenBatch,
     closed: Option<ClosedBatch>,
-    /// The range below which raw rows are kept, because it is searched for the row at fault.
-    search_to: Option<u64>,
     work: Option<Work>,
     recording: Option<Position>,
     refusal: String,
@@ -85,7 +83,6 @@ impl<S: Source> Driver<S> {
             epoch: 0,
             open,
             closed: None,
-            search_to: None,
             work: None,
             recording: None,
             refusal: String::new(),
@@ -207,7 +204,6 @@ impl<S: Source> Driver<S> {
     }
 
     fn close(&mut self, first: u64, next: u64) {
-        self.search_to = None;
         let fresh = OpenBatch::new(self.table, &self.shared.memory, false);
         let closed = std::mem::replace(&mut self.open, fresh).close(first, next);
         let table = self.table.name();
@@ -294,7 +290,6 @@ impl<S: Source> Driver<S> {
         tracing::warn!(lane = %self.id(), first, next, refusal = self.refusal, "searching a refused batch");
         self.closed = None;
         self.open = OpenBatch::new(self.table, &self.shared.memory, true);
-        self.search_to = Some(next);
         self.waiting = None;
         self.epoch += 1;
         self.assignment.flow.set_must_read(true);
@@ -317,18 +312,22 @@ impl<S: Source> Driver<S> {
                 self.shared.health.report(&part, format!("the position cannot be recorded: {problem}"));
                 Input::RecordFailed { jitter }
             }
-            Done::ReadBack(answer) => {
-                let all = answer.unwrap_or_else(|error| {
-                    tracing::debug!(lane = %self.id(), %error, "cannot ask what is stored; sending again is harmless");
-                    false
-                });
+            Done::ReadBack(Ok(all)) => {
+                self.shared.health.clear(&self.read_back_part());
                 if all {
+                    self.shared.health.clear(&self.store_part());
                     metrics::counter!(metric::CONSUMER_READ_BACK, "table" => self.table.name()).increment(1);
                 }
                 Input::ReadBack { all }
             }
+            Done::ReadBack(Err(error)) => {
+                let problem = format!("cannot ask what {} holds: {error}", self.table.name());
+                self.shared.health.report(&self.read_back_part(), problem);
+                Input::Unanswered { jitter }
+            }
             Done::Inserted(Ok(took)) => {
                 self.shared.health.clear(&self.store_part());
+                self.shared.health.clear(&self.read_back_part());
                 metrics::histogram!(metric::CONSUMER_INSERT_SECONDS, "table" => self.table.name())
                     .record(took.as_secs_f64());
                 Input::Inserted
@@ -380,13 +379,17 @@ impl<S: Source> Driver<S> {
     fn store_part(&self) -> String {
         format!("{} store", self.id())
     }
+
+    fn read_back_part(&self) -> String {
+        format!("{} read-back", self.id())
+    }
 }
 
 impl<S> Drop for Driver<S> {
     fn drop(&mut self) {
         // What a lane complained of is its successor's to complain of.
         let part = self.assignment.lane.to_string();
-        for part in [format!("{part} store"), format!("{part} position"), part] {
+        for part in [format!("{part} store"), format!("{part} read-back"), format!("{part} position"), part] {
             self.shared.health.clear(&part);
         }
     }

@@ -12,7 +12,8 @@
 //! * **asked before sent again**: rows that may have been sent before are looked for in the store first
 //!   ([`Effect::ReadBack`]), and sent again unless every one of them is there;
 //! * nothing is dropped because it failed: retries never end, except that a row which ClickHouse refuses for good, or
-//!   an error nobody knows keeps refusing, is buried (put to the dead letters) alone, and only when it is not there.
+//!   an error nobody knows keeps refusing, is buried (put to the dead letters) alone, and only when the store says that
+//!   it is not there.
 //!
 //! Recording the end of one batch and the intent of the next is one record when the next is already full.
 //!
@@ -91,8 +92,13 @@ pub enum Input {
     },
     /// What the store holds of the rows that were asked for.
     ReadBack {
-        /// Every one of them was seen there. No answer is no proof.
+        /// Every one of them was seen there.
         all: bool,
+    },
+    /// The store did not say what it holds of them.
+    Unanswered {
+        /// Random, `0..1`.
+        jitter: f64,
     },
     /// The insert is acknowledged.
     Inserted,
@@ -268,6 +274,7 @@ impl Lane {
             Input::Timer => self.timer(now, effects),
             Input::Recorded => self.recorded(now, effects),
             Input::ReadBack { all } => self.read_back(all, effects),
+            Input::Unanswered { jitter } => self.unanswered(now, jitter, effects),
             Input::Inserted => self.inserted(effects),
             Input::Buried => self.finish(now, effects),
             Input::InsertFailed { failure, jitter } => self.insert_failed(now, failure, jitter, effects),
@@ -448,6 +455,15 @@ impl Lane {
             closed.ask = false;
         }
         self.perform(effects);
+    }
+
+    fn unanswered(&mut self, now: Instant, jitter: f64, effects: &mut Vec<Effect>) {
+        if self.closed.as_ref().is_some_and(|closed| closed.refused) {
+            // Sending again needs no proof. Burying does, of the opposite: the row may be stored.
+            self.retry(now, jitter, false);
+        } else {
+            self.read_back(false, effects);
+        }
     }
 
     fn inserted(&mut self, effects: &mut Vec<Effect>) {

@@ -1,7 +1,8 @@
 //! The collector's spool as a source: segments are read in place, never past the durable offset.
 //!
 //! One thread reads all topics; each is a lane with partition 0. New events are found by polling the 8-byte `durable`
-//! file. The position is `consumer.json` in the topic's directory: written beside, fsynced, renamed, directory fsynced.
+//! file. The position is `consumer.json` in the topic's directory: written beside, fsynced, renamed, directory fsynced;
+//! on a full disk overwritten in place.
 //!
 //! Damage below the durable offset stops its lane: what follows a damaged frame cannot be trusted to be where it
 //! should, and skipping is a decision for a person. The other lanes go on.
@@ -10,6 +11,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -76,6 +78,7 @@ impl SpoolSource {
                 feed,
                 flow: flow.clone(),
                 paused: false,
+                below: None,
                 broken: false,
                 reported: None,
             });
@@ -150,6 +153,8 @@ struct TopicReader {
     feed: UnboundedSender<Feed>,
     flow: Arc<Flow>,
     paused: bool,
+    /// The durable offset when it was last seen below `next`.
+    below: Option<u64>,
     /// Reading has stopped for good.
     broken: bool,
     reported: Option<String>,
@@ -192,6 +197,8 @@ impl TopicReader {
         self.next = Some(offset);
         self.epoch = epoch;
         self.segment = None;
+        // What stops the reading may lie behind what is wanted again; it is met again there.
+        self.broken = false;
     }
 
     /// Reads one piece, if there is one and memory allows. Says whether there may be more at once.
@@ -207,6 +214,9 @@ impl TopicReader {
         self.flow.set_end(durable);
         let next = self.next.unwrap_or(0);
         if durable < next {
+            // After a crash the file may be behind until the collector starts. What is appended down there is another
+            // spool's, and would be passed over as soon as that has grown beyond.
+            self.broken = self.below.replace(durable).is_some_and(|below| below < durable);
             self.report(&ReadError::Below { directory: self.directory.clone(), next, durable });
         } else if durable == next && self.reported.take().is_some() {
             let _ = self.feed.send(Feed::Well);
@@ -373,12 +383,27 @@ fn read_position(directory: &Path) -> io::Result<Option<Position>> {
     }
 }
 
+/// On a full disk no file can be made, and none is deleted before the position moves: there it is overwritten in place, a
+/// few bytes of one disk sector, which needs no room and is not torn.
 fn write_position(directory: &Path, position: Position) -> io::Result<()> {
-    let path = directory.join(CONSUMER_FILE);
+    let mut json = serde_json::to_vec(&position)?;
+    match replace_position(directory, &json) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            let file = File::options().write(true).open(directory.join(CONSUMER_FILE))?;
+            // Blanks behind JSON are JSON: a shorter text leaves nothing of a longer one.
+            json.resize(json.len().max(file.metadata()?.len() as usize), b' ');
+            file.write_all_at(&json, 0)?;
+            file.sync_data()
+        }
+        result => result,
+    }
+}
+
+fn replace_position(directory: &Path, json: &[u8]) -> io::Result<()> {
     let beside = directory.join(format!("{CONSUMER_FILE}.new"));
     let mut file = File::create(&beside)?;
-    file.write_all(&serde_json::to_vec(&position)?)?;
+    file.write_all(json)?;
     file.sync_data()?;
-    fs::rename(&beside, &path)?;
+    fs::rename(&beside, directory.join(CONSUMER_FILE))?;
     File::open(directory)?.sync_all()
 }

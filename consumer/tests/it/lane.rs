@@ -100,6 +100,26 @@ fn unknown_errors_are_tried_a_few_times_and_then_searched() {
 }
 
 #[test]
+fn a_refused_row_is_not_buried_before_the_store_has_answered() {
+    let now = Instant::now();
+    let mut lane = Lane::new(limits(10), Some(Position { next: 0, pending_next: Some(1) }));
+    offer(&mut lane, now, 0, 1);
+    let unanswered = Input::Unanswered { jitter: 1.0 };
+    assert_eq!(step(&mut lane, now, unanswered), [INSERT], "sent again without an answer");
+    assert_eq!(step(&mut lane, now, failed(Failure::Refused)), [Effect::Reread { first: 0, next: 1 }]);
+    offer(&mut lane, now, 0, 1);
+    assert_eq!(step(&mut lane, now, unanswered), [INSERT]);
+    assert_eq!(step(&mut lane, now, failed(Failure::Refused)), [READ_BACK]);
+    let mut later = now;
+    for _ in 0..20 {
+        assert_eq!(step(&mut lane, later, unanswered), []);
+        later = lane.deadline().expect("it is asked again");
+        assert_eq!(step(&mut lane, later, Input::Timer), [READ_BACK]);
+    }
+    assert_eq!(step(&mut lane, later, Input::ReadBack { all: true }), [Effect::Bury], "and nothing in it");
+}
+
+#[test]
 fn an_overloaded_store_is_asked_less_often_for_a_while() {
     let mut now = Instant::now();
     let mut lane = Lane::new(limits(10), Some(Position { next: 0, pending_next: None }));

@@ -131,6 +131,15 @@ impl SpoolTopic {
         fs::write(self.directory.join(CONSUMER_FILE), serde_json::to_vec(&position).unwrap()).unwrap();
     }
 
+    pub(crate) fn forget_position(&self) {
+        fs::remove_file(self.directory.join(CONSUMER_FILE)).unwrap();
+    }
+
+    /// Offset of the next message.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Flips a bit in the middle of the newest segment's bytes at `at`.
     pub(crate) fn damage(&self, at: usize) {
         let path = self.segment();

@@ -2,9 +2,10 @@
 
 use std::{fs, time::Instant};
 
+use millrace_consumer::Config;
 use millrace_schemas::{spool::Position, topic::EVENTS};
 
-use crate::parts::{Bench, Running, SpoolTopic, ask, await_answer, event, tell};
+use crate::parts::{Bench, Running, SpoolTopic, ask, await_answer, await_so, event, tell};
 
 const PHYSICAL: &str = "SELECT count() FROM millrace.events";
 const DISTINCT: &str = "SELECT uniqExact(event_id) FROM millrace.events FINAL";
@@ -81,4 +82,31 @@ async fn another_log_with_the_same_offsets_is_stored() {
     events.set_position(Position { next: 0, pending_next: Some(100) });
     start_again(&bench, &mut events).await;
     assert_eq!(ask(&bench.engine, DISTINCT).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_insert_whose_rows_are_there_is_complained_of_no_more() {
+    let bench = Bench::start().await;
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    events.write([event(0)]);
+    let running =
+        Running::start(Config { retry_first_ms: 4_000, retry_max_ms: 4_000, ..bench.config.clone() });
+    await_answer(&bench.engine, PHYSICAL, 1).await;
+    let limit = |parts| {
+        format!(
+            "ALTER TABLE millrace.events MODIFY SETTING parts_to_delay_insert = 0, parts_to_throw_insert = {parts}"
+        )
+    };
+    tell(&bench.engine, &limit(1)).await;
+    events.write([event(1)]);
+    await_so("the insert fails", || running.problems().contains("Too many parts")).await;
+    // As if its acknowledgement alone had been lost.
+    tell(&bench.engine, &limit(3_000)).await;
+    let row = event(1).replacen('{', r#"{"_topic":"millrace.events","_offset":1,"#, 1);
+    tell(&bench.engine, &format!("INSERT INTO millrace.events FORMAT JSONEachRow {row}")).await;
+    await_so("the position moves", || events.position() == Some(Position { next: 2, pending_next: None }))
+        .await;
+    await_so("well again", || running.health.readiness().ready).await;
+    running.stop().await;
+    assert_eq!(ask(&bench.engine, DISTINCT).await, 2);
 }

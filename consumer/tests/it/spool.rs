@@ -1,10 +1,14 @@
 //! From a spool into a real engine.
 
-use std::time::Duration;
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use millrace_consumer::Config;
+use millrace_embedded::{
+    process::{Process, Signal, bound},
+    testbed::Port,
+};
 use millrace_schemas::{
-    spool::Position,
+    spool::{CONSUMER_FILE, Position},
     topic::{CLICKS, EVENTS},
 };
 
@@ -257,6 +261,87 @@ async fn damage_stops_its_lane_and_no_other() {
     assert!(running.problems().contains("millrace.events/0"), "{}", running.problems());
     running.stop().await;
     assert_eq!(events.position(), Some(Position { next: 1, pending_next: None }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_batch_before_damage_is_searched() {
+    let bench = Bench::start().await;
+    let running = Running::start(bench.config.clone());
+    await_so("tables are made", || running.health.readiness().ready).await;
+    running.stop().await;
+    tell(&bench.engine, "ALTER TABLE millrace.events ADD CONSTRAINT no_seven CHECK visitor_hash != 7").await;
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    events.append((0..12).map(event));
+    let frames: usize = (0..11).map(|number| 8 + 2 + "demo:visitor".len() + event(number).len()).sum();
+    events.damage(8 + frames + 40);
+    events.sync();
+    // The damage is met before the batch leaves.
+    let running = Running::start(Config { batch_age_ms: 1_000, ..bench.config.clone() });
+    await_answer(&bench.engine, "SELECT count() FROM millrace.dead_letters", 1).await;
+    await_answer(&bench.engine, "SELECT count() FROM millrace.events", 10).await;
+    await_so("damage is reported again", || running.problems().contains("offset 11")).await;
+    running.stop().await;
+    assert_eq!(events.position(), Some(Position { next: 11, pending_next: None }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_spool_is_not_passed_over_once_it_has_grown() {
+    let bench = Bench::start().await;
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    let mut clicks = SpoolTopic::new(bench.spool.path(), CLICKS);
+    let other = Position { next: 10, pending_next: None };
+    events.set_position(other);
+    events.write((0..5).map(event));
+    let running = Running::start(bench.config.clone());
+    for end in [5, 8] {
+        events.write((events.next()..end).map(event));
+        await_so("it is complained of", || running.problems().contains(&format!("the spool ends at {end}")))
+            .await;
+    }
+    events.write((8..20).map(event));
+    // Topics are looked at in their order.
+    clicks.write([click(0)]);
+    await_answer(&bench.engine, "SELECT count() FROM millrace.clicks", 1).await;
+    assert!(running.problems().contains("not the spool that was read before"), "{}", running.problems());
+    running.stop().await;
+    assert_eq!((events.position(), bench.count("events").await), (Some(other), 0));
+    // What it asks for helps.
+    events.forget_position();
+    let running = Running::start(bench.config.clone());
+    await_answer(&bench.engine, "SELECT count() FROM millrace.events", 20).await;
+    running.stop().await;
+}
+
+/// Copies `$0` to a file system of its own at `$1`, fills that to the last byte, and becomes the consumer.
+const ON_A_FULL_DISK: &str = r#"mount -t tmpfs -o size=1m tmpfs "$1" && cp -r "$0/." "$1" &&
+    { cat /dev/zero >"$1/ballast"; } 2>"$0/said"; shift && exec setpriv --pdeathsig KILL -- "$@""#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_position_moves_on_a_full_disk() {
+    let bench = Bench::start().await;
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    events.write((0..100).map(event));
+    events.set_position(Position { next: 10, pending_next: None });
+    let (disk, port) = (tempfile::tempdir().unwrap(), Port::reserve().unwrap());
+    let mut command = bound(Signal::KILL, "unshare");
+    command
+        .args(["--mount", "--map-root-user", "sh", "-c", ON_A_FULL_DISK])
+        .args([bench.spool.path(), disk.path(), Path::new(env!("CARGO_BIN_EXE_millrace-consumer"))])
+        .args(["--log", "spool", "--clickhouse-url", &bench.engine.url()])
+        .args(["--metrics-address", &format!("127.0.0.1:{}", port.number()), "--spool-dir"])
+        .arg(disk.path())
+        .stdin(Stdio::null());
+    let process = Process::spawn(command).unwrap();
+    await_answer(&bench.engine, "SELECT count() FROM millrace.events", 90).await;
+    let seen = Path::new("/proc").join(process.id().to_string()).join("root");
+    let seen = seen.join(disk.path().strip_prefix("/").unwrap());
+    assert!(fs::write(seen.join("more"), "one byte").is_err(), "the disk is full");
+    let end = Position { next: 100, pending_next: None };
+    await_so("the position moves", || {
+        let bytes = fs::read(seen.join(EVENTS).join(CONSUMER_FILE)).unwrap();
+        serde_json::from_slice::<Position>(&bytes).is_ok_and(|position| position == end)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,7 +81,7 @@ impl Instance {
             bytes_max: usize::MAX,
             age_max: Duration::from_millis(100),
             backoff: Backoff { first: Duration::from_millis(10), max: Duration::from_millis(80) },
-            unknown_attempts_max: 2,
+            unknown_attempts_max: 1 + id % 2,
         };
         let position = match mutation {
             Some(Mutation::ForgetTheRange) => {
@@ -216,6 +216,11 @@ impl Instance {
             Some(Mutation::BuryTheBatch) => rows.clone(),
             _ => rows.get(row as usize).copied().into_iter().collect(),
         };
+        if let [row] = refused.as_slice()
+            && world.count_held(&[*row]) == 1
+        {
+            return Err(format!("{:?} is refused, and is stored", row.id));
+        }
         if unknown && refused.len() == 1 {
             world.unsure.extend(refused.iter().map(|row| row.id));
         }
@@ -279,8 +284,12 @@ impl Instance {
                 let partly = self.mutation == Some(Mutation::TakePartForAll) && held > 0;
                 let all = well && (held == sought.len() || partly);
                 self.asked = (!all).then_some(rows);
-                world.note(if all { "an insert is spared" } else { "rows are sent again" });
-                Input::ReadBack { all }
+                world.note(match (well, all) {
+                    (true, true) => "an insert is spared",
+                    (true, false) => "rows are not all there",
+                    (false, _) => "the store does not say what it holds",
+                });
+                if well { Input::ReadBack { all } } else { Input::Unanswered { jitter } }
             }
             Work::Insert(request) => match self.insert(world, random, request, fate)? {
                 None => Input::Inserted,

@@ -10,7 +10,7 @@
 //!
 //! * an insert's range is on record, and a range on record is only ever sent with the same rows; a row has one range;
 //! * the position never passes a line that is neither stored nor buried; only what is wrong is buried;
-//! * rows that may have been sent are asked for before they are sent again, or buried;
+//! * rows that may have been sent are asked for before they are sent again, or buried; none is buried that is stored;
 //! * no row is stored a second time while its token is remembered;
 //! * one batch and one thing at a time are on their way;
 //!
@@ -38,7 +38,7 @@ use self::{
 
 const SEEDS: u64 = 10_000;
 /// Kinds of things that happen in so many schedules.
-const HAPPENINGS: usize = 14;
+const HAPPENINGS: usize = 15;
 /// A broken rule is noticed within so many schedules.
 const SEEDS_TO_NOTICE: u64 = 2_000;
 
@@ -112,6 +112,7 @@ struct Weather {
     crashes: u64,
     handovers: u64,
     store: u64,
+    spells: u64,
     log: u64,
     stops: u64,
 }
@@ -127,6 +128,7 @@ impl Weather {
             crashes: often(40),
             handovers: often(40),
             store: often(80),
+            spells: often(10),
             log: often(10),
             stops: often(10),
         }
@@ -141,6 +143,8 @@ struct Simulation {
     /// Consumers that have lost the partition and do not know yet.
     former: Vec<Instance>,
     now: Instant,
+    /// For so many more steps nothing goes well, and no error has a meaning.
+    spell: u64,
     mutation: Option<Mutation>,
     /// Says what happens.
     tells: bool,
@@ -156,7 +160,8 @@ impl Simulation {
         let window = if random.percent(50) { 1 + random.below(8) as usize } else { usize::MAX };
         let mut world = World::new(window, tells);
         let owner = Instance::start(&mut world, 0, 1 + random.below(12) as u32, mutation);
-        Self { random, weather, world, owner, former: Vec::new(), now: Instant::now(), mutation, tells }
+        let now = Instant::now();
+        Self { random, weather, world, owner, former: Vec::new(), now, spell: 0, mutation, tells }
     }
 
     fn run(mut self) -> Checked<World> {
@@ -173,8 +178,9 @@ impl Simulation {
     }
 
     fn step(&mut self) -> Checked {
-        let Weather { crashes, handovers, store, log, stops, .. } = self.weather;
-        let weights = [200, 50, crashes, handovers, store, log, stops, 600];
+        let Weather { crashes, handovers, store, spells, log, stops, .. } = self.weather;
+        let weights = [200, 50, crashes, handovers, store, log, stops, spells, 600];
+        self.spell = self.spell.saturating_sub(1);
         let mut number = self.random.below(weights.iter().sum());
         let step = weights.iter().position(|weight| {
             let here = number < *weight;
@@ -192,6 +198,7 @@ impl Simulation {
                 self.tell("the owner is asked to stop");
                 self.owner.input(&mut self.world, self.now, Input::Drain)?;
             }
+            Some(7) => self.spell = self.random.below(STEPS),
             _ => self.act()?,
         }
         if self.owner.stopped {
@@ -225,15 +232,19 @@ impl Simulation {
             4 => instance.input(world, now, Input::Timer)?,
             5 if random.percent(20) => instance.input(world, now, Input::MemoryFull)?,
             _ => {
+                let (failures, unknown) = match self.spell {
+                    0 => (self.weather.failures, self.weather.unknown),
+                    _ => (100, 100),
+                };
                 let fate = match random.below(4) {
-                    _ if !random.percent(self.weather.failures) => Fate::Well,
+                    _ if !random.percent(failures) => Fate::Well,
                     0 => Fate::AcknowledgementLost,
                     1 => Fate::Fails,
                     2 => Fate::Partly,
                     _ => Fate::Later,
                 };
                 let work = instance.work.is_some();
-                instance.finish(world, now, random, fate, self.weather.unknown)?;
+                instance.finish(world, now, random, fate, unknown)?;
                 if work {
                     self.tell(&format!("work of {who}: {fate:?}"));
                 }

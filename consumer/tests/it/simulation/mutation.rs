@@ -29,12 +29,14 @@ pub(super) enum Mutation {
     SkipReadingBack,
     /// A part of the rows is taken as proof of all.
     TakePartForAll,
+    /// A store that does not answer is taken for one that holds nothing.
+    TakeSilenceForAbsence,
     /// A consumer that has lost its partition still moves the position.
     NoFence,
 }
 
 impl Mutation {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::SkipTheIntent,
         Self::MoveThePositionFirst,
         Self::DropTheToken,
@@ -47,6 +49,7 @@ impl Mutation {
         Self::SkipTheBurial,
         Self::SkipReadingBack,
         Self::TakePartForAll,
+        Self::TakeSilenceForAbsence,
         Self::NoFence,
     ];
 
@@ -69,6 +72,7 @@ impl Mutation {
     pub(super) fn alter_input(self, input: Input) -> Input {
         match (self, input) {
             (Self::TakeFailureForSuccess, Input::InsertFailed { .. }) => Input::Inserted,
+            (Self::TakeSilenceForAbsence, Input::Unanswered { .. }) => Input::ReadBack { all: false },
             (_, input) => input,
         }
     }
