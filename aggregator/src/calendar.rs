@@ -87,7 +87,7 @@ impl Calendar {
 
     /// The instant at which a local day begins, epoch milliseconds.
     pub fn start(&self, date: Date) -> i64 {
-        date.to_zoned(self.zone.clone()).map_or(i64::MAX, |zoned| zoned.timestamp().as_millisecond())
+        date.to_zoned(self.zone.clone()).map_or(Timestamp::MAX, |zoned| zoned.timestamp()).as_millisecond()
     }
 
     /// The instant at which a local day ends.
@@ -101,7 +101,8 @@ impl Calendar {
         let mut starts = Vec::new();
         let last = period.start(to);
         let mut date = period.start(from);
-        while date <= last {
+        // At the end of what dates can be nothing comes after.
+        while date <= last && dates.last() != Some(&date) {
             let start = self.start(date);
             // Of a day that a zone skipped nothing is left: it begins where the next one does.
             if starts.last() == Some(&start) {
@@ -181,6 +182,14 @@ mod tests {
         let grid =
             Calendar::new("Pacific/Apia").unwrap().grid(Period::Day, date(2011, 12, 29), date(2011, 12, 31));
         assert_eq!(grid.dates, [date(2011, 12, 29), date(2011, 12, 31)]);
+    }
+
+    #[test]
+    fn a_grid_ends_where_dates_do() {
+        for zone in ["UTC", "America/New_York", "Asia/Tokyo"] {
+            let grid = Calendar::new(zone).unwrap().grid(Period::Day, Date::MAX, Date::MAX);
+            assert_eq!(grid.dates, [Date::MAX], "{zone}");
+        }
     }
 
     proptest! {

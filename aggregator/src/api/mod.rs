@@ -163,8 +163,16 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Postgres's codes for what it cannot hold: a date out of its range, a text with a NUL, the same in `jsonb`.
+const CANNOT_BE_HELD: [&str; 4] = ["22007", "22008", "22021", "22P05"];
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        if let Error::Postgres(sqlx::Error::Database(refusal)) = &error
+            && refusal.code().is_some_and(|code| CANNOT_BE_HELD.contains(&code.as_ref()))
+        {
+            return Self::new(StatusCode::BAD_REQUEST, "a text with a NUL, or a date that is none");
+        }
         tracing::warn!(%error, "a request failed");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the request cannot be served now")
     }

@@ -19,7 +19,8 @@ const LOOKBACK_MAX_MS: i64 = 366 * SESSION_LENGTH_MAX_MS;
 #[derive(Clone, Debug)]
 pub struct Lookback {
     since: i64,
-    reaching: Vec<String>,
+    /// Hashes of visitors.
+    reaching: Vec<u64>,
     reaching_since: i64,
 }
 
@@ -59,7 +60,7 @@ impl Lookback {
     }
 }
 
-async fn reaching(warehouse: &Warehouse, chunk: &Chunk, since: i64, among: &[String]) -> Result<Vec<String>> {
+async fn reaching(warehouse: &Warehouse, chunk: &Chunk, since: i64, among: &[u64]) -> Result<Vec<u64>> {
     let query = chunk
         .query(warehouse, text::reaching)
         .param("since", since)

@@ -1,19 +1,21 @@
 //! Replacing a store's rows of some days: new ones inserted, changed ones updated, vanished ones deleted. Rows that are
 //! as they were are not written, so a cycle that changes one product writes one row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::civil::Date;
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection, types::Json};
 
 use crate::{error::Result, postgres::Answer as _};
 
-/// Rows sent to Postgres in one statement, unless one day alone has more.
+/// Rows sent to Postgres in one statement: a `jsonb` holds 256 MiB, and one day of one store may have more.
 const BATCH_ROWS: usize = 5_000;
 
 /// Bytes of a key's text that are kept; a B-tree's entry holds 2,704 of all columns together.
 const KEY_BYTES_MAX: usize = 1_000;
+/// Bytes of the hash that a key ends in which does not stay as it is.
+const KEY_HASH_BYTES: usize = 12;
 
 /// Rows by day; each an object of columns.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +43,8 @@ pub struct Table {
     pub key: &'static [&'static str],
     /// A numeric column of the key that may be null.
     pub null_key: Option<&'static str>,
+    /// A value that no two rows of a key's first columns share: before it moves to another row, the row that has it goes.
+    pub unique: Option<&'static str>,
     /// All other columns.
     pub values: &'static [&'static str],
 }
@@ -72,24 +76,40 @@ impl Table {
         )
     }
 
-    /// `$1` the store, `$2` the days, `$3` the rows that stay, `$4`… the fixed columns.
-    fn delete_sql(&self) -> String {
+    /// What tells rows apart that may stay from those that must go.
+    fn identity(&self) -> impl Iterator<Item = &'static str> {
+        self.key().chain(self.unique)
+    }
+
+    fn identity_of(&self, row: &Value) -> String {
+        Value::Array(self.identity().map(|column| row[column].clone()).collect()).to_string()
+    }
+
+    /// `$1` the store, `$2` the days, `$3`… the fixed columns.
+    fn present_sql(&self) -> String {
         let (name, date) = (self.name, self.date);
-        let mut same = vec![format!("kept.{date} = {name}.{date}")];
-        same.extend(self.key.iter().map(|column| format!("kept.{column} = {name}.{column}")));
-        same.extend(
-            self.null_key
-                .map(|column| format!("coalesce(kept.{column}, -1) = coalesce({name}.{column}, -1)")),
-        );
-        let fixed: String = self
-            .fixed
-            .iter()
-            .enumerate()
-            .map(|(index, column)| format!(" AND {name}.{column} = ${}", index + 4))
+        let columns: Vec<_> = self.identity().map(|column| format!("'{column}', {column}")).collect();
+        let fixed: String =
+            (3..).zip(self.fixed).map(|(at, column)| format!(" AND {column} = ${at}")).collect();
+        format!(
+            "SELECT jsonb_build_object({}) FROM {name} WHERE store_id = $1 AND {date} = ANY ($2::date[]){fixed}",
+            columns.join(", ")
+        )
+    }
+
+    fn delete_sql(&self) -> String {
+        let name = self.name;
+        let same: Vec<_> = self
+            .key()
+            .map(|column| match self.null_key {
+                Some(null_key) if null_key == column => {
+                    format!("{name}.{column} IS NOT DISTINCT FROM gone.{column}")
+                }
+                _ => format!("{name}.{column} = gone.{column}"),
+            })
             .collect();
         format!(
-            "DELETE FROM {name} WHERE {name}.store_id = $1 AND {name}.{date} = ANY ($2::date[]){fixed}
-             AND NOT EXISTS (SELECT 1 FROM jsonb_populate_recordset(NULL::{name}, $3) AS kept WHERE {})",
+            "DELETE FROM {name} USING jsonb_populate_recordset(NULL::{name}, $1) AS gone WHERE {}",
             same.join(" AND ")
         )
     }
@@ -103,32 +123,24 @@ impl Table {
         dates: &[Date],
         mut rows: Rows,
     ) -> Result<()> {
-        let (upsert, delete) = (self.upsert_sql(), self.delete_sql());
-        let mut rest = dates;
-        while !rest.is_empty() {
-            let mut batch: Vec<Value> = Vec::new();
-            let mut taken = 0;
-            for date in rest {
-                let day = rows.by_date.remove(date).unwrap_or_default();
-                batch.extend(day.into_iter().map(|row| self.complete(row, store_id, fixed, *date)));
-                taken += 1;
-                if batch.len() >= BATCH_ROWS {
-                    break;
-                }
-            }
-            let (now, later) = rest.split_at(taken);
-            rest = later;
-            let days: Vec<String> = now.iter().map(Date::to_string).collect();
-            let batch = Value::Array(batch);
-            let mut stale =
-                sqlx::query(AssertSqlSafe(delete.as_str())).bind(store_id).bind(days).bind(&batch);
-            for value in fixed {
-                stale = stale.bind(value);
-            }
-            stale.execute(&mut *postgres).within().await?;
-            if batch.as_array().is_some_and(|rows| !rows.is_empty()) {
-                sqlx::query(AssertSqlSafe(upsert.as_str()))
-                    .bind(&batch)
+        let mut lines: Vec<Value> = Vec::new();
+        for date in dates {
+            let day = rows.by_date.remove(date).unwrap_or_default();
+            lines.extend(day.into_iter().map(|row| self.complete(row, store_id, fixed, *date)));
+        }
+        let kept: HashSet<String> = lines.iter().map(|row| self.identity_of(row)).collect();
+        let present = self.present_sql();
+        let days: Vec<String> = dates.iter().map(Date::to_string).collect();
+        let mut query = sqlx::query_scalar(AssertSqlSafe(present)).bind(store_id).bind(days);
+        for value in fixed {
+            query = query.bind(*value);
+        }
+        let mut stale: Vec<Value> = query.fetch_all(&mut *postgres).within().await?;
+        stale.retain(|row| !kept.contains(&self.identity_of(row)));
+        for (sql, rows) in [(self.delete_sql(), stale), (self.upsert_sql(), lines)] {
+            for batch in rows.chunks(BATCH_ROWS) {
+                sqlx::query(AssertSqlSafe(sql.as_str()))
+                    .bind(Json(batch))
                     .execute(&mut *postgres)
                     .within()
                     .await?;
@@ -155,10 +167,11 @@ impl Table {
 }
 
 /// Makes a sender's text one that Postgres takes: it keeps no NUL, and a key only where it fits into an index. A key that
-/// does not stay as it is ends in its hash, so that it still differs from every other. Nobody who can send an event must
-/// be able to stop a store's rollups.
+/// does not stay as it is ends in its hash, and so does one that only looks as if it did: each differs from every other.
+/// Nobody who can send an event must be able to stop a store's rollups.
 fn fit(text: &mut String, is_key: bool) {
-    if !text.contains('\0') && (!is_key || text.len() <= KEY_BYTES_MAX) {
+    let stays = !text.contains('\0') && !(is_key && (text.len() > KEY_BYTES_MAX || is_fitted(text)));
+    if stays {
         return;
     }
     let hash = crate::stores::hash(text);
@@ -166,8 +179,15 @@ fn fit(text: &mut String, is_key: bool) {
     if is_key {
         text.truncate(text.floor_char_boundary(KEY_BYTES_MAX));
         text.push('…');
-        text.push_str(&hex::encode(&hash[..12]));
+        text.push_str(&hex::encode(&hash[..KEY_HASH_BYTES]));
     }
+}
+
+/// Whether a key looks as if it ended in its hash.
+fn is_fitted(key: &str) -> bool {
+    key.rsplit_once('…').is_some_and(|(_, hash)| {
+        hash.len() == 2 * KEY_HASH_BYTES && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// The tables that rollups replace.
@@ -184,6 +204,7 @@ pub mod table {
         fixed: &["period_type"],
         key: &[],
         null_key: None,
+        unique: None,
         values: &[
             "total_sessions",
             "unique_visitors",
@@ -207,6 +228,7 @@ pub mod table {
         fixed: &[],
         key: &[],
         null_key: None,
+        unique: None,
         values: &[
             "sessions",
             "bounces",
@@ -226,6 +248,7 @@ pub mod table {
         fixed: &[],
         key: &["product_id"],
         null_key: None,
+        unique: None,
         values: &[
             "views_count",
             "unique_views_count",
@@ -252,6 +275,7 @@ pub mod table {
         fixed: &[],
         key: &["currency"],
         null_key: None,
+        unique: None,
         values: &[
             "gross_revenue_cents",
             "net_revenue_cents",
@@ -272,6 +296,7 @@ pub mod table {
         fixed: &["funnel_name"],
         key: &["step_order"],
         null_key: None,
+        unique: Some("step_name"),
         values: &[
             "step_name",
             "users_entered",
@@ -288,6 +313,7 @@ pub mod table {
         fixed: &["period_type"],
         key: &["period_number"],
         null_key: None,
+        unique: None,
         values: &[
             "user_count",
             "active_user_count",
@@ -307,6 +333,7 @@ pub mod table {
         fixed: &[],
         key: &["url", "viewport_class", "click_y"],
         null_key: Some("click_x_percent"),
+        unique: None,
         values: &["clicks", "rage_clicks", "dead_clicks"],
     };
     /// `heatmap_elements`.
@@ -316,6 +343,7 @@ pub mod table {
         fixed: &[],
         key: &["url", "viewport_class", "element_selector"],
         null_key: None,
+        unique: None,
         values: &["element_text", "clicks", "rage_clicks", "dead_clicks"],
     };
 }
@@ -335,6 +363,8 @@ mod tests {
         assert_eq!(fitted("https://shop.example/é"), "https://shop.example/é");
         assert!(fitted(&long).len() < 1_100 && fitted(&long) != fitted(&format!("{long}x")));
         assert!(fitted("a\0") != fitted("a\u{fffd}") && !fitted("a\0").contains('\0'));
+        // Nobody can name a key what another's is made.
+        assert_ne!(fitted(&fitted("a\0")), fitted("a\0"));
         let mut value = "a\0b".to_owned();
         fit(&mut value, false);
         assert_eq!(value, "a\u{fffd}b");

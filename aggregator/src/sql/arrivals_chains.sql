@@ -1,11 +1,11 @@
 -- Where the chains of events without a session id, of which something has arrived or changed, have events: a late event
--- may join two chains, and cut what follows at other places.
+-- may join two chains, and cut what follows at other places; one that went with its copy leaves the chain before it.
 SELECT store, toInt64(quarter) AS quarter
 FROM
 (
     SELECT toString(store_id) AS store,
            arrayJoin(arrayDistinct(arrayMap(t -> intDiv(t, 900000) * 900000, arrayFlatten(arrayFilter(
-               chain -> chain[-1] >= {first:Int64},
+               chain -> chain[-1] >= {first:Int64} - 1800000,
                arraySplit((t, gap) -> gap >= 1800000, times, arrayDifference(times))))))) AS quarter
     FROM
     (

@@ -13,7 +13,7 @@ FROM
     FROM events FINAL
     WHERE store_id = {store:String} AND is_bot = 0 AND visitor_id != '' AND session_id = ''
       AND (event_time >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
-           OR (visitor_id IN {reaching:Array(String)} AND event_time >= fromUnixTimestamp64Milli({reaching_since:Int64}, 'UTC')))
+           OR (cityHash64(visitor_id) IN {reaching:Array(UInt64)} AND event_time >= fromUnixTimestamp64Milli({reaching_since:Int64}, 'UTC')))
       AND event_time < fromUnixTimestamp64Milli({hi:Int64} + 86400000, 'UTC')
     GROUP BY visitor_id
 )

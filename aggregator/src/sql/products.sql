@@ -1,5 +1,6 @@
 -- What a day's events say about each product they name; an event that names a product twice counts once. Orders are
--- not here: which of their reports counts is decided over all time.
+-- not here: which of their reports counts is decided over all time. No event's list of items is carried along with each
+-- of its items: that would be their number squared.
 SELECT toInt64(roundDown(toUnixTimestamp64Milli(event_time), {bounds:Array(Int64)})) AS day,
        product AS product_id,
        toUInt64(countIf(name = 'view_item')) AS views,
@@ -9,23 +10,28 @@ SELECT toInt64(roundDown(toUnixTimestamp64Milli(event_time), {bounds:Array(Int64
        toUInt64(countIf(name = 'review')) AS reviews,
        toUInt64(countIf(name = 'review' AND isNotNull(rating))) AS ratings,
        toInt128(toInt128(sumIf(ifNull(rating, toDecimal128(0, 6)), name = 'review') * 1000000)) AS rating_sum,
-       argMaxIf(arraySum(arrayMap((id, quantity) -> if(id = product, toUInt64(quantity), 0),
-                                  item_product_id, item_quantity)),
-                (event_time, ifNull(toUInt64(sequence), 4294967296), UUIDToNum(event_id)),
+       argMaxIf(level, (event_time, ifNull(toUInt64(sequence), 4294967296), UUIDToNum(event_id)),
                 name = 'inventory_level') AS stock,
        toUInt64(countIf(name = 'inventory_level')) AS stock_reports
 FROM
 (
-    SELECT event_time, visitor_id, name, sequence, event_id, item_product_id, item_quantity,
+    SELECT event_time, visitor_id, name, sequence, event_id, product, toUInt64(0) AS level,
            if(abs(value) < 1000000000, toDecimal128OrNull(toString(value), 6), NULL) AS rating
     FROM events FINAL
-    WHERE store_id = {store:String} AND is_bot = 0 AND notEmpty(item_product_id)
-      AND name IN ('view_item', 'add_to_cart', 'remove_from_cart', 'begin_checkout', 'inventory_level', 'review')
-      -- What gives a product a row; orders join in by their winning report alone.
-      AND name IN ('view_item', 'add_to_cart', 'remove_from_cart', 'begin_checkout', 'inventory_level', 'review')
+    ARRAY JOIN arrayDistinct(item_product_id) AS product
+    -- With stock levels: what gives a product a row. Orders join in by their winning report alone.
+    WHERE store_id = {store:String} AND is_bot = 0
+      AND name IN ('view_item', 'add_to_cart', 'remove_from_cart', 'begin_checkout', 'review')
       AND event_time >= fromUnixTimestamp64Milli({lo:Int64}, 'UTC')
       AND event_time < fromUnixTimestamp64Milli({hi:Int64}, 'UTC')
+    UNION ALL
+    SELECT event_time, '', 'inventory_level', sequence, event_id, product, sum(toUInt64(quantity)), NULL
+    FROM events FINAL
+    ARRAY JOIN item_product_id AS product, item_quantity AS quantity
+    WHERE store_id = {store:String} AND is_bot = 0 AND name = 'inventory_level'
+      AND event_time >= fromUnixTimestamp64Milli({lo:Int64}, 'UTC')
+      AND event_time < fromUnixTimestamp64Milli({hi:Int64}, 'UTC')
+    GROUP BY event_time, sequence, event_id, key_date, visitor_hash, product
 )
-ARRAY JOIN arrayDistinct(item_product_id) AS product
 WHERE product != ''
 GROUP BY day, product_id

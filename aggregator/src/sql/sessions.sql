@@ -21,7 +21,7 @@ WITH
             FROM events FINAL
             WHERE store_id = {store:String} AND is_bot = 0 AND visitor_id != '' AND session_id = ''
               AND event_time >= fromUnixTimestamp64Milli({lo:Int64}, 'UTC')
-              AND event_time < fromUnixTimestamp64Milli({hi:Int64} + 86400001, 'UTC')
+              AND event_time < fromUnixTimestamp64Milli({hi:Int64} + 86400000, 'UTC')
         ) AS events_of
         ASOF JOIN ({{derived_starts}}) AS starts
             ON events_of.visitor_id = starts.visitor_id AND events_of.ms >= starts.session_start

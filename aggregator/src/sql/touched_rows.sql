@@ -2,6 +2,13 @@ SELECT store_id, visitor_id, session_id
 FROM events
 WHERE {{lane_rows}}
 UNION ALL
+-- Of an event without a visitor each copy has a derived visitor of its own.
+SELECT store_id, visitor_id, session_id
+FROM events
+WHERE store_id IN {stores:Array(String)} AND visitor_hash = 0
+  AND (store_id, key_date, name, event_id) IN
+      (SELECT store_id, key_date, name, event_id FROM events WHERE visitor_hash = 0 AND {{lane_rows}})
+UNION ALL
 SELECT store_id, visitor_id, session_id
 FROM events
 WHERE store_id IN {stores:Array(String)} AND name = 'purchase' AND order_id != ''

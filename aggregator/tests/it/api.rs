@@ -150,6 +150,9 @@ async fn rollups_are_read_with_the_stores_own_token_only() {
         ("/api/v1/stores/demo/analytics_summary?limit=0", "demo-api-token", 400, Some("limit")),
         ("/api/v1/stores/demo/analytics_summary?perod_type=day", "demo-api-token", 400, Some("perod_type")),
         ("/api/v1/stores", "demo-api-token", 401, None),
+        // What Postgres cannot hold is the client's mistake, and no better later.
+        ("/api/v1/stores/demo/analytics_summary?from=0000-01-01", "demo-api-token", 400, None),
+        ("/api/v1/stores/demo/funnels?funnel_name=%00", "demo-api-token", 400, None),
     ] {
         let (found, answer) = service.get(path, token).await;
         assert_eq!((found, answer["error"]["field"].as_str()), (status, field), "{path} {answer}");

@@ -109,6 +109,49 @@ async fn a_copy_received_earlier_takes_its_event_to_another_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_received_earlier_takes_its_event_out_of_a_chain() {
+    let bed = Bed::with_store("s", "America/New_York", "USD").await;
+    bed.clickhouse("", "SYSTEM STOP MERGES").await;
+    // Around midnight in New York. Nobody sent a visitor; the first copy, which lay in a spool, came from another network.
+    let of = |number, time, visitor| EventRow {
+        visitor_id: visitor,
+        visitor_hash: 0,
+        ..event(number, "page_view", time, "", "")
+    };
+    let second = of(2, "2026-10-20 04:05:00", "v2");
+    let first = EventRow { visitor_id: "v1", received_at: second.received_at - 500, ..second.clone() };
+    // And one that turned out to be a bot's.
+    let seen = EventRow { visitor_hash: 3, ..of(4, "2026-10-20 04:06:00", "v3") };
+    let bot = EventRow { is_bot: 1, received_at: seen.received_at - 500, ..seen.clone() };
+    bed.insert_part(
+        0,
+        0,
+        &[
+            (0, &of(1, "2026-10-20 03:50:00", "v2")),
+            (1, &second),
+            (2, &EventRow { visitor_hash: 3, ..of(3, "2026-10-20 03:51:00", "v3") }),
+            (3, &seen),
+        ],
+    )
+    .await;
+    bed.roll().await;
+    let day =
+        "SELECT total_sessions AS s, avg_session_duration AS d, bounce_rate::text AS b FROM analytics_summary
+               WHERE period_type = 'day' AND date = '2026-10-19'";
+    assert_eq!(bed.rows(day).await, [json!({"s": 2, "d": 900, "b": "0.0000"})]);
+    bed.insert_part(1, 0, &[(0, &first)]).await;
+    bed.roll().await;
+    assert_eq!(bed.rows(day).await, [json!({"s": 2, "d": 450, "b": "0.5000"})]);
+    bed.insert_part(1, 1, &[(1, &bot)]).await;
+    bed.roll().await;
+    assert_eq!(bed.rows(day).await, [json!({"s": 2, "d": 0, "b": "1.0000"})]);
+    let rolled = bed.everything().await;
+    bed.forget().await;
+    bed.roll().await;
+    assert_same(HAND_MADE, &rolled, &bed.everything().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_of_an_earlier_build_stand_for_themselves() {
     let bed = Bed::with_store("s", "UTC", "USD").await;
     for table in ["events", "clicks", "dead_letters"] {

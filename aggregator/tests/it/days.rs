@@ -1,6 +1,9 @@
 //! Rollups counted by hand.
 
-use millrace_aggregator::rollup::funnels;
+use millrace_aggregator::rollup::{
+    self, funnels,
+    write::{Rows, table},
+};
 use millrace_schemas::row::EventRow;
 use serde_json::json;
 
@@ -92,6 +95,28 @@ async fn sessions_without_an_id_are_cut_at_pauses_and_after_a_day() {
             json!({"date": "2026-10-02", "s": 3, "d": 7400})
         ]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_a_day_after_the_days_end_is_not_of_its_sessions() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    bed.insert(&[
+        event(1, "page_view", "2026-10-01 10:00:00", "v1", ""),
+        event(2, "page_view", "2026-10-02 23:59:59", "v2", ""),
+        event(3, "page_view", "2026-10-03 00:00:00", "v1", ""),
+        event(4, "page_view", "2026-10-03 00:00:00", "v2", ""),
+    ])
+    .await;
+    // Alone: a chunk ends with the day.
+    sqlx::query("SELECT calculate_daily_revenue('2026-10-01')").execute(&bed.pool).await.unwrap();
+    rollup::roll_up(&bed.warehouse, &bed.pool, "s").await.unwrap();
+    let day =
+        "SELECT total_sessions AS s, avg_session_duration AS d, bounce_rate::text AS b FROM analytics_summary
+               WHERE period_type = 'day' AND date = '2026-10-01'";
+    let expected = [json!({"s": 1, "d": 0, "b": "1.0000"})];
+    assert_eq!(bed.rows(day).await, expected);
+    bed.roll().await;
+    assert_eq!(bed.rows(day).await, expected);
 }
 
 fn order<'a>(number: u128, name: &'a str, time: &str, order_id: &'a str, total: Option<i64>) -> EventRow<'a> {
@@ -277,7 +302,9 @@ async fn nobody_stops_rollups_by_what_they_send() {
         total_minor: (number == 1).then_some(i64::MAX),
         ..event(number, if number < 3 { "purchase" } else { "review" }, "2026-10-01 10:00:00", "v'\\\"", "")
     };
-    let mut rows = vec![of(1, "a\0"), of(3, "a\u{fffd}"), of(4, "a\0"), of(5, &long)];
+    let hash = hex::encode(&millrace_aggregator::stores::hash("a\0")[..12]);
+    let made = format!("a\u{fffd}…{hash}");
+    let mut rows = vec![of(1, "a\0"), of(3, "a\u{fffd}"), of(4, "a\0"), of(5, &long), of(6, &made)];
     rows.push(EventRow { order_id: "o2", ..of(2, "b") });
     bed.insert(&rows).await;
     let mut clicked = click(1, at("2026-10-01 10:00:00"), "v", u32::MAX, u32::MAX);
@@ -287,13 +314,124 @@ async fn nobody_stops_rollups_by_what_they_send() {
     clicked.page_width = 1;
     bed.insert(&[clicked]).await;
     bed.roll().await;
-    assert_eq!(bed.rows("SELECT product_id FROM product_analytics").await.len(), 4);
+    assert_eq!(bed.rows("SELECT product_id FROM product_analytics").await.len(), 5);
     assert_eq!(
         bed.rows("SELECT element_text AS t FROM heatmap_elements").await,
         [json!({"t": "a\u{fffd}b"})]
     );
     let revenue = bed.rows("SELECT gross_revenue_cents AS g FROM revenue_analytics").await;
     assert_eq!(revenue, [json!({"g": i64::MAX})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogues_stock_is_told_in_one_night() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    let ids: Vec<String> = (0..20_000).map(|n| format!("{n:0>60}")).collect();
+    let rows: Vec<EventRow<'_>> = (1..)
+        .zip(ids.chunks(200))
+        .map(|(number, ids)| EventRow {
+            item_product_id: ids.iter().map(String::as_str).collect(),
+            item_price_minor: vec![0; 200],
+            item_quantity: (1..=200).collect(),
+            item_discount_minor: vec![0; 200],
+            trusted: 1,
+            ..event(number, "inventory_level", "2026-10-01 03:00:00", "", "")
+        })
+        .collect();
+    bed.insert(&rows).await;
+    bed.roll().await;
+    let levels = bed.rows("SELECT count(*) AS n, sum(stock_level) AS q FROM product_analytics").await;
+    assert_eq!(levels, [json!({"n": 20_000, "q": 100 * 200 * 201 / 2})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_ids_of_visitors_without_a_pause_are_read_back() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    // 1,100 visitors with ids of 1,000 bytes, an event every 29 minutes for 27 hours.
+    bed.clickhouse(
+        "",
+        "INSERT INTO millrace.events (store_id, event_id, type, name, event_time, received_at, key_date, visitor_id,
+                                      visitor_hash, _topic, _partition, _offset, _row, _batch)
+         SELECT 's', reinterpretAsUUID(reverse(reinterpretAsFixedString(toUInt128(number)))), 'event', 'ping',
+                toDateTime64('2026-10-01 00:00:00', 3, 'UTC') + toIntervalMinute(29 * (number % 56)),
+                toDateTime64('2026-10-03 00:00:00', 3, 'UTC'), toDate('2026-10-01'),
+                leftPad(toString(intDiv(number, 56)), 1000, 'v'), intDiv(number, 56),
+                'millrace.events', 0, number, 0, 0
+         FROM numbers(1100 * 56)",
+    )
+    .await;
+    bed.roll().await;
+    // The second day alone: where it is rolled up with the first, nobody need look back.
+    sqlx::query("SELECT calculate_daily_revenue('2026-10-02')").execute(&bed.pool).await.unwrap();
+    bed.roll().await;
+    let days = bed
+        .rows(
+            "SELECT date, total_sessions AS s FROM analytics_summary WHERE period_type = 'day' ORDER BY date",
+        )
+        .await;
+    assert_eq!(days, [json!({"date": "2026-10-01", "s": 1100}), json!({"date": "2026-10-02", "s": 1100})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_of_a_funnel_change_places() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    sqlx::query("INSERT INTO funnels (store_id, funnel_name) VALUES ('s', 'f')")
+        .execute(&bed.pool)
+        .await
+        .unwrap();
+    bed.insert(&[
+        event(1, "a", "2026-10-01 10:00:00", "v", ""),
+        event(2, "b", "2026-10-01 10:00:01", "v", ""),
+    ])
+    .await;
+    // What is there may be of another definition: of a rollup that had read it when it was replaced.
+    for (names, completed) in [(["a", "b"], 1), (["b", "a"], 0)] {
+        sqlx::query("DELETE FROM funnel_steps").execute(&bed.pool).await.unwrap();
+        for (order, name) in (1..).zip(names) {
+            sqlx::query("INSERT INTO funnel_steps (store_id, funnel_name, step_name, step_order, definition) VALUES ('s', 'f', $1, $2, $3)")
+                .bind(name)
+                .bind(order)
+                .bind(json!({"event": name}))
+                .execute(&bed.pool)
+                .await
+                .unwrap();
+        }
+        sqlx::query("SELECT calculate_daily_revenue('2026-10-01')").execute(&bed.pool).await.unwrap();
+        bed.roll().await;
+        let steps = bed
+            .rows("SELECT step_name AS s, users_completed AS c FROM funnel_analytics ORDER BY step_order")
+            .await;
+        let [first, second] = names;
+        assert_eq!(steps, [json!({"s": first, "c": completed}), json!({"s": second, "c": completed})]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_days_rows_may_be_more_than_one_value_holds() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    let day = "2026-10-01".parse().unwrap();
+    let text = "x".repeat(30_000);
+    let mut rows = Rows::default();
+    for number in 0..9_000 {
+        rows.push(
+            day,
+            json!({"url": "u", "viewport_class": "desktop", "element_selector": number.to_string(),
+                   "element_text": text, "clicks": 1, "rage_clicks": 0, "dead_clicks": 0}),
+        );
+    }
+    let mut transaction = bed.pool.begin().await.unwrap();
+    table::ELEMENTS.replace(&mut transaction, "s", &[], &[day], rows).await.unwrap();
+    table::ELEMENTS.replace(&mut transaction, "s", &[], &[day], Rows::default()).await.unwrap();
+    transaction.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_of_all_days_is_rolled_up() {
+    let bed = Bed::with_store("s", "America/New_York", "USD").await;
+    bed.insert(&[event(1, "page_view", "2026-10-01 10:00:00", "v1", "")]).await;
+    sqlx::query("SELECT calculate_daily_revenue('9999-12-31')").execute(&bed.pool).await.unwrap();
+    bed.roll().await;
+    assert_eq!(bed.rows("SELECT DISTINCT date FROM summary_days").await, [json!({"date": "2026-10-01"})]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
