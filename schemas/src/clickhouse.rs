@@ -34,6 +34,10 @@ impl Default for Layout {
 /// Inserts per table whose tokens the server remembers.
 pub const DEDUPLICATION_WINDOW: u32 = 10_000;
 
+/// A part is on the disk before its insert is acknowledged: the log's position moves then, and what lies below it is deleted
+/// from a spool. A merge needs no fsync: the parts it replaces stay for minutes. (On a cluster other replicas have it.)
+const SYNCED: &str = "fsync_after_insert = 1, fsync_part_directory = 1";
+
 /// Rows of an earlier build, and rows of others who insert, have none of their own: they stand for themselves.
 const BATCH: &str = "_batch";
 
@@ -126,7 +130,7 @@ impl Table {
             None => (
                 name.to_string(),
                 format!("ReplacingMergeTree({version})"),
-                format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}"),
+                format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, {SYNCED}"),
             ),
             Some(_) => {
                 let path = format!("'/clickhouse/tables/{{shard}}/{database}/{name}', '{{replica}}'");

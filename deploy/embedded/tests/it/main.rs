@@ -3,6 +3,8 @@
 // A test that cannot go on should stop where it is; clippy sees that only in functions marked as tests.
 #![allow(clippy::unwrap_used)]
 
+// The longest come first: tests run in the order of their names.
+mod browser;
 mod chaos;
 mod clients;
 mod clock;
@@ -11,10 +13,10 @@ mod engine;
 mod kafka;
 mod pipeline;
 mod postgres;
+mod power;
 mod privacy;
 mod process;
 mod proxies;
 mod recount;
 mod replay;
 mod shutdown;
-mod tracker;

@@ -2,7 +2,7 @@
 //! through a real Kafka.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -111,11 +111,18 @@ impl OneMachine {
 
     /// The same, with further environment variables.
     pub(crate) async fn start_with(&self, variables: &[(&str, String)]) -> Process {
+        let mut process = start_with("millrace", &self.arguments(), self.dir.path(), variables);
+        self.ready(&mut process).await;
+        process
+    }
+
+    /// What `millrace` is started with.
+    pub(crate) fn arguments(&self) -> Vec<String> {
         let [collector, api, metrics, clickhouse, postgres] = self.ports.each_ref().map(Port::number);
         let library = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.tools/chdb/libchdb.so");
-        let arguments = [
+        vec![
             "run".into(),
-            format!("--data-dir={}", self.dir.path().join("data").display()),
+            format!("--data-dir={}", self.data_dir().display()),
             format!("--collector-address=127.0.0.1:{collector}"),
             format!("--api-address=127.0.0.1:{api}"),
             format!("--metrics-address=127.0.0.1:{metrics}"),
@@ -123,10 +130,17 @@ impl OneMachine {
             format!("--postgres-port={postgres}"),
             format!("--library={library}"),
             format!("--admin-token={ADMIN_TOKEN}"),
-        ];
-        let mut process = start_with("millrace", &arguments, self.dir.path(), variables);
-        ready(&mut process, &format!("http://127.0.0.1:{metrics}"), self.dir.path()).await;
-        process
+        ]
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Waits until it is ready.
+    pub(crate) async fn ready(&self, process: &mut Process) {
+        let metrics = self.ports[2].number();
+        ready(process, &format!("http://127.0.0.1:{metrics}"), self.dir.path()).await;
     }
 
     pub(crate) async fn target(&self) -> Target {
@@ -165,7 +179,7 @@ async fn a_second_runner_on_the_same_data_is_told_so() {
     let machine = OneMachine::new();
     let _running = machine.start().await;
     let other = OneMachine::new();
-    let data = machine.dir.path().join("data");
+    let data = machine.data_dir();
     let [collector, api, metrics, clickhouse, postgres] = other.ports.each_ref().map(Port::number);
     let arguments = [
         "run".into(),
