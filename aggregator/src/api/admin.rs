@@ -313,13 +313,14 @@ pub(super) async fn put_funnel(
     let funnel: NewFunnel = parse(&body)?;
     funnel.check()?;
     let mut transaction = state.pool.begin().await?;
-    let days = touch_store(&state, &mut transaction, &store_id).await?;
-    // What was counted under another definition goes with it.
+    // What was counted under another definition goes with it. First: a rollup, too, writes its funnels before it forgets
+    // the days that it has done, and who waits for whom must not go round.
     sqlx::query("DELETE FROM funnels WHERE store_id = $1 AND funnel_name = $2")
         .bind(&store_id)
         .bind(&funnel.funnel_name)
         .execute(&mut *transaction)
         .await?;
+    let days = touch_store(&state, &mut transaction, &store_id).await?;
     let others: i64 = sqlx::query_scalar("SELECT count(*) FROM funnels WHERE store_id = $1")
         .bind(&store_id)
         .fetch_one(&mut *transaction)

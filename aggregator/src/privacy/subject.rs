@@ -217,8 +217,11 @@ impl Subject {
     /// are found.
     pub async fn rows_with_copies(&self, warehouse: &Warehouse, table: &str) -> Result<(String, bool)> {
         let (own, store) = (self.rows(), literal(&self.store_id));
-        let name = if table == "events" { "name, " } else { "" };
-        let name_literal = if table == "events" { "'unhex(''', hex(name), '''),', " } else { "" };
+        // The sorting key, but for names as hashes: they may be long, and a statement holds this several times.
+        let (name, name_literal) = match table {
+            "events" => ("sipHash64(name), ", "toString(sipHash64(name)), ',', "),
+            _ => ("", ""),
+        };
         let key = format!("(key_date, {name}visitor_hash, event_id)");
         let query = warehouse.long_query(&format!(
             "SELECT DISTINCT concat('(toDate(', toString(toUInt16(key_date)), '),', {name_literal}

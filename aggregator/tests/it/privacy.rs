@@ -241,6 +241,29 @@ async fn what_turns_up_late_is_removed_and_what_is_new_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn copies_with_long_names_are_erased_however_many_there_are() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    bed.clickhouse("", "SYSTEM STOP MERGES").await;
+    let names: Vec<String> = (100..200).map(|number| format!("{number}{}", "x".repeat(8_000))).collect();
+    let named = |(number, name)| EventRow {
+        visitor_hash: 0,
+        ..event(number, name, "2026-10-01 10:00:00", "derived-1", "")
+    };
+    let first: Vec<EventRow<'_>> = (1..).zip(names.iter().map(String::as_str)).map(named).collect();
+    let second: Vec<_> = first
+        .iter()
+        .map(|row| EventRow { visitor_id: "derived-2", received_at: row.received_at + 60_000, ..row.clone() })
+        .collect();
+    bed.insert(&first).await;
+    bed.insert(&second).await;
+    bed.clickhouse("", "SYSTEM START MERGES").await;
+    let id = bed.erase("s", Kind::Visitor, "derived-1").await;
+    let receipt = bed.until(&id, "deleted", &at_once()).await;
+    assert_eq!(receipt["events"], 200, "{receipt}");
+    assert_eq!(bed.clickhouse("", "SELECT count() FROM millrace.events").await.trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_under_another_visitor_does_not_come_to_light() {
     let bed = Bed::with_store("s", "UTC", "USD").await;
     bed.clickhouse("", "SYSTEM STOP MERGES").await;
