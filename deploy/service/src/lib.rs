@@ -1,0 +1,7 @@
+//! What every process of Millrace does alike.
+//!
+//! * [`host`]: which names a listener answers to, so that no web page reaches it under a name of its own;
+//! * [`private`]: directories and files that their owner alone may read.
+
+pub mod host;
+pub mod private;
