@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use ipnet::IpNet;
 use millrace_schemas::limits::Limits;
+use millrace_service::host::HostConfig;
 
 use crate::{enrich, tape::NESTING_MAX};
 
@@ -43,6 +44,10 @@ pub struct Config {
     /// Proxies whose `X-Forwarded-For` is believed, as networks (`10.0.0.0/8,::1/128`).
     #[arg(long, env = "MILLRACE_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hosts: HostConfig,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -224,9 +229,10 @@ pub struct RateConfig {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connections")]
 pub struct ConnectionConfig {
-    /// Connections at a time, and never more than open files allow. When all are taken, those that wait for their
-    /// client's next bytes make room for new ones: first of the address that holds the most, and of its connections the
-    /// one waited for the longest.
+    /// Connections at a time, and never more than open files allow: the limit is raised as far as it may be, an eighth of
+    /// it is kept for an API in this process, a sixteenth for metrics, and 128 files for the log and the databases. When
+    /// all are taken, those that wait for their client's next bytes make room for new ones: first of the address that
+    /// holds the most, and of its connections the one waited for the longest.
     #[arg(long, env = "MILLRACE_CONNECTIONS_MAX", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
 

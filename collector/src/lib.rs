@@ -40,6 +40,7 @@ use std::{
 };
 
 use millrace_schemas::spool::SEGMENT_BYTES;
+use millrace_service::host::Hosts;
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -133,6 +134,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         limits,
         enricher: Arc::clone(&enricher),
         trusted_proxies: config.trusted_proxies.clone(),
+        hosts: Hosts::new(&config.hosts),
         body_timeout: Duration::from_millis(config.connections.body_timeout_ms),
         is_draining: AtomicBool::new(false),
     });

@@ -3,11 +3,12 @@
 use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
-use axum::{Router, http::header::CONTENT_TYPE, routing::get};
+use axum::Router;
 use clap::Parser as _;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use millrace_collector::{Config, Listeners, describe_metrics, run};
 use millrace_schemas::metric;
+use millrace_service::{host::Hosts, serve::serve_metrics};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -46,25 +47,18 @@ async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     let metrics_listener = TcpListener::bind(config.metrics_address)
         .await
         .with_context(|| format!("MILLRACE_METRICS_ADDRESS {}", config.metrics_address))?;
-    tokio::spawn(serve_metrics(metrics_listener, recorder));
+    let render = move || {
+        recorder.run_upkeep();
+        recorder.render()
+    };
+    let hosts = Hosts::new(&config.hosts);
+    // Until the process ends: the drain is when they are looked at.
+    tokio::spawn(serve_metrics(metrics_listener, Router::new(), render, hosts, CancellationToken::new()));
 
     tracing::info!(address = %config.address, metrics = %config.metrics_address, "collecting");
     run(config, listeners, shutdown).await?;
     tracing::info!("stopped");
     Ok(())
-}
-
-async fn serve_metrics(listener: TcpListener, recorder: PrometheusHandle) {
-    let render = move || {
-        let recorder = recorder.clone();
-        async move {
-            recorder.run_upkeep();
-            ([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render())
-        }
-    };
-    if let Err(error) = axum::serve(listener, Router::new().route("/metrics", get(render))).await {
-        tracing::error!(%error, "metrics are no longer served");
-    }
 }
 
 /// The first signal drains, the second ends the process at once: what was acknowledged is in the log. On a thread of its

@@ -24,9 +24,10 @@ use axum::{
     response::Response,
 };
 use millrace_schemas::reject::Reason;
+use millrace_service::serve::Peer;
 use tokio::runtime::Handle;
 
-use super::{App, Peer, answer, answer::Refused, cors};
+use super::{App, answer, answer::Refused, cors};
 use crate::{
     body::{self, Encoding},
     chain::{self, Outcome},

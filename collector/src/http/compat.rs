@@ -12,9 +12,10 @@ use axum::{
     response::Response,
     routing::MethodRouter,
 };
+use millrace_service::serve::Peer;
 
 use super::{
-    App, Peer,
+    App,
     answer::{self, Refused},
     collect::{self, Head},
     cors, pages,

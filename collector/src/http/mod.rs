@@ -3,16 +3,12 @@
 pub(crate) mod answer;
 pub(crate) mod collect;
 pub(crate) mod compat;
-pub(crate) mod connections;
 pub(crate) mod cors;
 pub(crate) mod pages;
 pub(crate) mod pixel;
 pub(crate) mod serve;
-pub(crate) mod stream;
-pub(crate) mod unread;
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,8 +25,8 @@ use axum::{
 };
 use ipnet::IpNet;
 use millrace_schemas::limits::Limits;
+use millrace_service::host::Hosts;
 
-use self::connections::Connection;
 use crate::{
     body::Memory,
     enrich::Enricher,
@@ -52,6 +48,8 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     pub(crate) enricher: Arc<Enricher>,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Names under which an operator asks.
+    pub(crate) hosts: Hosts,
     pub(crate) body_timeout: Duration,
     pub(crate) is_draining: AtomicBool,
 }
@@ -71,13 +69,6 @@ impl App {
     }
 }
 
-/// The connection that a request comes over.
-#[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    pub(crate) address: IpAddr,
-    pub(crate) connection: Arc<Connection>,
-}
-
 const COLLECT: &str = "/v1/collect";
 const PIXEL: &str = "/v1/pixel.gif";
 const TRACKER: &str = "/t.js";
@@ -89,12 +80,15 @@ const READYZ: &str = "/readyz";
 pub(crate) fn router(app: Arc<App>) -> Router {
     // Those that take events look at the client's rate themselves.
     let limit = from_fn_with_state(Arc::clone(&app), collect::limit_client);
+    let operators = Router::new()
+        .route(HEALTHZ, get(pages::healthz))
+        .route(READYZ, get(pages::readyz))
+        .route_layer(from_fn_with_state(Arc::clone(&app), pages::known_hosts_only));
     let pages = Router::new()
         .route(TRACKER, get(pages::tracker))
         .route(CORE_TRACKER, get(pages::core_tracker))
         .route(OPENAPI, get(pages::openapi))
-        .route(HEALTHZ, get(pages::healthz))
-        .route(READYZ, get(pages::readyz))
+        .merge(operators)
         .fallback(pages::not_found)
         .method_not_allowed_fallback(pages::method_not_allowed)
         .layer(limit.clone());

@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::State,
+    extract::{Request, State},
     http::{
         HeaderMap, HeaderValue, StatusCode,
         header::{
@@ -15,6 +15,7 @@ use axum::{
             ETAG, IF_NONE_MATCH, VARY,
         },
     },
+    middleware::Next,
     response::Response,
 };
 use bytes::Bytes;
@@ -149,7 +150,15 @@ pub(crate) async fn method_not_allowed() -> Response {
     error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "see /openapi.json for what there is")
 }
 
-fn error(status: StatusCode, error: &'static str, detail: &'static str) -> Response {
+/// Operators ask by an address or by a name that is known; pages have no business with these.
+pub(crate) async fn known_hosts_only(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match app.hosts.refusal(request.uri(), request.headers()) {
+        None => next.run(request).await,
+        Some((status, detail)) => error(status, "unknown_host", detail),
+    }
+}
+
+pub(crate) fn error(status: StatusCode, error: &'static str, detail: &'static str) -> Response {
     #[derive(Serialize)]
     struct Error {
         error: &'static str,

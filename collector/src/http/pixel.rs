@@ -11,9 +11,10 @@ use axum::{
     },
     response::Response,
 };
+use millrace_service::serve::Peer;
 
 use super::{
-    App, Peer, answer,
+    App, answer,
     answer::Refused,
     collect::{self, Head},
     cors,

@@ -14,7 +14,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, StatusCode, Uri, header},
     middleware::Next,
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 
 /// The names that an operator has set, as a service's settings have them.
@@ -94,9 +94,7 @@ fn name_of(host: &str) -> Option<&str> {
 pub async fn known_hosts_only(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
     match hosts.refusal(request.uri(), request.headers()) {
         None => next.run(request).await,
-        Some((status, message)) => {
-            (status, axum::Json(serde_json::json!({"error": {"message": message}}))).into_response()
-        }
+        Some((status, message)) => crate::serve::error(status, message),
     }
 }
 

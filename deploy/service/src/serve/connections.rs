@@ -1,7 +1,7 @@
 //! Who holds the connections, and who loses one when all are taken.
 //!
 //! Connections are bounded in number, so whoever holds them keeps others out. When one more is wanted than there may be,
-//! room is made among those whose next bytes the collector waits for: idle ones, slow heads, slow bodies, and clients
+//! room is made among those whose next bytes the service waits for: idle ones, slow heads, slow bodies, and clients
 //! that do not read their answers. First among the connections of the address that holds the most, and of those the one
 //! waited for the longest. So one address that takes them all only ever takes them from itself, and many addresses that
 //! hold one each lose the oldest. A request that is complete is never cut off by this.
@@ -11,7 +11,7 @@
 use std::{
     cmp::Reverse,
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,8 +22,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
-use super::unread::Unread;
-use crate::client;
+use super::body::Unread;
 
 /// A request of this connection is complete, and not answered yet.
 const BUSY: u64 = u64::MAX;
@@ -35,7 +34,7 @@ const CLOSED_AT_ONCE: usize = 64;
 
 /// All open connections.
 #[derive(Debug)]
-pub(crate) struct Connections {
+pub(super) struct Connections {
     began: Instant,
     connections_max: usize,
     trusted_proxies: Vec<IpNet>,
@@ -60,7 +59,7 @@ struct Entry {
 
 /// What a connection's requests say of it.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     began: Instant,
     /// Milliseconds at which the wait for the client began, or [`BUSY`], or [`CLOSED`].
     waiting_since_ms: AtomicU64,
@@ -70,44 +69,45 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// The client's turn, since `now`.
-    pub(crate) fn wait(&self, now: Instant) {
+    pub(super) fn wait(&self, now: Instant) {
         let ms = now.saturating_duration_since(self.began).as_millis();
         self.waiting_since_ms.store(u64::try_from(ms).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// The collector's turn: a request is complete.
-    pub(crate) fn work(&self) {
+    /// The service's turn: a request is complete. Said by itself when a body has been read to its end.
+    pub fn work(&self) {
         self.waiting_since_ms.store(BUSY, Ordering::Relaxed);
     }
 
-    pub(crate) fn leave(&self, unread: Unread) {
+    /// What a handler has left of its request's body.
+    pub(super) fn leave(&self, unread: Unread) {
         *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(unread);
     }
 
-    pub(crate) fn take_unread(&self) -> Option<Unread> {
+    pub(super) fn take_unread(&self) -> Option<Unread> {
         self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 /// A connection's place in the table; dropping it gives the place back.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(super) struct Seat {
     connections: Arc<Connections>,
     id: u64,
-    pub(crate) connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
 }
 
 impl Connections {
-    pub(crate) fn new(connections_max: usize, trusted_proxies: Vec<IpNet>) -> Arc<Self> {
+    pub(super) fn new(connections_max: usize, trusted_proxies: Vec<IpNet>) -> Arc<Self> {
         let open = Mutex::default();
         Arc::new(Self { began: Instant::now(), connections_max, trusted_proxies, open })
     }
 
     /// Enters a connection that has just been accepted.
-    pub(crate) fn enter(self: &Arc<Self>, peer: IpAddr) -> Seat {
+    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Seat {
         let peer = peer.to_canonical();
         let is_proxy = self.trusted_proxies.iter().any(|network| network.contains(&peer));
-        let network = (!is_proxy).then(|| client::network(peer));
+        let network = (!is_proxy).then(|| network(peer));
         let connection = Arc::new(Connection {
             began: self.began,
             waiting_since_ms: AtomicU64::new(0),
@@ -125,14 +125,14 @@ impl Connections {
     }
 
     /// Tells how a connection can be closed. It may have ended meanwhile.
-    pub(crate) fn served_by(&self, id: u64, task: AbortHandle) {
+    pub(super) fn served_by(&self, id: u64, task: AbortHandle) {
         if let Some(entry) = self.lock().by_id.get_mut(&id) {
             entry.task = Some(task);
         }
     }
 
     /// Closes some connections, as the module says; returns how many.
-    pub(crate) fn make_room(&self) -> usize {
+    pub(super) fn make_room(&self) -> usize {
         let open = self.lock();
         let mut waiting: Vec<_> = open
             .by_id
@@ -165,7 +165,7 @@ impl Connections {
     }
 
     /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.lock().by_id.len()
     }
 
@@ -175,7 +175,7 @@ impl Connections {
 }
 
 impl Seat {
-    pub(crate) fn id(&self) -> u64 {
+    pub(super) fn id(&self) -> u64 {
         self.id
     }
 }
@@ -190,6 +190,14 @@ impl Drop for Seat {
                 open.held.remove(&network);
             }
         }
+    }
+}
+
+/// The part of an address that belongs to one customer of a provider: an IPv6 network of 64 bits is the least.
+pub fn network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
     }
 }
 

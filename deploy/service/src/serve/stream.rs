@@ -1,5 +1,5 @@
 //! A connection's stream. What the client does not read in time ends the connection: an answer that nobody takes would
-//! hold its memory for ever, and hyper bounds reading only.
+//! hold its memory for ever, and hyper bounds reading only. What the client sends is looked at on its way, see [`Framing`].
 
 use std::{
     io::{self, IoSlice},
@@ -14,17 +14,20 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// A TCP stream whose writes have to make progress.
-pub(crate) struct Stream {
+use super::framing::Framing;
+
+/// A TCP stream whose writes have to make progress, and whose heads can be read in one way only.
+pub(super) struct Stream {
     tcp: TcpStream,
+    framing: Framing,
     write_timeout: Duration,
     /// Runs while the kernel takes no more; most streams never need it.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream {
-    pub(crate) const fn new(tcp: TcpStream, write_timeout: Duration) -> Self {
-        Self { tcp, write_timeout, stalled: None }
+    pub(super) const fn new(tcp: TcpStream, write_timeout: Duration) -> Self {
+        Self { tcp, framing: Framing::new(), write_timeout, stalled: None }
     }
 
     fn progress<T>(
@@ -49,7 +52,10 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(context, into)
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.tcp).poll_read(context, into))?;
+        self.framing.inspect(&mut into.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 

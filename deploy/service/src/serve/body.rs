@@ -1,4 +1,5 @@
-//! What handlers leave unread of a request's body: a refusal need not wait for the body, but its sender does.
+//! Bodies on their way, and what handlers leave unread of a request's: a refusal need not wait for the body, but its
+//! sender does.
 //!
 //! Many clients and proxies look for an answer only when they have sent everything. Who hangs up meanwhile resets their
 //! connection, and the answer is lost: a proxy makes a 502 of it. So the rest is read and thrown away before the answer
@@ -24,9 +25,11 @@ use super::connections::Connection;
 
 /// Of a refused body, so many times the largest that is wanted. Who sends more has not just misjudged a batch.
 const TIMES_MAX: u64 = 8;
+/// What a piece of one counts for, however small: each costs its chunk's line, too.
+const PIECE_BYTES_MIN: u64 = 512;
 
 /// A request's body. What its handler has not read when it drops it is left with the connection.
-pub(crate) struct Given {
+pub(super) struct Given {
     /// `None`: it has ended.
     body: Option<Incoming>,
     is_sent: bool,
@@ -35,15 +38,18 @@ pub(crate) struct Given {
 
 /// The rest of a body.
 #[derive(Debug)]
-pub(crate) struct Unread {
+pub(super) struct Unread {
     body: Incoming,
     /// Its sender does not wait to be asked for it.
     is_sent: bool,
 }
 
 impl Given {
-    pub(crate) fn of(request: Request<Incoming>, connection: &Arc<Connection>) -> Request<Self> {
+    pub(super) fn of(request: Request<Incoming>, connection: &Arc<Connection>) -> Request<Self> {
         let is_sent = !request.headers().contains_key(EXPECT);
+        if request.body().is_end_stream() {
+            connection.work();
+        }
         request.map(|body| Self { body: Some(body), is_sent, connection: Arc::clone(connection) })
     }
 }
@@ -59,7 +65,10 @@ impl Body for Given {
         // Whoever waited to be asked is asked by this.
         self.is_sent = true;
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(body).poll_frame(context));
+        let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+        if body.is_end_stream() || frame.is_none() {
+            self.connection.work();
+        }
         if !matches!(frame, Some(Ok(_))) {
             self.body = None;
         }
@@ -87,8 +96,8 @@ impl Drop for Given {
 
 impl Unread {
     /// Reads it to its end, if that is within bounds; whether it was.
-    pub(crate) async fn discard(mut self, body_bytes_max: usize, deadline: Instant) -> bool {
-        let mut bytes_left = TIMES_MAX * body_bytes_max as u64;
+    pub(super) async fn discard(mut self, body_bytes_max: usize, deadline: Instant) -> bool {
+        let mut bytes_left = TIMES_MAX.saturating_mul(body_bytes_max as u64);
         if !self.is_sent || self.body.size_hint().lower() > bytes_left {
             return false;
         }
@@ -96,11 +105,49 @@ impl Unread {
             while let Some(frame) = self.body.frame().await {
                 let Ok(frame) = frame else { return false };
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
-                let Some(left) = bytes_left.checked_sub(bytes) else { return false };
+                let Some(left) = bytes_left.checked_sub(bytes.max(PIECE_BYTES_MIN)) else { return false };
                 bytes_left = left;
             }
             true
         };
         tokio::time::timeout_at(deadline.into(), discard).await.unwrap_or(false)
+    }
+}
+
+/// An answer that is made while it is sent. Whoever takes it is not idle; whoever takes nothing of it is.
+pub(super) struct Streamed {
+    body: axum::body::Body,
+    connection: Arc<Connection>,
+}
+
+impl Streamed {
+    /// The same answer, if it is one.
+    pub(super) fn of(body: axum::body::Body, connection: &Arc<Connection>) -> axum::body::Body {
+        if body.size_hint().exact().is_some() {
+            return body;
+        }
+        axum::body::Body::new(Self { body, connection: Arc::clone(connection) })
+    }
+}
+
+impl Body for Streamed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.connection.wait(Instant::now());
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
