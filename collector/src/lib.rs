@@ -22,6 +22,7 @@ mod key;
 mod limit;
 pub mod log;
 mod metric;
+mod origin;
 mod read;
 mod split;
 mod stores;

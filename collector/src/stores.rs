@@ -2,12 +2,15 @@
 //! snapshot on disk lets it start, too.
 
 use std::{
+    fs::File,
+    io::Read as _,
     path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
+use millrace_service::private;
 use rand::Rng as _;
 use sqlx::{ConnectOptions as _, PgConnection, Row as _, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
@@ -225,7 +228,13 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 fn read_snapshot(path: &Path) -> Option<Settings> {
-    let json = std::fs::read(path).ok()?;
+    let mut json = Vec::new();
+    let mut file = File::open(path).ok()?;
+    // An earlier version left it readable to all.
+    if let Err(error) = private::narrow_file(&file).and_then(|()| file.read_to_end(&mut json).map(drop)) {
+        tracing::warn!(%error, path = %path.display(), "the snapshot of stores is unreadable");
+        return None;
+    }
     match serde_json::from_slice(&json) {
         Ok(settings) => Some(settings),
         Err(error) => {
@@ -237,9 +246,7 @@ fn read_snapshot(path: &Path) -> Option<Settings> {
 
 /// Replaces the snapshot atomically: a crash leaves the old one.
 fn write_snapshot(path: &Path, settings: &Settings) -> std::io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, serde_json::to_vec(settings)?)?;
-    std::fs::rename(&temporary, path)
+    private::write(path, &serde_json::to_vec(settings)?)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use axum::{
 use millrace_schemas::reject::{Reason, Rejection};
 use serde::Serialize;
 
+use super::cors::OriginRefused;
 use crate::decode::Refusal;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -100,6 +101,9 @@ pub(crate) fn refused(refused: &Refused) -> Response {
 /// A refusal in another product's words: what an answer says beside its body stays the same.
 pub(crate) fn refused_as(status: StatusCode, body: &impl Serialize, refused: &Refused) -> Response {
     let mut response = json(status, body);
+    if refused.refusal.reason == Reason::OriginNotAllowed {
+        response.extensions_mut().insert(OriginRefused);
+    }
     if let Some(wait) = refused.retry_after {
         let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

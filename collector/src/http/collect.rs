@@ -17,7 +17,7 @@ use axum::{
     extract::{Request, State},
     http::{
         HeaderMap, HeaderName, Uri,
-        header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, USER_AGENT},
+        header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
         request::Parts,
     },
     middleware::Next,
@@ -61,7 +61,7 @@ pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
             answer::refused(refused)
         }
     };
-    cors::allow(&mut response, parts.headers.get(ORIGIN));
+    cors::allow(&mut response, &parts.headers);
     response
 }
 

@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{header::ORIGIN, request::Parts},
+    http::request::Parts,
     middleware::from_fn_with_state,
     response::Response,
     routing::MethodRouter,
@@ -79,7 +79,7 @@ fn respond(app: &App, protocol: Protocol, parts: &Parts, result: &Result<usize, 
             protocol.answer(&parts.method, Err(refused))
         }
     };
-    cors::allow(&mut response, parts.headers.get(ORIGIN));
+    cors::allow(&mut response, &parts.headers);
     response
 }
 
@@ -93,7 +93,7 @@ async fn tell(app: Arc<App>, say: fn(&Call<'_>) -> Response, request: Request) -
             answer::refused(&refused)
         }
     };
-    cors::allow(&mut response, parts.headers.get(ORIGIN));
+    cors::allow(&mut response, &parts.headers);
     response
 }
 
@@ -106,7 +106,7 @@ async fn check(app: Arc<App>, protocol: Protocol, judge: Judge, request: Request
         Ok(Some(outcome)) => judge(Ok(&outcome.rejected)),
         Err(refused) => judge(Err(refused)),
     };
-    cors::allow(&mut response, parts.headers.get(ORIGIN));
+    cors::allow(&mut response, &parts.headers);
     response
 }
 
@@ -168,7 +168,7 @@ fn split_key(path: &str) -> Option<(&str, &str)> {
     Some(rest.split_at(rest.find('/')?))
 }
 
-fn key_in_path(path: &str) -> Option<&str> {
+pub(crate) fn key_in_path(path: &str) -> Option<&str> {
     split_key(path).map(|(key, _)| key)
 }
 

@@ -1,8 +1,9 @@
 //! What browsers need to be told before they let a page send, or read the answer.
 //!
-//! `sendBeacon` sends in credentials mode, for which `*` is no answer: the concrete origin is.
+//! `sendBeacon` sends in credentials mode, for which `*` is no answer: the concrete origin is. It is repeated only where it
+//! is an origin, or `null`, and where no store has refused it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     body::Body,
@@ -19,10 +20,15 @@ use axum::{
 };
 use millrace_schemas::reject::Reason;
 
-use super::{App, answer, collect};
+use super::{App, answer, collect, compat};
+use crate::origin::Origin;
 
 const ALLOWED_HEADERS: HeaderValue =
     HeaderValue::from_static("authorization, content-encoding, content-type, x-write-key");
+
+/// Marks an answer which says that a store has not listed the page's origin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OriginRefused;
 
 /// `OPTIONS`: may this page send? Asked without the key, unless it stands in the address; the request itself is checked
 /// again.
@@ -34,7 +40,8 @@ pub(crate) async fn preflight(State(app): State<Arc<App>>, request: Request) -> 
     let _ = collect::take_client_rate(&app, &parts);
     let headers = &parts.headers;
     let directory = app.directory.load();
-    let key = collect::query_key(&parts.uri);
+    let key = compat::key_in_path(parts.uri.path()).map(Cow::Borrowed);
+    let key = key.or_else(|| collect::query_key(&parts.uri));
     if let (Some(key), Some(origin)) = (key.and_then(|key| directory.find(&key)), origin(headers))
         && !key.is_trusted
         && !key.store.allows(&origin)
@@ -50,21 +57,27 @@ pub(crate) async fn preflight(State(app): State<Arc<App>>, request: Request) -> 
     let asked = headers.get(ACCESS_CONTROL_REQUEST_HEADERS);
     answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.cloned().unwrap_or(ALLOWED_HEADERS));
     answer.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
-    allow(&mut response, headers.get(ORIGIN));
+    allow(&mut response, headers);
     response
 }
 
-/// The page's origin, where a browser sent one.
+/// The page's origin, where a browser sent one. Of several headers, which no browser sends, the text is no origin.
 pub(crate) fn origin(headers: &HeaderMap) -> Option<String> {
-    headers.get(ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned())
+    let mut values = headers.get_all(ORIGIN).iter().map(|origin| String::from_utf8_lossy(origin.as_bytes()));
+    let first = values.next()?.into_owned();
+    Some(values.fold(first, |all, next| format!("{all}, {next}")))
 }
 
-/// Lets the page read this answer.
-pub(crate) fn allow(response: &mut Response, origin: Option<&HeaderValue>) {
+/// Lets the page read this answer, unless it says that the page may not send.
+pub(crate) fn allow(response: &mut Response, headers: &HeaderMap) {
+    let is_refused = response.extensions().get::<OriginRefused>().is_some();
+    let origin =
+        origin(headers).filter(|origin| !is_refused && (origin == "null" || Origin::parse(origin).is_some()));
+    let origin = origin.and_then(|origin| HeaderValue::try_from(origin).ok());
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("origin"));
     if let Some(origin) = origin {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         // When to send again.
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));

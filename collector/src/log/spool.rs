@@ -33,6 +33,7 @@ use millrace_schemas::{
     metric,
     spool::{CONSUMER_FILE, Record, write_frame},
 };
+use millrace_service::private;
 
 use self::{age::Marks, segment::Segments};
 use super::{Log, Pending, Receipt};
@@ -159,9 +160,9 @@ impl SpoolLog {
             let path = path.to_owned();
             move |source| Error::Io { path, source }
         };
-        std::fs::create_dir_all(dir).map_err(at(dir))?;
+        private::create_dir_all(dir).map_err(at(dir))?;
         let lock_path = dir.join("collector.lock");
-        let lock = Lock(File::create(&lock_path).map_err(at(&lock_path))?);
+        let lock = Lock(private::create(&lock_path).map_err(at(&lock_path))?);
         if lock.0.try_lock().is_err() {
             return Err(Error::InUse(dir.to_owned()));
         }

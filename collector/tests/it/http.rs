@@ -50,6 +50,94 @@ async fn pages_of_listed_origins_may_send() {
     assert_eq!(service.send(preflight(strict, "https://evil.example")).await.status, 403);
 }
 
+/// A page learns from an answer only where it is the page of an origin that no store has refused.
+#[tokio::test]
+async fn only_checked_origins_are_repeated() {
+    let service = Service::start().await;
+    let allowed =
+        |answer: &crate::service::Answer| answer.headers.contains_key("access-control-allow-origin");
+    let from = async |key: &str, origin: &str| {
+        service.send(service.request(key).header("origin", origin).body(GOOD)).await
+    };
+    for origin in ["https://www.good.example", "https://a.b.good.example"] {
+        let answer = from("wide-write-key", origin).await;
+        assert_eq!((answer.status, allowed(&answer)), (202, true), "{origin}");
+    }
+    for origin in [
+        "https://evil.example",
+        "https://evil/.good.example",
+        "https://evil.example/.good.example",
+        "https://evil.example#.good.example",
+        "https://evil.example@www.good.example",
+        "https://evil.example, https://www.good.example",
+        "https://good.example",
+        "null",
+    ] {
+        let answer = from("wide-write-key", origin).await;
+        assert_eq!((answer.error(), allowed(&answer)), ((403, "origin_not_allowed"), false), "{origin}");
+        for path in ["/v1/collect?key=wide-write-key", "/k/wide-write-key/v1/t"] {
+            let url = format!("{}{path}", service.url);
+            let preflight = service.client.request(reqwest::Method::OPTIONS, url).header("origin", origin);
+            let answer = service.send(preflight).await;
+            assert_eq!((answer.status, allowed(&answer)), (403, false), "{origin} {path}");
+        }
+    }
+    // Two headers are of no browser.
+    let request = service.request("wide-write-key").header("origin", "https://www.good.example");
+    let request = request.header("origin", "https://evil.example").body(GOOD);
+    assert_eq!(service.send(request).await.status, 403);
+    // Where any page may send, what is no origin is taken, and not repeated.
+    for (origin, is_repeated) in
+        [("https://any.example", true), ("null", true), ("https://any.example/x", false)]
+    {
+        let answer = from("demo-write-key", origin).await;
+        assert_eq!((answer.status, allowed(&answer)), (202, is_repeated), "{origin}");
+    }
+    // Who does not know why it is refused may read it.
+    let answer = from("nobodys", "https://www.good.example").await;
+    assert_eq!((answer.status, allowed(&answer)), (401, true));
+}
+
+#[tokio::test]
+async fn what_is_written_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let widen = |path: &std::path::Path| {
+        let wide = std::fs::Permissions::from_mode(if path.is_dir() { 0o755 } else { 0o644 });
+        std::fs::set_permissions(path, wide).unwrap();
+    };
+    fn walk(dir: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            found.push(entry.path());
+            if entry.path().is_dir() {
+                walk(&entry.path(), found);
+            }
+        }
+    }
+    let service = Service::start().await;
+    assert_eq!(service.post(GOOD).await.status, 202);
+    let spool = service.dir.path().join("spool");
+    let all_private = |dir: &tempfile::TempDir| {
+        let mut found = vec![spool.clone(), dir.path().join("stores.json")];
+        walk(&spool, &mut found);
+        for path in &found {
+            let expected = if path.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(mode(path), expected, "{}", path.display());
+        }
+        found
+    };
+    let found = all_private(&service.dir);
+    assert!(found.len() >= 8, "{found:?}");
+    // What an earlier version left open to all is narrowed at the next start.
+    let dir = service.stop().await;
+    found.iter().for_each(|path| widen(path));
+    let service = Service::in_dir(dir, |_| {}).await;
+    assert_eq!(service.post(GOOD).await.status, 202);
+    all_private(&service.dir);
+    let dir = service.stop().await;
+    drop(dir);
+}
+
 #[tokio::test]
 async fn the_pixel_is_an_event() {
     let service = Service::start().await;

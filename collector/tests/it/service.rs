@@ -168,11 +168,12 @@ pub(crate) fn write_snapshot(dir: &Path) -> PathBuf {
             store("demo", json!([]), json!(null)),
             store("strict", json!(["https://shop.example"]), json!(null)),
             store("slow", json!([]), json!(1)),
+            store("wide", json!(["*.good.example"]), json!(null)),
         ],
         "keys": [
             key(WRITE_KEY, "demo", false), key(SECRET_KEY, "demo", true),
             key("strict-write-key", "strict", false), key("strict-secret-key", "strict", true),
-            key("slow-write-key", "slow", false),
+            key("slow-write-key", "slow", false), key("wide-write-key", "wide", false),
         ],
     });
     std::fs::write(&snapshot, settings.to_string()).unwrap();

@@ -28,6 +28,7 @@ use millrace_schemas::spool::{
     CONSUMER_FILE, DURABLE_FILE, FrameError, Position, SEGMENT_MAGIC, read_frame, segment_name,
     segment_offset,
 };
+use millrace_service::private;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
@@ -401,7 +402,7 @@ fn write_position(directory: &Path, position: Position) -> io::Result<()> {
 
 fn replace_position(directory: &Path, json: &[u8]) -> io::Result<()> {
     let beside = directory.join(format!("{CONSUMER_FILE}.new"));
-    let mut file = File::create(&beside)?;
+    let mut file = private::create(&beside)?;
     file.write_all(json)?;
     file.sync_data()?;
     fs::rename(&beside, directory.join(CONSUMER_FILE))?;

@@ -15,10 +15,31 @@ pub const DIR_MODE: u32 = 0o700;
 /// Mode of files.
 pub const FILE_MODE: u32 = 0o600;
 
-/// Makes a directory and those above it that are missing, and narrows one that is there.
+/// Makes a directory and those above it that are missing, and narrows one that is there. One that belongs to somebody else
+/// (a volume whose owner shares it with a group) is theirs to narrow; the files in it are private all the same.
 pub fn create_dir_all(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)?;
-    narrow(path, DIR_MODE)
+    match narrow(path, DIR_MODE) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
+}
+
+/// Narrows the files that lie in a directory, of which an earlier version may have made some.
+pub fn narrow_files(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        match narrow(&entry.path(), FILE_MODE) {
+            // Its owner has just replaced or removed it, or it is somebody else's.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 /// Options under which a file is made with [`FILE_MODE`]. They say nothing of a file that exists: see [`narrow_file`].
@@ -89,8 +110,12 @@ mod tests {
         for path in [&dir, &file] {
             fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
         }
+        let inner = dir.join("inner");
+        fs::write(&inner, "old").unwrap();
+        fs::set_permissions(&inner, Permissions::from_mode(0o644)).unwrap();
         create_dir_all(&dir).unwrap();
         create(&file).unwrap();
-        assert_eq!((mode(&dir), mode(&file)), (0o700, 0o600));
+        narrow_files(&dir).unwrap();
+        assert_eq!((mode(&dir), mode(&file), mode(&inner)), (0o700, 0o600, 0o600));
     }
 }

@@ -21,6 +21,8 @@ use millrace_schemas::spool::{
     segment_offset,
 };
 
+use millrace_service::private;
+
 use super::Error;
 
 /// Bytes for which a disk that refused writes must have room again.
@@ -60,8 +62,9 @@ impl Segments {
     /// Opens a topic's directory, or makes it. A torn tail is cut; damage below the durable offset is an error.
     pub(crate) fn open(dir: &Path, segment_bytes: u64) -> Result<Self, Error> {
         let at = |source| Error::Io { path: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(at)?;
-        let durable = OpenOptions::new()
+        private::create_dir_all(dir).map_err(at)?;
+        private::narrow_files(dir).map_err(at)?;
+        let durable = private::options()
             .read(true)
             .write(true)
             .create(true)
@@ -276,7 +279,7 @@ pub(crate) fn write_position(dir: &Path, next: u64) -> io::Result<()> {
 
 fn replace(dir: &Path, json: &[u8]) -> io::Result<()> {
     let beside = dir.join(format!("{CONSUMER_FILE}.new"));
-    let mut file = File::create(&beside)?;
+    let mut file = private::create(&beside)?;
     file.write_all(json)?;
     file.sync_data()?;
     fs::rename(&beside, dir.join(CONSUMER_FILE))?;
@@ -295,7 +298,7 @@ fn read_durable(file: &File) -> io::Result<u64> {
 fn create(dir: &Path, first: u64) -> io::Result<Open> {
     let path = dir.join(segment_name(first));
     // It may be there: a crash can fall between its creation and its first frame.
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    let mut file = private::create(&path)?;
     file.write_all(SEGMENT_MAGIC)?;
     file.sync_all()?;
     sync_dir(dir)?;
