@@ -153,7 +153,7 @@ pub enum Step {
     Visitor,
     /// Whether an event is a program's.
     Bot,
-    /// Addresses without parameters that are not listed, emails and tokens.
+    /// Addresses and titles without parameters that are not listed, emails and secrets.
     Url,
 }
 

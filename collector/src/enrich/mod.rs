@@ -17,6 +17,7 @@ mod geo;
 mod ip;
 mod network;
 mod rate;
+mod secret;
 mod url;
 mod user_agent;
 mod visitor;
@@ -164,6 +165,11 @@ impl Enricher {
         self.urls.normalise(url)
     }
 
+    /// The step `url` of a text in which pages put addresses.
+    fn clean_text<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if self.does(Step::Url) { self.urls.normalise_text(text) } else { text.into() }
+    }
+
     /// The step `bot` of an event.
     fn verdict(&self, event: &Moment, sender: &Sender, webdriver: bool) -> Option<BotReason> {
         if !self.does(Step::Bot) {
@@ -266,6 +272,7 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         see: impl FnOnce(&Valid<'_>, Option<BotReason>),
     ) {
         let page = self.enricher.page(row.url, row.referrer, &mut row.properties);
+        let (title, label) = (self.enricher.clean_text(row.title), self.enricher.clean_text(row.label));
         let moment = self.moment(row.visitor_hash, row.event_time);
         let bot = self.enricher.verdict(&moment, sender, hints.webdriver);
         let (agent, campaign) = (&sender.agent, &page.campaign);
@@ -275,6 +282,8 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         }
         row.url = &page.url;
         row.referrer = &page.referrer;
+        row.title = &title;
+        row.label = &label;
         row.user_agent = hints.user_agent.unwrap_or(row.user_agent);
         row.ip = &sender.network;
         row.browser = &agent.browser;

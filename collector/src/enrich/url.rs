@@ -3,13 +3,16 @@
 //! * Of the parameters those on a list stay, in their order; all others go: sessions, tokens, names, whatever a form adds.
 //! * `user:password@` goes, the fragment goes (unless it is the route of a single-page application), `;parameters` of path
 //!   segments go.
-//! * A path segment or value that holds an email address becomes `:email`; a path segment that can only be a token (a JWT,
-//!   40 or more hexadecimal digits, or 32 or more letters of both cases with digits) becomes `:token`. Of a value that
-//!   holds an address with parameters of its own, these go.
+//! * A path segment or value that holds an email address becomes `:email`; a path segment that can only be a secret
+//!   ([`super::secret`] says which) becomes `:token`, and so does such a part of a value, unless it is a campaign's. Of a
+//!   value that holds an address with parameters of its own, these go.
 //!
-//! What is left is left as it is: nothing is decoded, ordered or put into lower case. Done again, it changes nothing.
+//! What is left is left as it is: nothing is decoded, ordered or put into lower case. Done again, it changes nothing. It
+//! is a function of the text alone, so an event that is sent again says the same.
 
 use std::borrow::Cow;
+
+use super::secret::{Context, Judge, TOKEN_BYTES_MIN, is_jwt, is_token, segments};
 
 /// Parameters that stay, unless a setting says otherwise: campaigns and click ids; what a page shows, as page numbers,
 /// searches, filters and sorting; and ids by which shops without speaking addresses name their pages.
@@ -27,10 +30,30 @@ const TOKEN: &str = ":token";
 /// A longer name stays only if its beginning is listed.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Shorter path segments are no tokens.
-const TOKEN_BYTES_MIN: usize = 32;
-/// From so many hexadecimal digits on: a UUID without hyphens has 32.
-const DIGITS_MIN: usize = 40;
+/// Parameters of campaigns that bring long random texts by their nature, which say who sent a visitor and open nothing.
+const CAMPAIGNS: [&str; 21] = [
+    "awc",
+    "dclid",
+    "epik",
+    "fbclid",
+    "gad_campaignid",
+    "gad_source",
+    "gbraid",
+    "gclid",
+    "irclickid",
+    "li_fat_id",
+    "msclkid",
+    "rdt_cid",
+    "sccid",
+    "srsltid",
+    "ttclid",
+    "twclid",
+    "utm_campaign",
+    "utm_content",
+    "utm_id",
+    "wbraid",
+    "yclid",
+];
 
 /// What stays of an address.
 #[derive(Clone, Debug)]
@@ -59,8 +82,10 @@ impl UrlRules {
 
     /// The address without what must not be kept.
     pub(crate) fn normalise<'u>(&self, url: &'u str) -> Cow<'u, str> {
-        if is_plain(url) {
-            return Cow::Borrowed(url);
+        match Look::at(url) {
+            Look::Plain => return Cow::Borrowed(url),
+            Look::MayHideASecret if !has_secret(path(url)) => return Cow::Borrowed(url),
+            Look::MayHideASecret | Look::HasMoreThanAPath => {}
         }
         let mut out = String::with_capacity(url.len());
         // Looked for once: of most addresses no part is then looked at again.
@@ -90,13 +115,31 @@ impl UrlRules {
 
     /// The value of a property, if it is an address.
     pub(crate) fn normalise_value<'u>(&self, value: &'u str) -> Cow<'u, str> {
-        let is =
-            |scheme: &str| value.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-        if is("http://") || is("https://") || is("mailto:") {
-            self.normalise(value)
-        } else {
-            Cow::Borrowed(value)
+        if is_address(value) { self.normalise(value) } else { Cow::Borrowed(value) }
+    }
+
+    /// A text for people, such as a title, without the emails, secrets and addresses that stand between its blanks.
+    pub(crate) fn normalise_text<'u>(&self, text: &'u str) -> Cow<'u, str> {
+        let clean = |word: &'u str| match word {
+            _ if is_address(word) => self.normalise(word),
+            _ if has_email(word) => Cow::Borrowed(EMAIL),
+            _ if is_token(word) => Cow::Borrowed(TOKEN),
+            _ => Cow::Borrowed(word),
+        };
+        let bytes = text.as_bytes();
+        let may_hold = memchr::memchr3(b'@', b'%', b'/', bytes).is_some() || has_long_word(bytes);
+        if !may_hold || text.split(' ').all(|word| matches!(clean(word), Cow::Borrowed(same) if same == word))
+        {
+            return Cow::Borrowed(text);
         }
+        let mut out = String::with_capacity(text.len());
+        for (number, word) in text.split(' ').enumerate() {
+            if number > 0 {
+                out.push(' ');
+            }
+            out.push_str(&clean(word));
+        }
+        Cow::Owned(out)
     }
 
     fn push_path_and_query(
@@ -107,16 +150,13 @@ impl UrlRules {
         has_email: impl Fn(&str) -> bool + Copy,
     ) {
         let (path, query) = cut(text, b'?');
-        for piece in path.split_inclusive(['/', '\\']) {
-            let (segment, end) = match piece.strip_suffix(['/', '\\']) {
-                Some(segment) => piece.split_at(segment.len()),
-                None => (piece, ""),
-            };
+        let mut judge = Judge::new(path);
+        for (start, segment, end) in segments(path) {
             // Of what has no authority nothing is cut that could leave one behind.
             let segment = if has_authority { cut(segment, b';').0 } else { segment };
             out.push_str(match segment {
                 _ if has_email(segment) => EMAIL,
-                _ if is_token(segment) => TOKEN,
+                _ if judge.is_secret(start, segment) => TOKEN,
                 _ => segment,
             });
             out.push_str(end);
@@ -132,11 +172,12 @@ impl UrlRules {
             out.push_str(name);
             if let Some(value) = value.map(without_query) {
                 out.push('=');
-                out.push_str(match value {
-                    _ if has_email(value) => EMAIL,
-                    _ if is_jwt(value) => TOKEN,
-                    _ => value,
-                });
+                match value {
+                    _ if has_email(value) => out.push_str(EMAIL),
+                    _ if is_jwt(value) => out.push_str(TOKEN),
+                    _ if Look::at(value) == Look::Plain || is_campaign(name) => out.push_str(value),
+                    _ => push_value(out, value, judge.context_at(path.len())),
+                }
             }
         }
     }
@@ -163,13 +204,114 @@ impl UrlRules {
     }
 }
 
-/// Whether there is nothing in an address that could have to go. Most are so, and are not copied.
-fn is_plain(url: &str) -> bool {
-    let mut segment = 0;
-    url.bytes().all(|byte| {
-        segment = if matches!(byte, b'/' | b'\\') { 0 } else { segment + 1 };
-        segment < TOKEN_BYTES_MIN && !matches!(byte, b'?' | b'#' | b'@' | b'%' | b';')
+/// What a first look at an address finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Nothing that could have to go. Most are so, and are not copied.
+    Plain,
+    /// Letters and digits that may be a secret, in a path.
+    MayHideASecret,
+    /// Parameters, a fragment, a user or what is encoded.
+    HasMoreThanAPath,
+}
+
+const LOWER: u8 = 1;
+const UPPER: u8 = 2;
+const DIGIT: u8 = 4;
+const SEPARATOR: u8 = 8;
+const SPECIAL: u8 = 16;
+
+/// Of each byte, what it is to the first look.
+const KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        kinds[byte as usize] = match byte {
+            b'a'..=b'z' => LOWER,
+            b'A'..=b'Z' => UPPER,
+            b'0'..=b'9' => DIGIT,
+            b'/' | b'\\' => SEPARATOR,
+            b'?' | b'#' | b'@' | b'%' | b';' => SPECIAL,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+};
+
+impl Look {
+    /// Sees more secrets than there are, and misses none: letters and digits in one run, two capitals, long runs and
+    /// long segments.
+    #[inline]
+    fn at(text: &str) -> Self {
+        let (mut segment, mut run, mut kinds, mut capitals) = (0_usize, 0_usize, 0_u8, 0_usize);
+        let (mut may_hide, mut seen) = (false, 0_u8);
+        for byte in text.bytes() {
+            let kind = KINDS[byte as usize];
+            seen |= kind;
+            segment += 1;
+            if kind & (LOWER | UPPER | DIGIT) != 0 {
+                run += 1;
+                kinds |= kind;
+                capitals += usize::from(kind == UPPER);
+                continue;
+            }
+            may_hide |= is_striking(run, kinds, capitals);
+            (run, kinds, capitals) = (0, 0, 0);
+            if kind == SEPARATOR {
+                may_hide |= segment > TOKEN_BYTES_MIN;
+                segment = 0;
+            }
+        }
+        may_hide |= is_striking(run, kinds, capitals) || segment >= TOKEN_BYTES_MIN;
+        match (seen & SPECIAL != 0, may_hide) {
+            (true, _) => Self::HasMoreThanAPath,
+            (false, true) => Self::MayHideASecret,
+            (false, false) => Self::Plain,
+        }
+    }
+}
+
+#[inline]
+fn is_striking(run: usize, kinds: u8, capitals: usize) -> bool {
+    const LONG: usize = 28;
+    (run >= 4 && kinds & DIGIT != 0 && kinds & (LOWER | UPPER) != 0) || capitals > 1 || run >= LONG
+}
+
+/// Whether words stand in a text that are as long as tokens.
+fn has_long_word(text: &[u8]) -> bool {
+    let mut word = 0;
+    text.iter().any(|byte| {
+        word = if *byte == b' ' { 0 } else { word + 1 };
+        word >= TOKEN_BYTES_MIN
     })
+}
+
+/// The path of an address that has nothing behind it.
+fn path(url: &str) -> &str {
+    let Some(start) = scheme(url) else { return url };
+    let rest = &url[start..];
+    memchr::memchr2(b'/', b'\\', rest.as_bytes()).map_or("", |at| &rest[at..])
+}
+
+fn has_secret(path: &str) -> bool {
+    let mut judge = Judge::new(path);
+    segments(path).any(|(start, segment, _)| judge.is_secret(start, segment))
+}
+
+/// Whether a parameter's value is what an advertiser made of it.
+fn is_campaign(name: &str) -> bool {
+    name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("utm_"))
+        || CAMPAIGNS.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// A value, which may be a path.
+fn push_value(out: &mut String, value: &str, context: Context) {
+    let mut judge = Judge::within(value, context);
+    for (start, segment, end) in segments(value) {
+        out.push_str(if judge.is_secret(start, segment) { TOKEN } else { segment });
+        out.push_str(end);
+    }
 }
 
 /// Where the authority of an address begins that has one.
@@ -179,6 +321,17 @@ fn scheme(url: &str) -> Option<usize> {
     let is_scheme = url.as_bytes().first()?.is_ascii_alphabetic()
         && url[..end].bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
     (is_scheme && url[end..].starts_with("://")).then_some(end + 3)
+}
+
+/// Whether a text is an address: with a scheme, or from the root of its site.
+fn is_address(text: &str) -> bool {
+    let is = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    match text.as_bytes().first() {
+        Some(b'/') => memchr::memchr(b' ', text.as_bytes()).is_none(),
+        Some(b'h' | b'H') => is("http://") || is("https://"),
+        Some(b'm' | b'M') => is("mailto:"),
+        _ => false,
+    }
 }
 
 /// Whether a fragment is the route of a single-page application.
@@ -221,36 +374,6 @@ pub(crate) fn has_email(text: &str) -> bool {
         let is_letter = |byte: &u8| byte.is_ascii_alphabetic() || *byte >= 0x80;
         is_named && after[..end].windows(3).any(|part| part[0] == b'.' && part[1..].iter().all(is_letter))
     })
-}
-
-/// Whether a path segment can only be a token.
-fn is_token(segment: &str) -> bool {
-    if segment.len() < TOKEN_BYTES_MIN {
-        return false;
-    }
-    if is_jwt(segment) {
-        return true;
-    }
-    let (mut upper, mut lower, mut digits, mut joints) = (0, 0, 0, 0);
-    let mut is_hexadecimal = true;
-    for byte in segment.bytes() {
-        is_hexadecimal &= byte.is_ascii_hexdigit();
-        match byte {
-            b'A'..=b'Z' => upper += 1,
-            b'a'..=b'z' => lower += 1,
-            b'0'..=b'9' => digits += 1,
-            b'-' | b'_' | b'=' => joints += 1,
-            _ => return false,
-        }
-    }
-    // Words that hyphens join are a page's name.
-    let is_mixed = upper > 0 && lower > 0 && digits > 0 && joints * 16 <= segment.len();
-    is_mixed || (is_hexadecimal && segment.len() >= DIGITS_MIN)
-}
-
-/// A JSON Web Token begins with `{"`, and has three parts.
-fn is_jwt(text: &str) -> bool {
-    text.starts_with("eyJ") && text.matches('.').count() == 2 && text.len() >= TOKEN_BYTES_MIN
 }
 
 #[cfg(test)]
@@ -318,6 +441,71 @@ mod tests {
     }
 
     #[test]
+    fn secrets_in_the_links_of_many_systems_go() {
+        let (mut systems, mut wrong) = (0, Vec::new());
+        for line in include_str!("data/secret_links.tsv").lines().filter(|line| !line.starts_with('#')) {
+            let [system, link, kept] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let found = rules().normalise(link);
+            if found != kept {
+                wrong.push(format!("{system}: {found}, not {kept}"));
+                continue;
+            }
+            let referrer = rules().normalise_value(link);
+            assert_eq!(referrer, kept, "{system}, as a property");
+            let title = format!("{link} – Shop");
+            assert_eq!(rules().normalise_text(&title), format!("{kept} – Shop"), "{system}, in a title");
+            // The same as a route of a single-page application.
+            let host = link
+                .find("//")
+                .and_then(|at| link[at + 2..].find(['/', '\\']).map(|end| at + 2 + end))
+                .unwrap();
+            if !link.contains('#') && link[host..].starts_with('/') {
+                let route = |text: &str| format!("https://app.example/#{}", &text[host..]);
+                assert_eq!(with_routes().normalise(&route(link)), route(kept), "{system}, as a route");
+            }
+            systems += 1;
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(systems >= 80, "{systems}");
+    }
+
+    #[test]
+    fn ordinary_addresses_stay() {
+        let mut addresses = 0;
+        for line in include_str!("data/ordinary_addresses.txt").lines().filter(|line| !line.starts_with('#'))
+        {
+            let address = format!("https://shop.example{line}");
+            assert_eq!(rules().normalise(&address), address);
+            addresses += 1;
+        }
+        assert!(addresses >= 80, "{addresses}");
+    }
+
+    #[test]
+    fn texts_keep_their_words() {
+        let token = "0f2d1c3b".repeat(4);
+        for (text, expected) in [
+            ("Order 1001 – Shop", "Order 1001 – Shop"),
+            ("50% off / today  only @ Shop", "50% off / today  only @ Shop"),
+            ("Inbox (3) - jo@mail.example - Mail", "Inbox (3) - :email - Mail"),
+            ("https://shop.example/reset/a8f3k2?x=1", "https://shop.example/reset/:token"),
+            (&format!("Invoice {token} paid"), "Invoice :token paid"),
+            (&format!("/orders/{token}"), "/orders/:token"),
+            (&"word-".repeat(20), &"word-".repeat(20)),
+            ("", ""),
+        ] {
+            assert_eq!(rules().normalise_text(text), expected);
+        }
+    }
+
+    /// A hostile address of many segments costs what its length costs.
+    #[test]
+    fn every_segment_is_read_once_as_a_word() {
+        let url = format!("https://a.example{}", "/a1b2c3".repeat(100_000));
+        assert_eq!(rules().normalise(&url), url);
+    }
+
+    #[test]
     fn routes_stay_where_they_are_wanted() {
         for (url, expected) in [
             ("https://a.example/#/cart?token=1&q=2", "https://a.example/#/cart?q=2"),
@@ -359,6 +547,12 @@ mod tests {
             Just("jo.doe@mail.example".to_owned()),
             Just("jo%40mail.example".to_owned()),
             Just("q=1".to_owned()),
+            Just("/orders/".to_owned()),
+            Just("reset".to_owned()),
+            Just("product/".to_owned()),
+            Just("0f2d1c3b".repeat(4)),
+            Just("%2F".to_owned()),
+            "[A-Za-z0-9_-]{12,40}",
             Just("secret_token=s3cr3t".to_owned()),
             "[/?#&=;@%:\\\\.]{1,2}",
             "\\PC{0,3}",
@@ -373,6 +567,16 @@ mod tests {
             for rules in [rules(), with_routes(), UrlRules::new(["*"], true)] {
                 let once = rules.normalise(&url).into_owned();
                 prop_assert_eq!(&rules.normalise(&once), &once);
+                let text = rules.normalise_text(&url).into_owned();
+                prop_assert_eq!(&rules.normalise_text(&text), &text);
+            }
+        }
+
+        /// A first look sees whatever a second would change.
+        #[test]
+        fn nothing_is_missed_at_first_sight(path in "(/(reset|orders|product|[a-zA-Z0-9._-]{1,40})){1,4}") {
+            if Look::at(&path) == Look::Plain {
+                prop_assert!(!has_secret(&path), "{}", path);
             }
         }
 
