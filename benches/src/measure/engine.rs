@@ -41,7 +41,9 @@ pub struct Arrival {
 impl Bed {
     /// Starts an engine and makes the tables. Its CPU time counts from here.
     pub async fn start() -> anyhow::Result<Self> {
-        let engine = Engine::start_with([format!("--memory-bytes-max={ENGINE_BYTES_MAX}")]).await?;
+        // The Kafka engine, which the consumer is measured against, connects to the broker.
+        let arguments = [format!("--memory-bytes-max={ENGINE_BYTES_MAX}"), "--source=KAFKA".to_owned()];
+        let engine = Engine::start_with(arguments).await?;
         let client = Client::default().with_url(engine.url());
         let mut bed = Self { engine, client, cpu_before: Duration::ZERO };
         bed.store().make_tables().await?;

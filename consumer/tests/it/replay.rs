@@ -147,7 +147,7 @@ async fn killed_repeated_or_twice_at_once_it_changes_nothing() {
     // As if a consumer that was slow to die had buried its batch again.
     let again = format!(
         "INSERT INTO millrace.dead_letters (reason, detail, died_at, raw, _topic, _partition, _offset, _row) \
-         VALUES ('refused_by_store', '', now64(3), '{}', '{EVENTS}', 0, 2, 1)",
+         SELECT 'refused_by_store', '', now64(3), '{}', '{EVENTS}', 0, 2, 1",
         event(7).replace('\\', "\\\\")
     );
     tell(engine, &again).await;

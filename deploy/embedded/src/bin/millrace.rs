@@ -1,6 +1,6 @@
 //! `millrace`: the whole pipeline on one machine, and a demonstration of it.
 
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use millrace_consumer::replay;
@@ -31,6 +31,9 @@ enum Command {
         /// Port of ClickHouse's HTTP protocol on 127.0.0.1.
         #[arg(long, env = "MILLRACE_CLICKHOUSE_PORT", default_value_t = 8123)]
         clickhouse_port: u16,
+        /// Data directory of the running instance, whose password it needs.
+        #[arg(long, env = "MILLRACE_DATA_DIR", default_value = ".millrace")]
+        data_dir: PathBuf,
     },
 }
 
@@ -57,9 +60,13 @@ fn main() -> anyhow::Result<()> {
             }
             runtime.block_on(demo::run(config))
         }
-        Command::Replay { options, clickhouse_port } => {
+        Command::Replay { options, clickhouse_port, data_dir } => {
             let mut config = millrace_consumer::Config::try_parse_from(["millrace"])?;
             config.clickhouse_url = format!("http://127.0.0.1:{clickhouse_port}");
+            if let Some((user, password)) = runner::kept_clickhouse_login(&data_dir)? {
+                config.clickhouse_user = Some(user);
+                config.clickhouse_password = Some(password);
+            }
             let report = runtime.block_on(replay::run(&config, &options, &replay::progress_bar()))?;
             println!("{report}");
             Ok(())

@@ -53,6 +53,8 @@ impl Urls {
             format!("--listen={listens}"),
             format!("--data-dir={}", self.dir.join("clickhouse").display()),
             format!("--library={}", library().display()),
+            // Only the namespaces of this run reach it.
+            "--no-password".to_owned(),
             "--shutdown-grace-ms=5000".to_owned(),
         ];
         Ok(Recipe::Program { program: program("millrace-clickhouse")?, arguments })

@@ -7,6 +7,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
+use millrace_service::host::HostConfig;
 
 /// ClickHouse's HTTP interface over the engine library, for one machine.
 #[derive(Debug, Clone, Parser)]
@@ -24,13 +25,33 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_CHDB_LIBRARY", default_value = ".tools/chdb/libchdb.so")]
     pub library: PathBuf,
 
-    /// User that requests must name. Without it and without a password, any user is accepted.
-    #[arg(long, env = "MILLRACE_CLICKHOUSE_USER")]
-    pub user: Option<String>,
+    /// File with the password of the user `millrace`, who makes tables, inserts and removes. 16 bytes at least; readable by its
+    /// owner alone. (There is no setting for the password itself: command lines and environments are shown by `ps`.)
+    #[arg(long, env = "MILLRACE_CLICKHOUSE_PASSWORD_FILE")]
+    pub password_file: Option<PathBuf>,
 
-    /// Password that requests must give.
-    #[arg(long, env = "MILLRACE_CLICKHOUSE_PASSWORD", hide_env_values = true)]
-    pub password: Option<String>,
+    /// File with the password of the user `reader`, who only reads. Without it there is no such user.
+    #[arg(long, env = "MILLRACE_CLICKHOUSE_READER_PASSWORD_FILE", requires = "password_file")]
+    pub reader_password_file: Option<PathBuf>,
+
+    /// Ask nobody for a password: whoever reaches the port, every program of this machine at least, may read and change
+    /// every event.
+    #[arg(long, env = "MILLRACE_CLICKHOUSE_NO_PASSWORD", conflicts_with = "password_file")]
+    pub no_password: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hosts: HostConfig,
+
+    /// Database that statements may use; made at the start. May be given several times; `*` for all there are.
+    #[arg(long = "database", env = "MILLRACE_CLICKHOUSE_DATABASES", value_delimiter = ',', default_value = "millrace",
+          value_parser = database_name)]
+    pub databases: Vec<String>,
+
+    /// Kind of source that statements may read and write beyond the tables, as `GRANT` names it (KAFKA, URL, S3, POSTGRES …); may
+    /// be given several times. Whoever may send a statement reaches this machine's other ports through it.
+    #[arg(long = "source", env = "MILLRACE_CLICKHOUSE_SOURCES", value_delimiter = ',', value_parser = source_name)]
+    pub sources: Vec<String>,
 
     /// Statements that run at the same time.
     #[arg(long, env = "MILLRACE_CLICKHOUSE_STATEMENTS_MAX", default_value_t = 8,
@@ -164,9 +185,6 @@ impl Config {
             ("max_insert_block_size", self.insert_block_rows),
             ("min_insert_block_size_rows", self.insert_block_rows),
             ("min_insert_block_size_bytes", 0),
-            // What the embedded engine allows beyond a server.
-            ("implicit_select", 0),
-            ("allow_introspection_functions", 0),
             ("max_memory_usage", self.statement_memory_bytes_max),
         ];
         if self.threads > 0 {
@@ -177,6 +195,20 @@ impl Config {
         settings.extend(self.settings.iter().cloned());
         settings
     }
+}
+
+fn database_name(text: &str) -> Result<String, String> {
+    let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if text == "*" || is_plain {
+        Ok(text.to_owned())
+    } else {
+        Err("letters, digits and _ only, or *".to_owned())
+    }
+}
+
+fn source_name(text: &str) -> Result<String, String> {
+    let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b' ');
+    if is_plain { Ok(text.to_owned()) } else { Err("letters, digits and blanks only".to_owned()) }
 }
 
 fn name_value(text: &str) -> Result<(String, String), String> {

@@ -20,6 +20,8 @@ pub mod code {
     pub const CANNOT_DECOMPRESS: u32 = 271;
     /// Every place for a statement, and every place in the queue, is taken.
     pub const TOO_MANY_SIMULTANEOUS_QUERIES: u32 = 202;
+    /// Somebody who only reads wants to change something.
+    pub const READONLY: u32 = 164;
     /// The client stopped sending for longer than the receive timeout.
     pub const SOCKET_TIMEOUT: u32 = 209;
     /// `SELECT … INTO OUTFILE` writes the server's disk, which HTTP clients may not.
@@ -28,7 +30,7 @@ pub mod code {
     pub const QUERY_IS_TOO_LARGE: u32 = 229;
     /// The server is shutting down, or the client went away.
     pub const ABORTED: u32 = 236;
-    /// The request comes from a web page.
+    /// The request comes from a web page, or asks for what is not allowed here.
     pub const ACCESS_DENIED: u32 = 497;
     /// The body is encoded in a way this server does not read.
     pub const UNSUPPORTED_MEDIA_TYPE: u32 = 779;

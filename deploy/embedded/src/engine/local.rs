@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use millrace_service::private;
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::process::{Process, Signal, bound, program};
@@ -87,7 +88,7 @@ impl LocalEngine {
             .args(&config.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&config.log)?);
+            .stderr(private::create(&config.log)?);
         let mut process = Process::spawn(command)?;
         let deadline = Instant::now() + START_PATIENCE;
         while !answers(config.port).await {

@@ -12,19 +12,29 @@
 //! * one insert up to the block size is one block: one part per partition, one deduplication token;
 //! * a setting, a `SET`, a `USE` or a temporary table lasts for its own statement and no longer.
 //!
-//! What is not: sessions (`session_id`), users beyond the one, external tables in a request, HTTP compression
+//! Who may ask stands in [`access`]: the services, and people, who only read. What keeps a statement from this machine's
+//! files, programs and ports: the engine's own rights ([`rights`]), a look at its tokens ([`forbidden`], [`lexer`]), the
+//! kernel ([`sandbox`]), and an environment without secrets ([`environment`]).
+//!
+//! What is not: sessions (`session_id`), further users, expressions in `VALUES` (use `INSERT … SELECT`), external tables in a request, HTTP compression
 //! by `Accept-Encoding` (a loopback has no need of it; `compress=1` is there).
 
+pub mod access;
 pub mod body;
 pub mod config;
+pub mod environment;
 pub mod error;
 pub mod ffi;
+pub mod forbidden;
 pub mod format;
+pub mod lexer;
 pub mod local;
 pub mod lz4;
 pub mod pool;
 pub mod request;
 pub mod response;
+mod rights;
+pub mod sandbox;
 pub mod server;
 pub mod session;
 pub mod statement;
@@ -32,12 +42,14 @@ pub mod statement;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::serve::ListenerExt;
+use millrace_service::host::Hosts;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
 
+use access::Passwords;
 pub use config::Config;
 use pool::{Engine, StartError};
 
@@ -61,9 +73,11 @@ pub enum Error {
 /// cannot be started again.
 pub async fn run(
     config: Config,
+    passwords: Passwords,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
+    let hosts = Hosts::new(&config.hosts);
     let config = Arc::new(config);
     let starting = Arc::clone(&config);
     let engine = tokio::task::spawn_blocking(move || Engine::start(&starting))
@@ -74,7 +88,14 @@ pub async fn run(
     let grace = config.shutdown_grace();
     let give_up = CancellationToken::new();
     let requests = Arc::new(Semaphore::new(config.statements_max as usize + usize::from(config.queue_max)));
-    let app = server::App { engine: Arc::clone(&engine), config, requests, give_up: give_up.clone() };
+    let app = server::App {
+        engine: Arc::clone(&engine),
+        config,
+        passwords: Arc::new(passwords),
+        hosts,
+        requests,
+        give_up: give_up.clone(),
+    };
     let stopping = CancellationToken::new();
     let stop = stopping.clone();
     let serving = tokio::spawn({

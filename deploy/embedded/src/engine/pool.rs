@@ -11,7 +11,7 @@
 use std::{
     collections::HashSet,
     ffi::CString,
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io::{Read, Seek, Write},
     path::{Path, PathBuf},
     sync::{
@@ -24,10 +24,13 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use millrace_service::private;
+
 use super::{
     config::Config,
     error::{Exception, code},
     ffi::{Api, Connection},
+    rights,
 };
 
 /// How often a kill is repeated until the statement is gone.
@@ -98,9 +101,10 @@ impl Engine {
     /// Locks the data directory and starts the engine in it. Blocks; once per process.
     pub fn start(config: &Config) -> Result<Arc<Self>, StartError> {
         let directory = |source| StartError::Directory { path: config.data_dir.clone(), source };
-        std::fs::create_dir_all(&config.data_dir).map_err(directory)?;
+        private::create_dir_all(&config.data_dir).map_err(directory)?;
         let data_dir = config.data_dir.canonicalize().map_err(directory)?;
         let lock = lock(&data_dir)?;
+        let rights = rights::write(config, &data_dir).map_err(directory)?;
         let api = Api::load(&config.library)
             .map_err(|source| StartError::Library { path: config.library.clone(), source })?;
 
@@ -116,11 +120,16 @@ impl Engine {
                 .map_err(|_| StartError::Setting)
         };
         let settings = config.statement_settings();
-        let first = arguments(&[&config.server_options(), &settings])?;
+        let rights = [("config-file".to_owned(), rights.display().to_string())];
+        let first = arguments(&[&rights, &config.server_options(), &settings])?;
         let mut anchor =
             api.connect(&first).ok_or_else(|| StartError::Refused { path: config.data_dir.clone() })?;
         let version = anchor.query("SELECT version()", "TabSeparatedRaw", &[])?;
         let version = String::from_utf8_lossy(version.as_ref()).trim().to_owned();
+        for name in config.databases.iter().filter(|name| *name != "*") {
+            let made = format!("CREATE DATABASE IF NOT EXISTS {}", rights::database(name));
+            anchor.query(&made, "Null", &[])?;
+        }
 
         let (kills, kill_queue) = mpsc::sync_channel(KILL_QUEUE);
         let engine = Arc::new(Self {
@@ -183,7 +192,9 @@ impl Engine {
             return false;
         }
         let Some(mut connection) = self.api.connect(&self.arguments) else { return true };
-        let sql = format!("KILL QUERY WHERE Settings['log_comment'] = '{}' ASYNC", tag(number));
+        let tag = tag(number);
+        // A client's own comment stands behind it.
+        let sql = format!("KILL QUERY WHERE splitByChar(' ', Settings['log_comment'])[1] = '{tag}' ASYNC");
         if let Err(error) = connection.query(&sql, "Null", &[]) {
             tracing::warn!(number, %error, "cannot kill a statement");
         }
@@ -292,7 +303,7 @@ fn lock(data_dir: &Path) -> Result<File, StartError> {
     let path = data_dir.join("millrace-clickhouse.lock");
     let failed = |source| StartError::Directory { path: path.clone(), source };
     let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        private::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).map_err(failed)?;

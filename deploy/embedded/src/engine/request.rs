@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, Method, header};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use super::{
-    config::{Config, is_setting_name},
+    access::{Passwords, User},
+    config::is_setting_name,
     error::{Exception, code},
 };
 
@@ -50,6 +51,8 @@ pub struct Request {
     pub params: Vec<(String, String)>,
     /// Boundary of a multipart body.
     pub boundary: Option<String>,
+    /// The statement may change nothing: whatever its method, but for POST, a link could have sent it.
+    pub reads_only: bool,
     credentials: Credentials,
     from_web_page: bool,
 }
@@ -82,11 +85,7 @@ impl Request {
         for (name, value) in form_urlencoded::parse(query_string.as_bytes()) {
             request.parameter(&name, value.into_owned())?;
         }
-        if method == Method::GET || method == Method::HEAD {
-            // A link must not change anything; this is also how ClickHouse has it.
-            request.settings.retain(|(name, _)| name != "readonly");
-            request.settings.push(("readonly".to_owned(), "2".to_owned()));
-        }
+        request.reads_only = method != Method::POST;
         Ok(request)
     }
 
@@ -119,34 +118,35 @@ impl Request {
         Ok(())
     }
 
-    /// Whether the request may be answered at all.
-    pub fn authenticate(&self, config: &Config) -> Result<(), Exception> {
-        // Any page the machine's user visits can post to a port of the machine. Without a password nothing
-        // else would tell such a request from a service's.
-        if self.from_web_page && config.password.is_none() {
+    /// Who asks, if anybody may. People only read.
+    pub fn authenticate(&mut self, passwords: &Passwords) -> Result<User, Exception> {
+        // Nothing here is for web pages: a page that the machine's user visits can send to the machine's ports, with what
+        // the browser knows of passwords.
+        if self.from_web_page {
             return Err(Exception::new(
                 code::ACCESS_DENIED,
                 "ACCESS_DENIED",
-                "Requests of web pages are refused while no password is set",
+                "Requests of web pages are refused",
             ));
         }
-        let expected_user = config.user.as_deref().unwrap_or("default");
-        let user = self.credentials.user.as_deref().filter(|user| !user.is_empty()).unwrap_or("default");
-        let password = self.credentials.password.as_deref().unwrap_or_default();
-        let user_fits = config.user.is_none() && config.password.is_none() || same(user, expected_user);
-        let password_fits = config.password.as_deref().is_none_or(|expected| same(password, expected));
-        if user_fits && password_fits {
-            return Ok(());
+        let name = self.credentials.user.as_deref().filter(|user| !user.is_empty()).unwrap_or("default");
+        match passwords.user(name, self.credentials.password.as_deref().unwrap_or_default()) {
+            Some(user) => {
+                self.reads_only |= user == User::Reader;
+                Ok(user)
+            }
+            None => {
+                let name: String = name.chars().take(64).collect();
+                Err(Exception::new(
+                    code::AUTHENTICATION_FAILED,
+                    "AUTHENTICATION_FAILED",
+                    format_args!(
+                        "{}: Authentication failed: password is incorrect, or there is no user with such name",
+                        name.escape_debug()
+                    ),
+                ))
+            }
         }
-        let user: String = user.chars().take(64).collect();
-        Err(Exception::new(
-            code::AUTHENTICATION_FAILED,
-            "AUTHENTICATION_FAILED",
-            format_args!(
-                "{}: Authentication failed: password is incorrect, or there is no user with such name",
-                user.escape_debug()
-            ),
-        ))
     }
 }
 
@@ -166,18 +166,12 @@ fn flag(value: &str) -> bool {
     matches!(value, "1" | "true")
 }
 
-/// Compares without telling by its time how much of a password was right.
-fn same(given: &str, expected: &str) -> bool {
-    let differences = given.bytes().zip(expected.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
-    given.len() == expected.len() && differences == 0
-}
-
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
     use clap::Parser;
 
-    use super::*;
+    use super::{super::config::Config, *};
 
     fn parse(query_string: &str) -> Request {
         Request::parse(&Method::POST, query_string, &HeaderMap::new()).expect("parses")
@@ -202,9 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn a_get_is_read_only() {
-        let get = Request::parse(&Method::GET, "readonly=0", &HeaderMap::new()).expect("parses");
-        assert_eq!(get.settings, [pair("readonly", "2")]);
+    fn what_is_no_post_is_read_only() {
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            let request = Request::parse(&method, "readonly=0", &HeaderMap::new()).expect("parses");
+            assert!(request.reads_only, "{method}");
+        }
+        assert!(!parse("").reads_only);
     }
 
     #[test]
@@ -214,14 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn web_pages_need_a_password() {
-        let headers =
-            [(header::ORIGIN, HeaderValue::from_static("https://shop.example"))].into_iter().collect();
-        let request = Request::parse(&Method::POST, "", &headers).expect("parses");
-        let error = request.authenticate(&Config::parse_from(["x"])).expect_err("refused");
-        assert_eq!(error.code(), code::ACCESS_DENIED);
-        let request = Request::parse(&Method::POST, "password=p", &headers).expect("parses");
-        request.authenticate(&Config::parse_from(["x", "--password", "p"])).expect("knows the password");
+    fn web_pages_are_refused() {
+        for (name, value) in
+            [("origin", "https://shop.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")]
+        {
+            let headers =
+                [(name.parse().expect("name"), HeaderValue::from_static(value))].into_iter().collect();
+            let mut request = Request::parse(&Method::POST, "", &headers).expect("parses");
+            let error = request.authenticate(&open()).expect_err("refused");
+            assert_eq!(error.code(), code::ACCESS_DENIED);
+        }
+        let typed = [("sec-fetch-site".parse().expect("name"), HeaderValue::from_static("none"))];
+        let mut request = Request::parse(&Method::GET, "", &typed.into_iter().collect()).expect("parses");
+        request.authenticate(&open()).expect("typed into the address bar");
     }
 
     #[test]
@@ -231,27 +233,48 @@ mod tests {
         assert_eq!(error.code(), code::UNSUPPORTED_MEDIA_TYPE);
     }
 
-    #[test]
-    fn credentials_are_checked_only_when_set() {
-        let open = Config::parse_from(["x"]);
-        let closed = Config::parse_from(["x", "--user", "u", "--password", "p"]);
-        let check = |request: &Request| {
-            assert_eq!(request.authenticate(&open), Ok(()));
-            request.authenticate(&closed).map_err(|error| error.code())
-        };
-        assert_eq!(check(&parse("")), Err(code::AUTHENTICATION_FAILED));
-        assert_eq!(check(&parse("user=u&password=wrong")), Err(code::AUTHENTICATION_FAILED));
-        assert_eq!(check(&parse("user=u&password=p")), Ok(()));
+    fn open() -> Passwords {
+        Passwords::read(&Config::parse_from(["x", "--no-password"])).expect("wanted")
+    }
 
-        let with = |headers: &[(&'static str, &'static str)]| {
+    #[test]
+    fn credentials_come_in_three_ways() {
+        let dir = tempfile::tempdir().expect("directory");
+        let [services, reader] = ["services", "reader"].map(|name| dir.path().join(name));
+        std::fs::write(&services, "password-of-millrace").expect("written");
+        std::fs::write(&reader, "password-of-reader").expect("written");
+        let config = Config::parse_from([
+            "x".to_owned(),
+            format!("--password-file={}", services.display()),
+            format!("--reader-password-file={}", reader.display()),
+        ]);
+        let passwords = Passwords::read(&config).expect("read");
+        let check = |mut request: Request| {
+            let user = request.authenticate(&passwords).map_err(|error| error.code())?;
+            Ok((user, request.reads_only))
+        };
+        let services = Ok((User::Services, false));
+        assert_eq!(check(parse("")), Err(code::AUTHENTICATION_FAILED));
+        assert_eq!(check(parse("user=millrace&password=wrong")), Err(code::AUTHENTICATION_FAILED));
+        assert_eq!(check(parse("user=millrace&password=password-of-millrace")), services);
+        assert_eq!(check(parse("user=reader&password=password-of-reader")), Ok((User::Reader, true)));
+
+        let with = |headers: &[(&'static str, &str)]| {
             let headers = headers
                 .iter()
-                .map(|(n, v)| (n.parse().expect("name"), HeaderValue::from_static(v)))
+                .map(|(n, v)| (n.parse().expect("name"), HeaderValue::from_str(v).expect("value")))
                 .collect();
-            check(&Request::parse(&Method::POST, "", &headers).expect("parses"))
+            check(Request::parse(&Method::POST, "", &headers).expect("parses"))
         };
-        assert_eq!(with(&[("x-clickhouse-user", "u"), ("x-clickhouse-key", "p")]), Ok(()));
-        assert_eq!(with(&[("authorization", "Basic dTpw")]), Ok(()));
-        assert_eq!(with(&[("authorization", "Basic dTpx")]), Err(code::AUTHENTICATION_FAILED));
+        assert_eq!(
+            with(&[("x-clickhouse-user", "millrace"), ("x-clickhouse-key", "password-of-millrace")]),
+            services
+        );
+        let basic = |pair: &str| format!("Basic {}", BASE64_STANDARD.encode(pair));
+        assert_eq!(with(&[("authorization", &basic("millrace:password-of-millrace"))]), services);
+        assert_eq!(
+            with(&[("authorization", &basic("millrace:password-of-reader"))]),
+            Err(code::AUTHENTICATION_FAILED)
+        );
     }
 }

@@ -6,17 +6,21 @@ use axum::{
     Router,
     body::Body,
     extract::{Request as HttpRequest, State},
+    middleware::{self, Next},
     response::Response,
     routing::any,
 };
 use bytes::{Bytes, BytesMut};
+use millrace_service::host::Hosts;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    access::Passwords,
     body::{PIECE_BYTES, RequestBody},
     config::Config,
     error::{Exception, code},
+    forbidden,
     pool::{Engine, shutting_down, too_many},
     request::Request,
     response::{KillOnDrop, Reply},
@@ -43,6 +47,10 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// The settings.
     pub config: Arc<Config>,
+    /// Who may ask.
+    pub passwords: Arc<Passwords>,
+    /// Under which names.
+    pub hosts: Hosts,
     /// One for each request that runs or waits: what each may hold in memory is bounded, so this bounds all.
     pub requests: Arc<Semaphore>,
     /// Cancelled when bodies still being received must be given up.
@@ -51,7 +59,21 @@ pub struct App {
 
 /// The routes of ClickHouse's HTTP interface.
 pub fn router(app: App) -> Router {
-    Router::new().route("/", any(root)).route("/ping", any(ok)).with_state(app)
+    let known_hosts = middleware::from_fn_with_state(app.clone(), known_hosts_only);
+    Router::new().route("/", any(root)).route("/ping", any(ok)).layer(known_hosts).with_state(app)
+}
+
+/// Refuses a name that is not ours: a web page can have its own name lead here (DNS rebinding), and then nothing but this
+/// tells its requests from others.
+async fn known_hosts_only(State(app): State<App>, http: HttpRequest, next: Next) -> Response {
+    let Some((status, message)) = app.hosts.refusal(http.uri(), http.headers()) else {
+        return next.run(http).await;
+    };
+    let error = Exception::new(code::ACCESS_DENIED, "ACCESS_DENIED", message);
+    let reply = Reply { query_id: String::new(), format: DEFAULT_FORMAT.to_owned(), compress: false };
+    let mut response = reply.failure(&error.with_version(app.engine.version()));
+    *response.status_mut() = status;
+    response
 }
 
 async fn ok() -> &'static str {
@@ -66,7 +88,7 @@ async fn root(State(app): State<App>, http: HttpRequest) -> Response {
     }
     let mut reply = Reply { query_id: String::new(), format: DEFAULT_FORMAT.to_owned(), compress: false };
     let request = Request::parse(&parts.method, query_string, &parts.headers)
-        .and_then(|request| request.authenticate(&app.config).map(|()| request));
+        .and_then(|mut request| request.authenticate(&app.passwords).map(|_| request));
     let request = match request {
         Ok(request) => request,
         Err(error) => return reply.failure(&error.with_version(app.engine.version())),
@@ -93,6 +115,10 @@ async fn answer(
     reply: &mut Reply,
 ) -> Result<Response, Exception> {
     let (statement, data) = read_statement(app, &mut request, body).await?;
+    forbidden::refuse_values(statement.text(), &request.params)?;
+    if request.reads_only {
+        statement.refuse_changes()?;
+    }
     let default_format = request.default_format.take().unwrap_or_else(|| DEFAULT_FORMAT.to_owned());
     let is_insert = matches!(statement, Statement::Insert { .. });
     reply.format = match &statement {
@@ -116,6 +142,7 @@ async fn answer(
         params: request.params,
         default_format,
         compress: request.compress,
+        reads_only: request.reads_only,
         whole_result_bytes_max: app.config.whole_result_bytes_max,
     };
     tokio::task::spawn_blocking(move || {

@@ -27,6 +27,8 @@ pub struct Job {
     pub default_format: String,
     /// Whether the result goes into compressed blocks.
     pub compress: bool,
+    /// The statement may change nothing.
+    pub reads_only: bool,
     /// Largest result that is made whole.
     pub whole_result_bytes_max: u64,
 }
@@ -92,7 +94,7 @@ fn run_statement(
     if let Some(database) = &job.database {
         connection.query(&format!("USE {}", quoted(database, '`')), "Null", &[])?;
     }
-    apply_settings(&mut connection, &job.settings)?;
+    apply_settings(&mut connection, job)?;
     let mut results = Results { output, compress: job.compress, total: Progress::default() };
     match &job.statement {
         Statement::Insert { sql, format, .. } => {
@@ -100,9 +102,7 @@ fn run_statement(
         }
         Statement::Select { sql, format } => {
             let format = format.as_deref().unwrap_or(&job.default_format);
-            let whole = format::streaming(format) == Streaming::Whole;
-            if whole {
-                limit_result(&mut connection, job)?;
+            if format::streaming(format) == Streaming::Whole {
                 results.send(connection.query(sql, format, &job.params)?)?;
             } else {
                 select(&mut connection, sql, format, &job.params, &mut results)?;
@@ -116,29 +116,29 @@ fn run_statement(
     Ok(results.total)
 }
 
-fn apply_settings(connection: &mut Connection, settings: &[(String, String)]) -> Result<(), Exception> {
-    let assignments: Vec<String> = settings
-        .iter()
-        .filter(|(name, _)| name != "log_comment")
-        .map(|(name, value)| format!("{name} = {}", quoted(value, '\'')))
-        .collect();
-    if assignments.is_empty() {
-        return Ok(());
+/// Sets what the request asks for, then, for one that only reads, that nothing can be changed from here on: neither rows
+/// nor settings.
+fn apply_settings(connection: &mut Connection, job: &Job) -> Result<(), Exception> {
+    let mut assignments = Vec::new();
+    let mut assign = |name: &str, value: &str| assignments.push(format!("{name} = {}", quoted(value, '\'')));
+    if let Statement::Select { format, .. } = &job.statement
+        && format::streaming(format.as_deref().unwrap_or(&job.default_format)) == Streaming::Whole
+    {
+        // A result that cannot be streamed is held in memory, so it has a bound, which the request may set otherwise.
+        assign("max_result_bytes", &job.whole_result_bytes_max.to_string());
     }
-    connection.query(&format!("SET {}", assignments.join(", ")), "Null", &[]).map(drop)
-}
-
-/// A result that cannot be streamed is held in memory, so it has a bound.
-fn limit_result(connection: &mut Connection, job: &Job) -> Result<(), Exception> {
-    if job.settings.iter().any(|(name, _)| name == "max_result_bytes") {
-        return Ok(());
+    for (name, value) in &job.settings {
+        if name != "log_comment" && !(job.reads_only && name == "readonly") {
+            assign(name, value);
+        }
     }
-    let limit = ("max_result_bytes".to_owned(), job.whole_result_bytes_max.to_string());
-    match apply_settings(connection, &[limit]) {
-        // `readonly=1` forbids any SET; such a client is not one to ask for a result this large.
-        Err(error) if error.code() == 164 => Ok(()),
-        other => other,
+    if !assignments.is_empty() {
+        connection.query(&format!("SET {}", assignments.join(", ")), "Null", &[])?;
     }
+    if job.reads_only {
+        connection.query("SET readonly = 1", "Null", &[])?;
+    }
+    Ok(())
 }
 
 fn insert(

@@ -1,11 +1,15 @@
 //! What kind of statement a text is, as far as this server must know before the engine sees it:
 //! where an `INSERT`'s data begins, whether a result can be streamed, and in which format.
 //!
-//! This is a lexer and a look at the words outside brackets, not a parser: the engine parses, and every
+//! This is a look at the words outside brackets, not a parser: the engine parses, and every
 //! error about the statement itself is the engine's. A text this module cannot place runs as a plain
 //! statement.
 
-use super::error::{Exception, code};
+use super::{
+    error::{Exception, code},
+    forbidden,
+    lexer::{Kind, Token, lexer},
+};
 
 /// A statement, ready to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +40,11 @@ pub enum Statement {
 }
 
 impl Statement {
-    /// Looks at a text. It refuses what the HTTP interface must not run: several statements at once, and
-    /// statements in which the client library inside the engine would touch files.
+    /// Looks at a text. It refuses what the HTTP interface must not run: several statements at once, and what stands in
+    /// [`forbidden`].
     pub fn parse(text: &str) -> Result<Self, Exception> {
         let tokens = tokens(text);
+        forbidden::refuse(&tokens)?;
         let first = tokens.iter().find(|token| !token.is_symbol('('));
         if first.is_some_and(|token| token.is_word("INSERT"))
             && let Some(insert) = parse_insert(text, &tokens)?
@@ -47,11 +52,22 @@ impl Statement {
             return Ok(insert);
         }
         refuse_several(&tokens)?;
-        refuse_files(&tokens)?;
         let format = trailing_format(&tokens).map(str::to_owned);
         let sql = text.to_owned();
         let selects = first.is_some_and(|t| t.is_word("SELECT") || t.is_word("WITH") || t.is_word("FROM"));
         Ok(if selects { Self::Select { sql, format } } else { Self::Plain { sql, format } })
+    }
+
+    /// Its text, without an insert's data.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Insert { sql, .. } | Self::Select { sql, .. } | Self::Plain { sql, .. } => sql,
+        }
+    }
+
+    /// Refuses what somebody who only reads may not run.
+    pub fn refuse_changes(&self) -> Result<(), Exception> {
+        forbidden::refuse_changes(&tokens(self.text()))
     }
 }
 
@@ -80,9 +96,6 @@ fn parse_insert(text: &str, tokens: &[Token<'_>]) -> Result<Option<Statement>, E
     for (index, token) in rest.iter().enumerate().filter(|(_, token)| token.depth == 0) {
         if token.is_word("SELECT") || token.is_word("WITH") {
             return Ok(None);
-        }
-        if token.is_word("INFILE") {
-            return Err(files_refused());
         }
         let sql = || text[..token.start].trim_end().to_owned();
         if token.is_word("VALUES") {
@@ -140,146 +153,29 @@ fn refuse_several(tokens: &[Token<'_>]) -> Result<(), Exception> {
     }
 }
 
-fn refuse_files(tokens: &[Token<'_>]) -> Result<(), Exception> {
-    let outfile = tokens.windows(2).any(|pair| pair[0].is_word("INTO") && pair[1].is_word("OUTFILE"));
-    if outfile { Err(files_refused()) } else { Ok(()) }
-}
-
-fn files_refused() -> Exception {
-    Exception::new(
-        code::INTO_OUTFILE_NOT_ALLOWED,
-        "INTO_OUTFILE_NOT_ALLOWED",
-        "INTO OUTFILE and FROM INFILE are not allowed",
-    )
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A keyword, an unquoted name or a number.
-    Word,
-    /// A quoted name or a string.
-    Quoted,
-    /// One other character.
-    Symbol,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Token<'t> {
-    kind: Kind,
-    text: &'t str,
-    start: usize,
-    /// How many brackets are open around it.
-    depth: usize,
-}
-
-impl Token<'_> {
-    fn end(&self) -> usize {
-        self.start + self.text.len()
-    }
-
-    fn is_word(&self, word: &str) -> bool {
-        self.kind == Kind::Word && self.text.eq_ignore_ascii_case(word)
-    }
-
-    fn is_symbol(&self, symbol: char) -> bool {
-        self.kind == Kind::Symbol && self.text.starts_with(symbol)
-    }
-}
-
-/// The tokens of a text. An `INSERT`'s data would be noise to it, so it stops behind `FORMAT name` or
-/// `VALUES` there.
+/// The tokens of a text. An `INSERT`'s data would be noise, so they end behind its `FORMAT name` or `VALUES`.
 fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut all: Vec<Token<'_>> = Vec::new();
-    let mut insert = false;
+    let mut takes_data = false;
     for token in lexer(text) {
         all.push(token);
-        insert |= all.len() == 1 && token.is_word("INSERT");
-        if !insert || token.depth > 0 || all.len() < 4 {
+        if all.len() == 1 {
+            takes_data = token.is_word("INSERT");
+        }
+        if !takes_data || token.depth > 0 || all.len() < 4 {
             continue;
         }
         let before = all[all.len() - 2];
-        if token.is_word("VALUES") || (before.is_word("FORMAT") && token.kind == Kind::Word && all.len() > 4)
+        if token.is_word("SELECT") || token.is_word("WITH") {
+            // An `INSERT … SELECT` is read to its end.
+            takes_data = false;
+        } else if token.is_word("VALUES")
+            || (before.is_word("FORMAT") && token.kind == Kind::Word && all.len() > 4)
         {
             break;
         }
     }
     all
-}
-
-fn lexer(text: &str) -> impl Iterator<Item = Token<'_>> {
-    let mut at = 0;
-    let mut depth = 0_usize;
-    std::iter::from_fn(move || {
-        at = skip_blank(text, at);
-        let rest = &text[at..];
-        let first = rest.chars().next()?;
-        let (kind, length) = match first {
-            '\'' | '"' | '`' => (Kind::Quoted, quoted_length(rest, first)),
-            '$' if heredoc_length(rest).is_some() => {
-                (Kind::Quoted, heredoc_length(rest).unwrap_or(rest.len()))
-            }
-            c if is_word_char(c) => (Kind::Word, rest.find(|c: char| !is_word_char(c)).unwrap_or(rest.len())),
-            c => (Kind::Symbol, c.len_utf8()),
-        };
-        if matches!(first, ')' | ']' | '}') {
-            depth = depth.saturating_sub(1);
-        }
-        let token = Token { kind, text: &rest[..length], start: at, depth };
-        if matches!(first, '(' | '[' | '{') {
-            depth += 1;
-        }
-        at += length;
-        Some(token)
-    })
-}
-
-fn is_word_char(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// Past blanks and comments.
-fn skip_blank(text: &str, mut at: usize) -> usize {
-    loop {
-        let rest = &text[at..];
-        let trimmed = rest.trim_start();
-        at += rest.len() - trimmed.len();
-        let comment_end =
-            if trimmed.starts_with("--") || trimmed.starts_with("# ") || trimmed.starts_with("#!") {
-                trimmed.find('\n').map(|end| end + 1)
-            } else if trimmed.starts_with("/*") {
-                trimmed.find("*/").map(|end| end + 2)
-            } else {
-                return at;
-            };
-        match comment_end {
-            Some(length) => at += length,
-            None => return text.len(),
-        }
-    }
-}
-
-/// The length of a quoted token: a backslash escapes, and the quote doubled stands for itself.
-fn quoted_length(rest: &str, quote: char) -> usize {
-    let mut chars = rest.char_indices().skip(1).peekable();
-    while let Some((index, c)) = chars.next() {
-        if c == '\\' {
-            chars.next();
-        } else if c == quote {
-            if chars.peek().is_some_and(|(_, next)| *next == quote) {
-                chars.next();
-            } else {
-                return index + c.len_utf8();
-            }
-        }
-    }
-    rest.len()
-}
-
-/// `$tag$ … $tag$`.
-fn heredoc_length(rest: &str) -> Option<usize> {
-    let tag_end = rest[1..].find(|c: char| !is_word_char(c))? + 1;
-    let tag = rest.get(..=tag_end).filter(|tag| tag.ends_with('$'))?;
-    rest[tag.len()..].find(tag).map(|end| end + 2 * tag.len())
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ impl fmt::Display for Banner {
   post events to   {collector}/v1/collect
   read rollups at  {api}/api/v1/stores/demo/analytics_summary
   or by SQL from   {postgres}
-  raw events       {clickhouse} (ClickHouse's HTTP protocol, database millrace)
+  raw events       {clickhouse} (ClickHouse's HTTP protocol; with user and password: {data_dir}/clickhouse.url)
   metrics          {metrics}/metrics
   data             {data_dir}
 

@@ -1,11 +1,12 @@
 //! The data directory: held by one runner at a time, and the place of what is made once.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
+
+use millrace_service::private;
 
 const ADMIN_TOKEN: &str = "admin_token";
 
@@ -28,10 +29,10 @@ pub(super) enum Error {
 impl DataDir {
     /// Makes the directory if necessary, and takes it.
     pub(super) fn take(path: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(path).map_err(failed("create", path))?;
+        private::create_dir_all(path).map_err(failed("create", path))?;
         let path = path.canonicalize().map_err(failed("find", path))?;
         let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(failed("write", &lock_path))?;
+        let lock = private::create(&lock_path).map_err(failed("write", &lock_path))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(Error::Busy(path)),
@@ -57,14 +58,7 @@ impl DataDir {
         }
         let token = format!("mr_admin_{}", uuid::Uuid::new_v4().simple());
         // Only its owner may read it: who has the token may create and erase stores.
-        let mut file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("write", &path))?;
-        file.write_all(token.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", &path))?;
+        private::write(&path, token.as_bytes()).map_err(failed("write", &path))?;
         Ok(token)
     }
 }

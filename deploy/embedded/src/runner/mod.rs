@@ -10,6 +10,7 @@
 //! * An engine that dies is started again; a service that cannot go on ends the run with its error.
 
 mod banner;
+mod clickhouse;
 mod config;
 mod data_dir;
 mod metrics;
@@ -29,6 +30,7 @@ use crate::{
     postgres::{self, LocalPostgres},
 };
 use banner::Banner;
+pub use clickhouse::kept_clickhouse_login;
 pub use config::Config;
 use data_dir::DataDir;
 pub use data_dir::kept_admin_token;
@@ -50,13 +52,14 @@ pub async fn run(config: Config, shutdown: CancellationToken, up: impl FnOnce(St
         None => data_dir.admin_token()?,
     };
     // Addresses first: one that is taken should be known before anything was started.
-    let settings = Settings::new(&config, &data_dir, &admin_token)?;
+    let clickhouse = clickhouse::Login::keep(&data_dir, config.clickhouse_port)?;
+    let settings = Settings::new(&config, &data_dir, &admin_token, &clickhouse)?;
     let listeners = Listeners::bind(&settings.collector).await?;
     let api_listener = listen(config.api_address, "--api-address").await?;
     let metrics_listener = listen(config.metrics_address, "--metrics-address").await?;
 
     let engines = tokio::select! {
-        engines = Engines::start(&config, &data_dir) => engines?,
+        engines = Engines::start(&config, &data_dir, &clickhouse) => engines?,
         // What has been started of them ends with us.
         () = shutdown.cancelled() => return Ok(()),
     };
@@ -116,8 +119,12 @@ struct Engines {
 }
 
 impl Engines {
-    async fn start(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
-        let engine_config = engine_config(config, data_dir)?;
+    async fn start(
+        config: &Config,
+        data_dir: &DataDir,
+        clickhouse: &clickhouse::Login,
+    ) -> anyhow::Result<Self> {
+        let engine_config = engine_config(config, data_dir, clickhouse)?;
         let postgres_config = postgres::Config {
             password_required: config.postgres_password_required,
             ..postgres::Config::new(data_dir.join("postgres"), config.postgres_port)
@@ -209,7 +216,12 @@ struct AggregatorSettings {
 }
 
 impl Settings {
-    fn new(config: &Config, data_dir: &DataDir, admin_token: &str) -> anyhow::Result<Self> {
+    fn new(
+        config: &Config,
+        data_dir: &DataDir,
+        admin_token: &str,
+        clickhouse: &clickhouse::Login,
+    ) -> anyhow::Result<Self> {
         let nothing = ["millrace"; 1];
         let mut collector = millrace_collector::Config::try_parse_from(nothing)?;
         let mut consumer = millrace_consumer::Config::try_parse_from(nothing)?;
@@ -226,9 +238,13 @@ impl Settings {
         consumer.spool_dir = spool.clone();
         aggregator.erasure_spool_dir = Some(spool);
         consumer.clickhouse_url = clickhouse_url.clone();
+        consumer.clickhouse_user = Some(clickhouse.user.to_owned());
+        consumer.clickhouse_password = Some(clickhouse.password.clone());
         consumer.memory_bytes = config.memory_bytes;
 
         aggregator.clickhouse_url = clickhouse_url;
+        clickhouse.user.clone_into(&mut aggregator.clickhouse_user);
+        aggregator.clickhouse_password.clone_from(&clickhouse.password);
         aggregator.admin_token = Some(admin_token.to_owned());
         Ok(Self { collector, consumer, aggregator })
     }
@@ -240,7 +256,11 @@ impl Settings {
     }
 }
 
-fn engine_config(config: &Config, data_dir: &DataDir) -> anyhow::Result<local::Config> {
+fn engine_config(
+    config: &Config,
+    data_dir: &DataDir,
+    clickhouse: &clickhouse::Login,
+) -> anyhow::Result<local::Config> {
     anyhow::ensure!(
         config.library.exists(),
         "--library: there is no ClickHouse engine at {}; `make run` puts it there, or name its place",
@@ -250,6 +270,7 @@ fn engine_config(config: &Config, data_dir: &DataDir) -> anyhow::Result<local::C
         .into_iter()
         .filter(|(variable, _, _)| std::env::var_os(variable).is_none())
         .flat_map(|(_, flag, value)| [flag.into(), value.into()])
+        .chain(clickhouse.arguments.clone())
         .collect();
     Ok(local::Config {
         library: config.library.clone(),

@@ -9,7 +9,10 @@ use std::{
 use tempfile::TempDir;
 
 use super::{Error, Port};
-use crate::engine::local::{Config, LocalEngine};
+use crate::engine::{
+    access::{self, READER, SERVICES, kept_password},
+    local::{Config, LocalEngine},
+};
 
 /// A server of its own. Dropping it kills it and removes its data.
 #[derive(Debug)]
@@ -18,7 +21,7 @@ pub struct Engine {
     server: Option<LocalEngine>,
     config: Config,
     _port: Port,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Engine {
@@ -27,8 +30,31 @@ impl Engine {
         Self::start_with([] as [&str; 0]).await
     }
 
-    /// Starts a server with further arguments.
+    /// Starts a server with further arguments. It asks for no password, and each test may make databases of its own.
     pub async fn start_with(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
+        let open = ["--no-password", "--database=*"].map(OsString::from);
+        Self::launch(|_| Ok(open.into_iter().chain(arguments.into_iter().map(Into::into)).collect())).await
+    }
+
+    /// Starts a server as `millrace run` does: with passwords, see [`Engine::password`], and for the database `millrace` alone.
+    pub async fn start_guarded() -> Result<Self, Error> {
+        Self::launch(|dir| {
+            let [services, reader] = [SERVICES, READER].map(|user| password_file(dir, user));
+            kept_password(&services)?;
+            kept_password(&reader)?;
+            Ok(vec![
+                "--password-file".into(),
+                services.into(),
+                "--reader-password-file".into(),
+                reader.into(),
+            ])
+        })
+        .await
+    }
+
+    async fn launch(
+        arguments: impl FnOnce(&Path) -> Result<Vec<OsString>, access::Error>,
+    ) -> Result<Self, Error> {
         let port = Port::reserve()?;
         let dir = tempfile::Builder::new().prefix("millrace-engine-").tempdir()?;
         let config = Config {
@@ -36,10 +62,15 @@ impl Engine {
             data_dir: dir.path().join("clickhouse"),
             log: dir.path().join("log"),
             port: port.number(),
-            arguments: arguments.into_iter().map(Into::into).collect(),
+            arguments: arguments(dir.path())?,
         };
         let server = Some(LocalEngine::start(&config).await?);
-        Ok(Self { server, config, _port: port, _dir: dir })
+        Ok(Self { server, config, _port: port, dir })
+    }
+
+    /// The password of one of a guarded server's users.
+    pub fn password(&self, user: &str) -> Result<String, Error> {
+        Ok(kept_password(&password_file(self.dir.path(), user))?)
     }
 
     /// The server's address; the same after a restart.
@@ -79,6 +110,10 @@ impl Engine {
         self.server = Some(LocalEngine::start(&self.config).await?);
         Ok(())
     }
+}
+
+fn password_file(dir: &Path, user: &str) -> PathBuf {
+    dir.join(format!("{user}.password"))
 }
 
 /// The engine library: `MILLRACE_CHDB_LIBRARY`, or where the repository's script puts it.

@@ -53,6 +53,9 @@ pub enum Error {
     /// The Kafka client failed.
     #[error(transparent)]
     Client(#[from] rdkafka::error::KafkaError),
+    /// The engine's passwords cannot be made.
+    #[error(transparent)]
+    Access(#[from] crate::engine::access::Error),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] crate::engine::local::Error),

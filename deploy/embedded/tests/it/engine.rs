@@ -227,7 +227,7 @@ async fn a_body_that_ends_early_stores_nothing() {
     let address = engine.url().replace("http://", "");
     let data = native_block(0, 50_000, "some name");
     let chunk = |bytes: &[u8]| [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
-    let head = "POST /?query=INSERT+INTO+items+FORMAT+Native HTTP/1.1\r\nHost: x\r\n";
+    let head = "POST /?query=INSERT+INTO+items+FORMAT+Native HTTP/1.1\r\nHost: localhost\r\n";
     let longer = format!("{head}Content-Length: {}\r\n\r\n", 2 * data.len());
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
     for (what, request) in [
@@ -406,15 +406,19 @@ async fn a_full_queue_is_said() {
 
 #[tokio::test]
 async fn a_password_is_checked() {
-    let engine = Engine::start_with(["--user=reader", "--password=secret"]).await.expect("starts");
+    let engine = Engine::start_guarded().await.expect("starts");
+    let (services, reader) =
+        (engine.password("millrace").expect("made"), engine.password("reader").expect("made"));
     let client = Client::default().with_url(engine.url());
     let text = client.query("SELECT 1").execute().await.expect_err("no password").to_string();
     assert!(text.contains("Code: 516. ") && text.contains("(AUTHENTICATION_FAILED)"), "{text}");
-    let wrong = client.clone().with_user("reader").with_password("guess");
-    wrong.query("SELECT 1").execute().await.expect_err("wrong password");
-    let right = client.with_user("reader").with_password("secret");
-    assert_eq!(right.query("SELECT 1").fetch_one::<u8>().await.expect("right"), 1);
-    assert_eq!(post(&engine, "user=reader&password=secret", "SELECT 1").await.0, StatusCode::OK);
+    let wrong = client.clone().with_user("millrace").with_password(&reader);
+    wrong.query("SELECT 1").execute().await.expect_err("another's password");
+    for (user, password) in [("millrace", &services), ("reader", &reader)] {
+        let right = client.clone().with_user(user).with_password(password);
+        assert_eq!(right.query("SELECT 1").fetch_one::<u8>().await.expect("right"), 1);
+    }
+    assert_eq!(post(&engine, &format!("user=reader&password={reader}"), "SELECT 1").await.0, StatusCode::OK);
     assert_eq!(post(&engine, "user=reader&password=no", "SELECT 1").await.0, StatusCode::FORBIDDEN);
 }
 
@@ -422,8 +426,7 @@ async fn a_password_is_checked() {
 async fn a_second_process_is_told_who_has_the_directory() {
     let engine = Engine::start().await.expect("starts");
     let second = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-clickhouse"))
-        .arg("--listen=127.0.0.1:0")
-        .arg("--data-dir")
+        .args(["--listen=127.0.0.1:0", "--no-password", "--data-dir"])
         .arg(engine.data_dir())
         .output()
         .expect("runs");
@@ -460,7 +463,7 @@ async fn it_does_not_outlive_its_parent() {
     let dir = tempfile::tempdir().expect("directory");
     let library = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.tools/chdb/libchdb.so");
     let mut child = Command::new(env!("CARGO_BIN_EXE_millrace-clickhouse"))
-        .args(["--listen=127.0.0.1:0", "--exit-with-parent", "--library"])
+        .args(["--listen=127.0.0.1:0", "--no-password", "--exit-with-parent", "--library"])
         .arg(std::env::var_os("MILLRACE_CHDB_LIBRARY").unwrap_or_else(|| library.into()))
         .arg("--data-dir")
         .arg(dir.path())

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 // The longest come first: tests run in the order of their names.
+mod attack_clickhouse;
 mod browser;
 mod chaos;
 mod clients;

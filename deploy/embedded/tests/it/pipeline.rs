@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clickhouse::Client;
 use jiff::{Timestamp, tz::TimeZone};
 use millrace_embedded::{
     demo::{Outcome, Pace, Scenario, Target, example_rates, rehearse},
@@ -137,6 +138,24 @@ impl OneMachine {
         self.dir.path().join("data")
     }
 
+    /// ClickHouse, as the services use it; the instance must have started once.
+    pub(crate) fn clickhouse(&self) -> Client {
+        let url = format!("http://127.0.0.1:{}", self.ports[3].number());
+        let password = clickhouse_password(&self.data_dir());
+        Client::default().with_url(url).with_user("millrace").with_password(password)
+    }
+
+    /// The address of that, with user and password in it.
+    pub(crate) fn clickhouse_url(&self) -> String {
+        self.clickhouse_url_by(&self.data_dir())
+    }
+
+    /// The same, where the data directory is seen in another place.
+    pub(crate) fn clickhouse_url_by(&self, data_dir: &Path) -> String {
+        let (password, port) = (clickhouse_password(data_dir), self.ports[3].number());
+        format!("http://millrace:{password}@127.0.0.1:{port}/")
+    }
+
     /// Waits until it is ready.
     pub(crate) async fn ready(&self, process: &mut Process) {
         let metrics = self.ports[2].number();
@@ -148,6 +167,10 @@ impl OneMachine {
         let url = format!("postgres://millrace@127.0.0.1:{}/millrace", postgres.number());
         target(collector, api, &url).await
     }
+}
+
+fn clickhouse_password(data_dir: &Path) -> String {
+    std::fs::read_to_string(data_dir.join("clickhouse.password")).unwrap()
 }
 
 #[tokio::test]

@@ -31,6 +31,8 @@ const IDS: &str = "SELECT DISTINCT event_id FROM millrace.events FORMAT TSV";
 struct Shop {
     machine: OneMachine,
     disk: PathBuf,
+    /// ClickHouse's address; its password lies on the disk.
+    clickhouse: Mutex<String>,
     sent: Arc<Mutex<Sent>>,
 }
 
@@ -48,7 +50,7 @@ impl Shop {
         File::create(&disk).unwrap().set_len(2 << 30).unwrap();
         std::fs::create_dir(machine.data_dir()).unwrap();
         said(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk));
-        Self { machine, disk, sent: Arc::default() }
+        Self { machine, disk, clickhouse: Mutex::default(), sent: Arc::default() }
     }
 
     async fn start(&self) -> Process {
@@ -61,7 +63,14 @@ impl Shop {
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let mut running = Process::spawn(command).unwrap();
         self.machine.ready(&mut running).await;
+        let clickhouse = self.machine.clickhouse_url_by(&self.seen_by(&running));
+        *self.clickhouse.lock().unwrap() = clickhouse;
         running
+    }
+
+    /// The data directory, which is mounted for the runner alone.
+    fn seen_by(&self, running: &Process) -> PathBuf {
+        format!("/proc/{}/root{}", running.id(), self.machine.data_dir().display()).into()
     }
 
     /// Sends until nobody answers any more.
@@ -85,7 +94,7 @@ impl Shop {
     }
 
     async fn ids(&self) -> BTreeSet<String> {
-        let clickhouse = format!("http://127.0.0.1:{}", self.machine.ports[3].number());
+        let clickhouse = self.clickhouse.lock().unwrap().clone();
         ask(&clickhouse, IDS).await.lines().map(str::to_owned).collect()
     }
 
@@ -96,8 +105,7 @@ impl Shop {
         let senders = [(); 4].map(|()| tokio::spawn(Self::send(url.clone(), Arc::clone(&self.sent))));
         eventually("events are stored", async || self.ids().await.len() > before + 100).await;
         tokio::time::sleep(after).await;
-        let seen_by_it = format!("/proc/{}/root{}", running.id(), self.machine.data_dir().display());
-        said(Command::new("perl").args(["-e", CUT, &seen_by_it]));
+        said(Command::new("perl").args(["-e", CUT]).arg(self.seen_by(&running)));
         running.kill().unwrap();
         for sender in senders {
             sender.await.unwrap();

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clickhouse::Client;
 use jiff::{Timestamp, tz::TimeZone};
 use millrace_embedded::{
     demo::{Pace, Scenario, Target, example_rates, rehearse},
@@ -71,7 +70,7 @@ fn visit(now: Timestamp) -> Value {
 
 async fn machine_with_traffic(machine: &OneMachine) -> (Target, millrace_embedded::demo::Outcome) {
     let target = machine.target().await;
-    let clickhouse = Client::default().with_url(format!("http://127.0.0.1:{}", machine.ports[3].number()));
+    let clickhouse = machine.clickhouse();
     for table in ["events", "clicks", "dead_letters"] {
         // ClickHouse's 8 minutes are longer than a test should take.
         let sql = format!("ALTER TABLE millrace.{table} MODIFY SETTING old_parts_lifetime = 1");

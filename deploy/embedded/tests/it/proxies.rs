@@ -433,7 +433,7 @@ async fn a_shop_serves_millrace_below_its_own_host() {
     ];
     let _closed = start("millrace-collector", &arguments, dir.path());
     let collectors = [machine.ports[0].number(), port.number()].map(|port| format!("127.0.0.1:{port}"));
-    let clickhouse = format!("http://127.0.0.1:{}/", machine.ports[3].number());
+    let clickhouse = machine.clickhouse_url();
 
     let collector = format!("http://{}", collectors[0]);
     for (page, from) in [("anna", ANNA), ("bernd", BERND)] {

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clickhouse::Client;
 use jiff::{Timestamp, ToSpan as _};
 use millrace_embedded::process::{Signal, program};
 use serde_json::json;
@@ -36,7 +35,7 @@ async fn letters_that_are_replayed_reach_the_rollups() {
     let mut running = machine.start().await;
     let target = machine.target().await;
     let clickhouse_port = machine.ports[3].number();
-    let clickhouse = Client::default().with_url(format!("http://127.0.0.1:{clickhouse_port}"));
+    let clickhouse = machine.clickhouse();
     let tell = async |statement: &str| clickhouse.query_raw(statement).execute().await.unwrap();
     let count = async |what: &str| {
         clickhouse
@@ -75,7 +74,8 @@ async fn letters_that_are_replayed_reach_the_rollups() {
     tell("ALTER TABLE millrace.events DROP CONSTRAINT calm").await;
     let replay = || {
         let mut command = Command::new(program("millrace").unwrap());
-        command.arg("replay").arg(format!("--clickhouse-port={clickhouse_port}")).stdin(Stdio::null());
+        command.arg("replay").arg(format!("--clickhouse-port={clickhouse_port}"));
+        command.arg("--data-dir").arg(machine.data_dir()).stdin(Stdio::null());
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()

@@ -59,7 +59,7 @@ impl Stored<'_> {
              ORDER BY sequence, event_time, event_id FORMAT JSONEachRow \
              SETTINGS output_format_json_quote_64bit_integers = 0"
         );
-        let clickhouse = format!("http://127.0.0.1:{}/", self.machine.ports[3].number());
+        let clickhouse = self.machine.clickhouse_url();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let said = client.post(clickhouse).body(sql).send().await.unwrap().text().await.unwrap();
         said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{said}"))).collect()

@@ -57,7 +57,7 @@ struct Stores {
 
 impl Stores {
     async fn of(machine: &OneMachine) -> Self {
-        let clickhouse = format!("http://127.0.0.1:{}/", machine.ports[3].number());
+        let clickhouse = machine.clickhouse_url();
         Self { clickhouse, postgres: machine.target().await.postgres }
     }
 
