@@ -1,12 +1,16 @@
 //! Keys to stores, and which pages may send with them. A key is known by its SHA-256 alone.
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::HashMap,
+    num::{NonZeroU32, NonZeroU64},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    limit::StoreRate,
+    limit::{ByteRate, StoreRate, StoreUnlogged},
     origin::{Entry, Origin},
 };
 
@@ -48,6 +52,9 @@ pub(crate) struct Store {
     pub(crate) event_age_max_days: u32,
     allowed_origins: Vec<Entry>,
     pub(crate) rate: Arc<StoreRate>,
+    pub(crate) bytes: Arc<ByteRate>,
+    /// Memory of its events that wait for the log's word.
+    pub(crate) unlogged: StoreUnlogged,
 }
 
 /// What a key opens.
@@ -78,7 +85,11 @@ impl Directory {
         for store in &settings.stores {
             let per_second =
                 store.events_per_second.and_then(NonZeroU32::new).unwrap_or(rates.events_per_second);
-            let rate = before.stores.get(&store.id).map(|store| Arc::clone(&store.rate));
+            let known = before.stores.get(&store.id);
+            let rate = known.map(|store| Arc::clone(&store.rate));
+            let bytes = known.map(|store| Arc::clone(&store.bytes));
+            let bytes = bytes.unwrap_or_else(|| Arc::new(ByteRate::new(rates.bytes_per_second)));
+            let unlogged = known.map(|store| Arc::clone(&store.unlogged)).unwrap_or_default();
             let rate = rate
                 .filter(|rate| rate.per_second == per_second)
                 .unwrap_or_else(|| Arc::new(StoreRate::new(per_second, rates.events_max)));
@@ -88,6 +99,8 @@ impl Directory {
                 event_age_max_days: store.max_event_age_days,
                 allowed_origins: store.allowed_origins.iter().map(|entry| Entry::parse(entry)).collect(),
                 rate,
+                bytes,
+                unlogged,
             };
             stores.insert(store.id.clone(), Arc::new(store));
         }
@@ -129,6 +142,7 @@ impl Directory {
 pub(crate) struct Rates {
     pub(crate) events_per_second: NonZeroU32,
     pub(crate) events_max: u32,
+    pub(crate) bytes_per_second: NonZeroU64,
 }
 
 impl Store {

@@ -32,7 +32,7 @@ pub mod validate;
 
 use std::{
     io,
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroU64},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -64,6 +64,10 @@ pub use crate::{
     metric::describe as describe_metrics,
 };
 
+/// Segments that a full spool has at least, of each topic, so that what was consumed takes little of it.
+const SEGMENTS_MIN: u64 = 16;
+/// A segment costs three fsyncs.
+const SEGMENT_BYTES_MIN: u64 = 256 << 10;
 /// A log that closes in time needs this to come back and say so.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
@@ -121,6 +125,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let rates = Rates {
         events_per_second: NonZeroU32::new(config.rates.events_per_second).unwrap_or(NonZeroU32::MAX),
         events_max: u32::try_from(limits.events_max).unwrap_or(u32::MAX),
+        bytes_per_second: NonZeroU64::new(config.rates.store_bytes_per_second).unwrap_or(NonZeroU64::MAX),
     };
     let (refresher, directory) = Refresher::new(&config.postgres_url, config.keys_snapshot.as_deref(), rates)
         .map_err(Error::DatabaseUrl)?;
@@ -179,7 +184,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 }
 
 fn open_log(config: &LogConfig) -> Result<Arc<dyn Log>, Error> {
-    let spool = SpoolLog::open(&config.spool_dir, config.spool_bytes_max, SEGMENT_BYTES)?
+    // What is consumed leaves the disk by segments: those of a small spool are small.
+    let segment_bytes = SEGMENT_BYTES.min(config.spool_bytes_max / SEGMENTS_MIN).max(SEGMENT_BYTES_MIN);
+    let spool = SpoolLog::open(&config.spool_dir, config.spool_bytes_max, segment_bytes)?
+        .limit_stores(config.spool_store_percent_max)
         .limit_age(Duration::from_secs(config.spool_age_max_seconds))
         .roll_after(Duration::from_secs(config.spool_segment_age_max_seconds));
     if config.kind == LogKind::Spool {

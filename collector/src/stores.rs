@@ -255,7 +255,11 @@ mod tests {
 
     #[tokio::test]
     async fn salts_are_forgotten_on_time_with_postgres_away() {
-        let rates = Rates { events_per_second: std::num::NonZeroU32::MIN, events_max: 1 };
+        let rates = Rates {
+            events_per_second: std::num::NonZeroU32::MIN,
+            events_max: 1,
+            bytes_per_second: std::num::NonZeroU64::MIN,
+        };
         // Nobody listens on port 1.
         let (refresher, directory) = Refresher::new("postgres://m@127.0.0.1:1/m", None, rates).unwrap();
         let today = now_ms().div_euclid(DAY_MS);

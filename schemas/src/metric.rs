@@ -46,6 +46,8 @@ metrics! {
     COLLECTOR_LOG_SECONDS = "millrace_collector_log_ack_seconds";
     /// Bytes of the spool on disk, by `topic`.
     COLLECTOR_SPOOL_BYTES = "millrace_collector_spool_bytes";
+    /// Bytes in the spool of the store of which the most wait there, for the consumer or the drain to Kafka.
+    COLLECTOR_SPOOL_STORE_BYTES = "millrace_collector_spool_store_bytes_max";
     /// Age of the oldest event in the spool that its reader (the consumer, or the drain to Kafka) has not taken, by
     /// `topic`; 0 when there is none.
     COLLECTOR_SPOOL_OLDEST_SECONDS = "millrace_collector_spool_oldest_age_seconds";

@@ -51,8 +51,10 @@ reasons! {
     UnsupportedType = "unsupported_type", 415;
     /// A content encoding other than gzip, deflate, br or zstd, or a body that does not decode as what it says.
     UnsupportedEncoding = "unsupported_encoding", 415;
-    /// The key, or the client address, is over its rate.
+    /// The store is over its events or bytes per second, or the client address over its requests.
     RateLimited = "rate_limited", 429;
+    /// Too much of what the store sent waits to be stored; other stores go on.
+    StoreOverShare = "store_over_share", 429;
     /// Durability cannot be promised now.
     Unavailable = "unavailable", 503;
 

@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -33,14 +33,19 @@ use crate::{
     chain::{self, Outcome},
     client,
     decode::{Form, Scratch, decode},
-    key::{Directory, Key},
-    limit::Held,
-    log::{Receipt, Unavailable},
+    encode::Message,
+    key::{Directory, Key, Store},
+    limit::{Held, NoMemory},
+    log::{NotLogged, Receipt},
     stores::now_ms,
     validate::{Request as Sender, USER_AGENT_BYTES_MAX},
 };
 
 const WRITE_KEY: HeaderName = HeaderName::from_static("x-write-key");
+
+/// When a store of which too much waits may come again: nobody knows when the log has gone on; soon is as good a guess
+/// as any, and asks little.
+const SHARE_WAIT: Duration = Duration::from_secs(5);
 
 /// A body larger than this, as it arrives or inflated, takes milliseconds: it is worked on aside.
 const LARGE_BYTES: usize = 128 << 10;
@@ -94,7 +99,7 @@ async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refuse
         let body = body::inflate(&received.bytes, encoding, inflated_max.min(LARGE_BYTES))?;
         SCRATCH.with_borrow_mut(|scratch| accept(scratch, app, &body, form, &sender, LARGE_BYTES))
     });
-    let outcome = match first {
+    let accepted = match first {
         Some(result) if !is_too_large(&result) => result?,
         _ => {
             let work = || {
@@ -107,7 +112,7 @@ async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refuse
         }
     };
     drop(received);
-    append(app, outcome).await
+    append(app, accepted).await
 }
 
 /// What is known of a request before its body.
@@ -118,13 +123,19 @@ pub(crate) struct Head<'a> {
     pub(crate) origin: Option<&'a str>,
 }
 
+/// What became of a request's events, and whose they are.
+pub(crate) struct Accepted {
+    pub(crate) outcome: Outcome,
+    store: Arc<Store>,
+}
+
 /// Whether a body, or what it expands to, is larger than was allowed.
 fn is_too_large<T>(result: &Result<T, Refused>) -> bool {
     matches!(result, Err(refused) if refused.refusal.reason == Reason::BodyTooLarge)
 }
 
 /// Events of an address.
-pub(crate) fn accept_one(app: &App, body: &[u8], head: &Head<'_>) -> Result<Outcome, Refused> {
+pub(crate) fn accept_one(app: &App, body: &[u8], head: &Head<'_>) -> Result<Accepted, Refused> {
     SCRATCH.with_borrow_mut(|scratch| accept(scratch, app, body, Form::Json, head, LARGE_BYTES))
 }
 
@@ -134,7 +145,7 @@ pub(crate) fn accept_body(
     body: &[u8],
     head: &Head<'_>,
     bytes_max: usize,
-) -> Result<Outcome, Refused> {
+) -> Result<Accepted, Refused> {
     accept(&mut Scratch::default(), app, body, Form::Json, head, bytes_max)
 }
 
@@ -151,7 +162,7 @@ fn accept(
     form: Form,
     head: &Head<'_>,
     bytes_max: usize,
-) -> Result<Outcome, Refused> {
+) -> Result<Accepted, Refused> {
     let mut events = decode(body, form, &app.limits, scratch)?;
     let directory = app.directory.load();
     let sent_key = head.key.or_else(|| events.write_key());
@@ -167,9 +178,15 @@ fn accept(
     }
     // What is bound to be refused counts towards nothing: nobody becomes a bot by sending it again.
     if app.log.ready().is_err() {
-        return Err(Unavailable.into());
+        return Err(NotLogged::Unavailable.into());
     }
     let store = &key.store;
+    if !app.log.admits(&store.id) {
+        return Err(NotLogged::StoreOverShare.into());
+    }
+    store.bytes.admit().map_err(|wait| {
+        Refused::wait("the store is over its bytes per second; send this again later", wait.0)
+    })?;
     store.rate.take(events.len()).map_err(|wait| {
         Refused::wait("the store is over its events per second; send this again later", wait.0)
     })?;
@@ -187,11 +204,18 @@ fn accept(
         id_seed: rand::random(),
         limits: app.limits,
     };
-    Ok(chain::accept(&mut events, &request, &app.enricher))
+    let outcome = chain::accept(&mut events, &request, &app.enricher);
+    store.bytes.take(message_bytes(&outcome.messages));
+    Ok(Accepted { outcome, store: Arc::clone(store) })
+}
+
+fn message_bytes(messages: &[Message]) -> usize {
+    messages.iter().map(|message| message.key.len() + message.value.len()).sum()
 }
 
 /// Waits until the log holds what was accepted.
-pub(crate) async fn append(app: &App, mut outcome: Outcome) -> Result<Outcome, Refused> {
+pub(crate) async fn append(app: &App, accepted: Accepted) -> Result<Outcome, Refused> {
+    let Accepted { mut outcome, store } = accepted;
     app.metrics.rejected(&outcome);
     if outcome.messages.is_empty() {
         let (reason, detail) = outcome.rejected.first().map_or_else(
@@ -201,10 +225,13 @@ pub(crate) async fn append(app: &App, mut outcome: Outcome) -> Result<Outcome, R
         return Err(Refused { rejected: outcome.rejected, ..Refused::new(reason, detail) });
     }
     let started = Instant::now();
-    let bytes = outcome.messages.iter().map(|message| message.key.len() + message.value.len()).sum();
-    let Some(memory) = app.unlogged.take(bytes) else {
-        return Err(Refused::new(Reason::Unavailable, "too many events wait for the log; send these again"));
-    };
+    let memory =
+        app.unlogged.take(message_bytes(&outcome.messages), &store.unlogged).map_err(|why| match why {
+            NoMemory::OfTheStore => NotLogged::StoreOverShare.into(),
+            NoMemory::OfAll => {
+                Refused::new(Reason::Unavailable, "too many events wait for the log; send these again")
+            }
+        })?;
     let receipt = app.log.append(std::mem::take(&mut outcome.messages));
     Waiting { receipt: Some(receipt), memory: Some(memory) }.await?;
     app.metrics.log_seconds.record(started.elapsed().as_secs_f64());
@@ -212,9 +239,17 @@ pub(crate) async fn append(app: &App, mut outcome: Outcome) -> Result<Outcome, R
     Ok(outcome)
 }
 
-impl From<Unavailable> for Refused {
-    fn from(_: Unavailable) -> Self {
-        Self::new(Reason::Unavailable, "the events were not stored; send them again")
+impl From<NotLogged> for Refused {
+    fn from(why: NotLogged) -> Self {
+        match why {
+            NotLogged::Unavailable => {
+                Self::new(Reason::Unavailable, "the events were not stored; send them again")
+            }
+            NotLogged::StoreOverShare => {
+                let detail = "too much of what the store sent waits to be stored; send this again later";
+                Self { retry_after: Some(SHARE_WAIT), ..Self::new(Reason::StoreOverShare, detail) }
+            }
+        }
     }
 }
 
@@ -225,10 +260,10 @@ struct Waiting {
 }
 
 impl Future for Waiting {
-    type Output = Result<(), Unavailable>;
+    type Output = Result<(), NotLogged>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(receipt) = &mut self.receipt else { return Poll::Ready(Err(Unavailable)) };
+        let Some(receipt) = &mut self.receipt else { return Poll::Ready(Err(NotLogged::Unavailable)) };
         let word = ready!(Pin::new(receipt).poll(context));
         self.receipt = None;
         Poll::Ready(word)

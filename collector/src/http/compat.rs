@@ -17,12 +17,11 @@ use millrace_service::serve::Peer;
 use super::{
     App,
     answer::{self, Refused},
-    collect::{self, Head},
+    collect::{self, Accepted, Head},
     cors, pages,
 };
 use crate::{
     body::{self, Encoding},
-    chain::Outcome,
     compat::{Call, Does, Judge, Protocol, Route},
     stores::now_ms,
 };
@@ -103,7 +102,7 @@ async fn check(app: Arc<App>, protocol: Protocol, judge: Judge, request: Request
     let judged = translate(&app, protocol, &parts, body).await;
     let mut response = match &judged {
         Ok(None) => judge(Ok(&[])),
-        Ok(Some(outcome)) => judge(Ok(&outcome.rejected)),
+        Ok(Some(accepted)) => judge(Ok(&accepted.outcome.rejected)),
         Err(refused) => judge(Err(refused)),
     };
     cors::allow(&mut response, &parts.headers);
@@ -114,7 +113,7 @@ async fn check(app: Arc<App>, protocol: Protocol, judge: Judge, request: Request
 async fn take(app: &App, protocol: Protocol, parts: &Parts, body: Body) -> Result<usize, Refused> {
     match translate(app, protocol, parts, body).await? {
         None => Ok(0),
-        Some(outcome) => Ok(collect::append(app, outcome).await?.accepted()),
+        Some(accepted) => Ok(collect::append(app, accepted).await?.accepted()),
     }
 }
 
@@ -124,7 +123,7 @@ async fn translate(
     protocol: Protocol,
     parts: &Parts,
     body: Body,
-) -> Result<Option<Outcome>, Refused> {
+) -> Result<Option<Accepted>, Refused> {
     let client = collect::take_client_rate(app, parts)?;
     let encoding = Encoding::of(&parts.headers)?;
     let received = body::read(body, &app.limits, app.body_timeout, &app.memory, client).await?;

@@ -37,8 +37,8 @@ pub(crate) async fn get(State(app): State<Arc<App>>, request: Request) -> Respon
         if let Some(peer) = parts.extensions.get::<Peer>() {
             peer.connection.work();
         }
-        let outcome = collect::accept_one(&app, &event(&parts.uri), &head)?;
-        collect::append(&app, outcome).await
+        let accepted = collect::accept_one(&app, &event(&parts.uri), &head)?;
+        collect::append(&app, accepted).await
     };
     let result: Result<_, Refused> = result.await;
     if let Err(refused) = result {

@@ -29,7 +29,7 @@ use rdkafka::{
     statistics::Broker,
 };
 
-use super::{Log, Pending, Receipt};
+use super::{Log, NotLogged, Pending, Receipt};
 use crate::encode::Message;
 
 /// How the producer is set up.
@@ -320,13 +320,13 @@ fn end(producer: &ThreadedProducer<Deliveries>) {
 impl Log for KafkaLog {
     fn append(&self, messages: Vec<Message>) -> Receipt {
         if self.ready().is_err() {
-            return Receipt::refused();
+            return Receipt::refused(NotLogged::Unavailable);
         }
         let (pending, receipt) = Pending::new(messages.len());
         for message in &messages {
             if let Err(error) = self.send(message.topic.name(), &message.key, &message.value, &pending) {
                 tracing::debug!(%error, "a message was not queued");
-                return Receipt::refused();
+                return Receipt::refused(NotLogged::Unavailable);
             }
         }
         receipt

@@ -25,14 +25,25 @@ use crate::encode::Message;
 /// The log has not taken the messages, or cannot say that it has. Some of them may be in it all the same: what the
 /// client sends again has the same `event_id`s and counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the log cannot promise durability now")]
-pub struct Unavailable;
+pub enum NotLogged {
+    /// Nobody's messages are taken now, or nothing is known of these.
+    #[error("the log cannot promise durability now")]
+    Unavailable,
+    /// The store has more waiting in it than one store may have; those of others are taken.
+    #[error("too much of the store waits in the log")]
+    StoreOverShare,
+}
 
 /// A log of messages.
 pub trait Log: Send + Sync {
     /// Appends all messages of one request. The receipt resolves when all of them are durable, or one cannot be.
     /// Never blocks: a log whose queue is full refuses at once.
     fn append(&self, messages: Vec<Message>) -> Receipt;
+
+    /// Whether the messages of this store would now be taken, where those of others are.
+    fn admits(&self, _store_id: &str) -> bool {
+        true
+    }
 
     /// Whether an append would now be likely to succeed; if not, why.
     fn ready(&self) -> Result<(), String>;
@@ -54,24 +65,24 @@ pub trait Log: Send + Sync {
 
 /// The log's word on one request.
 #[derive(Debug)]
-pub struct Receipt(Option<oneshot::Receiver<bool>>);
+pub struct Receipt(Result<oneshot::Receiver<bool>, NotLogged>);
 
 impl Receipt {
     /// A refusal.
-    pub const fn refused() -> Self {
-        Self(None)
+    pub const fn refused(why: NotLogged) -> Self {
+        Self(Err(why))
     }
 }
 
 impl Future for Receipt {
-    type Output = Result<(), Unavailable>;
+    type Output = Result<(), NotLogged>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            None => Poll::Ready(Err(Unavailable)),
-            Some(receiver) => Pin::new(receiver)
+            Err(why) => Poll::Ready(Err(*why)),
+            Ok(receiver) => Pin::new(receiver)
                 .poll(context)
-                .map(|answer| if answer == Ok(true) { Ok(()) } else { Err(Unavailable) }),
+                .map(|answer| if answer == Ok(true) { Ok(()) } else { Err(NotLogged::Unavailable) }),
         }
     }
 }
@@ -97,7 +108,7 @@ enum Waiter {
 impl Pending {
     pub(crate) fn new(count: usize) -> (Arc<Self>, Receipt) {
         let (sender, receiver) = oneshot::channel();
-        (Self::with(count, Waiter::Request(sender), false), Receipt(Some(receiver)))
+        (Self::with(count, Waiter::Request(sender), false), Receipt(Ok(receiver)))
     }
 
     /// For messages that stand in the spool. What comes out tells once whether all of them were delivered.

@@ -42,7 +42,7 @@ use millrace_schemas::metric;
 
 use self::drain::Drain;
 use super::{
-    Log, Pending, Receipt,
+    Log, NotLogged, Pending, Receipt,
     kafka::{self, Fallback, KafkaLog},
     spool::{self, Frames, SpoolLog, segment::read_position},
 };
@@ -126,7 +126,10 @@ impl RelayLog {
 
     fn append_directly(&self, messages: &[Message]) -> Receipt {
         let (pending, receipt) = Pending::new(messages.len());
-        if self.relay.send(&self.kafka, messages, &pending) { receipt } else { Receipt::refused() }
+        match self.relay.send(&self.kafka, messages, &pending) {
+            Ok(()) => receipt,
+            Err(why) => Receipt::refused(why),
+        }
     }
 }
 
@@ -150,7 +153,14 @@ impl Log for RelayLog {
             Mode::HandingOver(_) => self.relay.spool_held(&mut gate),
             Mode::Spooling => {}
         }
-        if self.relay.spool.enqueue(frames, &pending) { receipt } else { Receipt::refused() }
+        match self.relay.spool.enqueue(frames, &pending) {
+            Ok(()) => receipt,
+            Err(why) => Receipt::refused(why),
+        }
+    }
+
+    fn admits(&self, store_id: &str) -> bool {
+        self.relay.is_direct.load(Ordering::Acquire) || self.relay.spool.admits(store_id)
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -182,6 +192,7 @@ impl Log for RelayLog {
     }
 
     fn tick(&self) {
+        self.relay.spool.tick();
         self.kafka.tick();
     }
 
@@ -242,7 +253,7 @@ impl Relay {
     }
 
     /// Hands messages to Kafka, and those that its queue does not take to the spool.
-    fn send(&self, kafka: &KafkaLog, messages: &[Message], pending: &Arc<Pending>) -> bool {
+    fn send(&self, kafka: &KafkaLog, messages: &[Message], pending: &Arc<Pending>) -> Result<(), NotLogged> {
         for (index, message) in messages.iter().enumerate() {
             if let Err(error) = kafka.send(message.topic.name(), &message.key, &message.value, pending) {
                 tracing::debug!(%error, "a message was not queued for Kafka");
@@ -251,7 +262,7 @@ impl Relay {
                 return self.spool.enqueue(Frames::new(&messages[index..]), pending);
             }
         }
-        true
+        Ok(())
     }
 
     /// From now on appends go to the spool, unless they are held to follow it.
@@ -279,7 +290,7 @@ impl Relay {
     }
 
     fn spool_or_fail(&self, messages: &[Message], pending: &Arc<Pending>) {
-        if !messages.is_empty() && !self.spool.enqueue(Frames::new(messages), pending) {
+        if !messages.is_empty() && self.spool.enqueue(Frames::new(messages), pending).is_err() {
             pending.settle(messages.len(), false);
         }
     }
@@ -322,7 +333,7 @@ impl Fallback for Relay {
         }
         let mut gate = self.gate();
         self.begin_spooling(&mut gate);
-        self.spool.enqueue(frames, pending)
+        self.spool.enqueue(frames, pending).is_ok()
     }
 }
 

@@ -8,15 +8,17 @@
 //! [`super::relay`]. Either records its position in the topic's directory; what lies wholly below it is deleted.
 //!
 //! The spool is bounded by bytes and by the age of the oldest frame that its reader has not consumed. Beyond either
-//! bound appends are refused; nothing that was acknowledged is ever dropped. What a broken disk does is said in
+//! bound appends are refused; nothing that was acknowledged is ever dropped. [`mod@share`] bounds what one store takes of it. What a broken disk does is said in
 //! `segment.rs`: the appends concerned are refused, what was acknowledged stays, and the writer tries once a second
 //! whether the disk takes writes again.
 
 mod age;
 pub(crate) mod reader;
 pub(crate) mod segment;
+mod share;
 
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -31,12 +33,17 @@ use std::{
 
 use millrace_schemas::{
     metric,
-    spool::{CONSUMER_FILE, Record, write_frame},
+    spool::{CONSUMER_FILE, Record, read_frame, write_frame},
 };
 use millrace_service::private;
 
-use self::{age::Marks, segment::Segments};
-use super::{Log, Pending, Receipt};
+use self::{
+    age::Marks,
+    reader::Reader,
+    segment::Segments,
+    share::{Room, Shares, Store, store_of},
+};
+use super::{Log, NotLogged, Pending, Receipt};
 use crate::encode::{Message, Topic};
 
 /// Why the spool cannot be used.
@@ -69,6 +76,8 @@ const QUEUE_APPENDS_MAX: usize = 16 * 1024;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// With less room than this the spool counts as full: larger requests are refused, and soon all are.
 const ROOM_BYTES_MIN: u64 = 1 << 20;
+/// Bytes that are read at a time to count whose they are.
+const RECOUNT_BYTES: usize = 1 << 20;
 /// How often consumed segments are looked for.
 const CLEAN_EVERY: Duration = Duration::from_secs(1);
 
@@ -77,6 +86,7 @@ pub struct SpoolLog {
     writers: [Writer; 2],
     usage: Arc<Usage>,
     age_max: Option<Duration>,
+    largest_gauge: metrics::Gauge,
     dir: PathBuf,
     /// Held while this collector writes here.
     _lock: Lock,
@@ -98,10 +108,38 @@ struct Usage {
     /// Bytes on disk and on their way to it.
     bytes: AtomicU64,
     bytes_max: u64,
+    /// Bytes that the disk had free when it was last asked, and how many of ours there were then.
+    disk: Mutex<(u64, u64)>,
+    shares: Shares,
     /// Frames on their way to the disk.
     queued: AtomicUsize,
     /// Age at which the last segment is followed by another, milliseconds.
     segment_age_ms_max: AtomicU64,
+}
+
+impl Usage {
+    /// Bytes that the spool may still take.
+    fn room(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// What stores share. The disk may have less room than the spool may take.
+    fn shared(&self) -> Room {
+        let (disk_free, bytes_then) = *self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let disk_free = disk_free.saturating_sub(bytes.saturating_sub(bytes_then));
+        let size = self.bytes_max.min(bytes.saturating_add(disk_free));
+        Room { size, free: size.saturating_sub(bytes) }
+    }
+
+    /// Asks the disk. Where it does not say, it is found out by writing.
+    fn look_at_disk(&self, dir: &Path) {
+        if let Ok(disk) = rustix::fs::statvfs(dir) {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let bytes = self.bytes.load(Ordering::Relaxed);
+            *self.disk.lock().unwrap_or_else(PoisonError::into_inner) = (free, bytes);
+        }
+    }
 }
 
 struct Writer {
@@ -123,8 +161,11 @@ struct Shown {
     oldest_ms: AtomicI64,
 }
 
-/// The frames of one request, by topic.
-pub(crate) struct Frames([(Vec<u8>, usize); Topic::ALL.len()]);
+/// The frames of one request, and so of one store, by topic.
+pub(crate) struct Frames {
+    topics: [(Vec<u8>, usize); Topic::ALL.len()],
+    store: Vec<u8>,
+}
 
 impl Frames {
     pub(crate) fn new(messages: &[Message]) -> Self {
@@ -136,11 +177,14 @@ impl Frames {
     }
 
     pub(crate) const fn empty() -> Self {
-        Self([(Vec::new(), 0), (Vec::new(), 0)])
+        Self { topics: [(Vec::new(), 0), (Vec::new(), 0)], store: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, topic: Topic, key: &[u8], value: &[u8]) {
-        let (frames, count) = &mut self.0[topic as usize];
+        if self.store.is_empty() {
+            self.store.extend_from_slice(store_of(key));
+        }
+        let (frames, count) = &mut self.topics[topic as usize];
         write_frame(frames, Record { key, value });
         *count += 1;
     }
@@ -150,6 +194,7 @@ impl Frames {
 struct Append {
     frames: Vec<u8>,
     count: usize,
+    store: Store,
     pending: Arc<Pending>,
 }
 
@@ -169,6 +214,8 @@ impl SpoolLog {
         let usage = Usage {
             bytes: AtomicU64::new(0),
             bytes_max,
+            disk: Mutex::new((u64::MAX, 0)),
+            shares: Shares::new(bytes_max),
             queued: AtomicUsize::new(0),
             segment_age_ms_max: AtomicU64::new(u64::MAX),
         };
@@ -179,7 +226,9 @@ impl SpoolLog {
             Writer::start(topic, segments, Arc::clone(&usage))
         };
         let writers = [open(Topic::Events)?, open(Topic::Clicks)?];
-        Ok(Self { writers, usage, age_max: None, dir: dir.to_owned(), _lock: lock })
+        usage.look_at_disk(dir);
+        let largest_gauge = metrics::gauge!(metric::COLLECTOR_SPOOL_STORE_BYTES);
+        Ok(Self { writers, usage, age_max: None, largest_gauge, dir: dir.to_owned(), _lock: lock })
     }
 
     /// Refuses appends while the oldest frame that was not consumed is older than this.
@@ -196,26 +245,41 @@ impl SpoolLog {
         self
     }
 
-    /// Appends frames that share `pending`; it is settled for each of them unless this is false. Never blocks.
-    pub(crate) fn enqueue(&self, frames: Frames, pending: &Arc<Pending>) -> bool {
-        let bytes: usize = frames.0.iter().map(|(frames, _)| frames.len()).sum();
-        if self.is_too_old() || !self.reserve(bytes as u64) {
-            return false;
+    /// Lets the events of one store take this percent of the spool, and less where room is scarce: [`mod@share`].
+    #[must_use]
+    pub fn limit_stores(self, percent: u32) -> Self {
+        self.usage.shares.limit(percent);
+        self
+    }
+
+    /// Appends frames that share `pending`; it is settled for each of them unless this fails. Never blocks.
+    pub(crate) fn enqueue(&self, frames: Frames, pending: &Arc<Pending>) -> Result<(), NotLogged> {
+        let bytes: usize = frames.topics.iter().map(|(frames, _)| frames.len()).sum();
+        if self.is_too_old() {
+            return Err(NotLogged::Unavailable);
         }
-        let mut is_taken = true;
-        for (writer, (frames, count)) in self.writers.iter().zip(frames.0) {
+        let store = self.usage.shares.reserve(&frames.store, bytes as u64, self.usage.shared());
+        let store = store.ok_or(NotLogged::StoreOverShare)?;
+        if !self.reserve(bytes as u64) {
+            self.usage.shares.give_back(&store, bytes as u64);
+            return Err(NotLogged::Unavailable);
+        }
+        let mut result = Ok(());
+        for (writer, (frames, count)) in self.writers.iter().zip(frames.topics) {
             if count == 0 {
                 continue;
             }
             let bytes = frames.len() as u64;
             self.usage.queued.fetch_add(count, Ordering::AcqRel);
-            if !writer.enqueue(Append { frames, count, pending: Arc::clone(pending) }) {
+            let append = Append { frames, count, store: Arc::clone(&store), pending: Arc::clone(pending) };
+            if !writer.enqueue(append) {
                 self.usage.queued.fetch_sub(count, Ordering::AcqRel);
                 self.usage.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                is_taken = false;
+                self.usage.shares.give_back(&store, bytes);
+                result = Err(NotLogged::Unavailable);
             }
         }
-        is_taken
+        result
     }
 
     /// Whether the disk is behind by half of what may wait for it.
@@ -262,15 +326,21 @@ impl SpoolLog {
 impl Log for SpoolLog {
     fn append(&self, messages: Vec<Message>) -> Receipt {
         let (pending, receipt) = Pending::new(messages.len());
-        if self.enqueue(Frames::new(&messages), &pending) { receipt } else { Receipt::refused() }
+        match self.enqueue(Frames::new(&messages), &pending) {
+            Ok(()) => receipt,
+            Err(why) => Receipt::refused(why),
+        }
+    }
+
+    fn admits(&self, store_id: &str) -> bool {
+        self.usage.shares.admits(store_of(store_id.as_bytes()), self.usage.shared())
     }
 
     fn ready(&self) -> Result<(), String> {
         if self.writers.iter().any(|writer| writer.shown.is_failing.load(Ordering::Relaxed)) {
             return Err("the spool's disk refuses writes".into());
         }
-        let room = self.usage.bytes_max.saturating_sub(self.usage.bytes.load(Ordering::Relaxed));
-        if room < ROOM_BYTES_MIN.min(self.usage.bytes_max / 8) {
+        if self.usage.room() < ROOM_BYTES_MIN.min(self.usage.bytes_max / 8) {
             return Err("the spool is full".into());
         }
         if let (true, Some(age)) = (self.is_too_old(), self.oldest()) {
@@ -286,7 +356,9 @@ impl Log for SpoolLog {
         self.usage.queued.load(Ordering::Relaxed)
     }
 
-    fn tick(&self) {}
+    fn tick(&self) {
+        self.largest_gauge.set(self.usage.shares.largest() as f64);
+    }
 
     fn close(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
@@ -321,7 +393,9 @@ impl Writer {
             durable_next: AtomicU64::new(segments.next()),
             oldest_ms: AtomicI64::new(-1),
         });
+        recount(topic, &segments, position, &usage)?;
         let mut committer = Committer {
+            topic,
             marks: Marks::read(&path, &segments, position),
             last_since: (segments.firsts().last(), Instant::now()),
             position,
@@ -348,8 +422,48 @@ impl Writer {
     }
 }
 
+/// Counts whose the frames are that a start finds and nobody has consumed, on a thread of its own: gigabytes may wait.
+fn recount(topic: Topic, segments: &Segments, position: u64, usage: &Arc<Usage>) -> Result<(), Error> {
+    let next = segments.next();
+    if position >= next {
+        return Ok(());
+    }
+    let path = segments.dir().to_owned();
+    let mut reader = Reader::new(&path, Some(position));
+    // The spool may be closed meanwhile.
+    let usage = Arc::downgrade(usage);
+    let count = move || {
+        let mut at = position;
+        while at < next
+            && let Some(usage) = usage.upgrade()
+        {
+            let piece = match reader.read(next, RECOUNT_BYTES) {
+                Ok(piece) if piece.count > 0 => piece,
+                Ok(_) => return,
+                // Consumed and deleted since, or damaged, which its reader will say.
+                Err(error) => return tracing::debug!(%error, "the spool was not counted to its end"),
+            };
+            at += piece.count as u64;
+            let mut stores: HashMap<Store, u64> = HashMap::new();
+            let mut rest = piece.bytes.as_slice();
+            while let Ok((record, length)) = read_frame(rest) {
+                let store = store_of(record.key);
+                match stores.get_mut(store) {
+                    Some(bytes) => *bytes += length as u64,
+                    None => drop(stores.insert(store.into(), length as u64)),
+                }
+                rest = &rest[length..];
+            }
+            usage.shares.found(topic, at, &stores);
+        }
+    };
+    let thread = std::thread::Builder::new().name(format!("count {}", topic.name())).spawn(count);
+    thread.map(drop).map_err(|source| Error::Io { path, source })
+}
+
 /// What a writer's thread works with.
 struct Committer {
+    topic: Topic,
     segments: Segments,
     marks: Marks,
     /// The reader's, as it was last seen.
@@ -403,9 +517,14 @@ impl Committer {
         let written = self.segments.bytes().saturating_sub(before);
         self.usage.bytes.fetch_add(written, Ordering::Relaxed);
         self.usage.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        let stores = || group.iter().map(|append| (&append.store, append.frames.len() as u64));
         if result.is_ok() {
+            self.usage.shares.appended(self.topic, self.segments.next(), stores());
             self.marks.appended(first);
             self.shown.durable_next.store(self.segments.next(), Ordering::Release);
+        }
+        if result.is_err() {
+            stores().for_each(|(store, bytes)| self.usage.shares.give_back(store, bytes));
         }
         // In this order: whoever sees nothing queued sees the durable offset behind all that was.
         self.usage.queued.fetch_sub(count, Ordering::AcqRel);
@@ -441,6 +560,7 @@ impl Committer {
             }
             self.works(&result);
         }
+        self.usage.look_at_disk(self.segments.dir());
         let after = self.segments.bytes();
         self.usage.bytes.fetch_add(after.saturating_sub(before), Ordering::Relaxed);
         self.usage.bytes.fetch_sub(before.saturating_sub(after), Ordering::Relaxed);
@@ -460,6 +580,7 @@ impl Committer {
         };
         if let Some(position) = position {
             self.position = position;
+            self.usage.shares.consumed(self.topic, position, self.segments.next());
             self.segments.delete_below(position)?;
         }
         rolled

@@ -47,6 +47,9 @@ const SMALL_DISK: [&str; 6] = [
        head -c 200k /dev/zero >"$spool/ballast" && exec setpriv --pdeathsig KILL -- "$0" "$@""#,
 ];
 
+/// One store may fill it.
+const WHOLE: &str = "--spool-store-percent-max=100";
+
 struct Sender {
     client: reqwest::Client,
     url: String,
@@ -110,7 +113,7 @@ fn seen(collector: &Collector, path: &Path) -> PathBuf {
 
 #[tokio::test]
 async fn a_full_disk_refuses_and_loses_nothing_and_recovers_by_itself() {
-    let collector = Collector::start_under(&SMALL_DISK, &[], &[]).await;
+    let collector = Collector::start_under(&SMALL_DISK, &[WHOLE.to_owned()], &[]).await;
     let mut sender = Sender::new(&collector);
     sender.fill().await;
     let (status, said) = ready(&collector).await;
@@ -133,9 +136,29 @@ async fn a_full_disk_refuses_and_loses_nothing_and_recovers_by_itself() {
     assert_eq!(stored(&dir), sender.accepted);
 }
 
+/// The disk is smaller than what the spool may take: the room that there is is shared.
+#[tokio::test]
+async fn a_hostile_key_does_not_fill_a_small_disk() {
+    let collector = Collector::start_under(&SMALL_DISK, &[], &[]).await;
+    let mut hostile = Sender::new(&collector);
+    let mut status = 202;
+    while status == 202 {
+        status = hostile.send().await;
+    }
+    assert_eq!(status, 429);
+    assert!(hostile.accepted.len() > 20, "{}", hostile.accepted.len());
+    let client = client();
+    for _ in 0..20 {
+        let request = client.post(&hostile.url).header("x-write-key", "strict-write-key");
+        let answer = request.body(r#"{"type":"event","name":"test","visitor_id":"v"}"#).send().await.unwrap();
+        assert_eq!(answer.status(), 202);
+    }
+    assert_eq!(ready(&collector).await.0, 200);
+}
+
 #[tokio::test]
 async fn a_full_disk_is_given_back_what_was_consumed() {
-    let aged = ["--spool-segment-age-max-seconds=1".to_owned()];
+    let aged = ["--spool-segment-age-max-seconds=1", WHOLE].map(String::from);
     let collector = Collector::start_under(&SMALL_DISK, &aged, &[]).await;
     let dir = seen(&collector, &collector.spool(topic::EVENTS));
     // It is there while there is room for it, and is overwritten in place.
@@ -177,7 +200,8 @@ async fn a_full_disk_is_given_back_what_was_consumed() {
 async fn a_full_disk_is_drained_to_kafka() {
     let mut kafka = Kafka::start().await.unwrap();
     kafka.stop().await.unwrap();
-    let arguments = ["--log=kafka".to_owned(), format!("--kafka-brokers={}", kafka.bootstrap())];
+    let arguments =
+        ["--log=kafka".to_owned(), WHOLE.to_owned(), format!("--kafka-brokers={}", kafka.bootstrap())];
     let mut collector = Collector::start_under(&SMALL_DISK, &arguments, &[]).await;
     let mut sender = Sender::new(&collector);
     sender.fill().await;

@@ -22,5 +22,6 @@ mod process;
 mod relay;
 mod requests;
 mod service;
+mod share;
 mod shutdown;
 mod spool;

@@ -215,6 +215,7 @@ async fn a_spool_that_is_full_or_too_old_refuses_until_it_is_drained() {
             config.log.kind = LogKind::Kafka;
             config.log.kafka_brokers = kafka.bootstrap();
             config.log.spool_bytes_max = bytes_max;
+            config.log.spool_store_percent_max = 100;
             config.log.spool_age_max_seconds = age_max;
         })
         .await;
