@@ -1,17 +1,18 @@
 //! Settings of the aggregator, each with its flag and its environment variable.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
 /// Everything that can be set.
-#[derive(Clone, Debug, Args)]
+#[derive(Args, Clone)]
 pub struct Config {
     /// Postgres that holds stores, settings and rollups.
     #[arg(
         long,
         env = "MILLRACE_POSTGRES_URL",
-        default_value = "postgres://millrace@127.0.0.1:5433/millrace"
+        default_value = "postgres://millrace@127.0.0.1:5433/millrace",
+        hide_env_values = true
     )]
     pub postgres_url: String,
 
@@ -26,7 +27,12 @@ pub struct Config {
     pub postgres_timeout_seconds: u64,
 
     /// Address of ClickHouse's HTTP interface.
-    #[arg(long, env = "MILLRACE_CLICKHOUSE_URL", default_value = "http://127.0.0.1:8123")]
+    #[arg(
+        long,
+        env = "MILLRACE_CLICKHOUSE_URL",
+        default_value = "http://127.0.0.1:8123",
+        hide_env_values = true
+    )]
     pub clickhouse_url: String,
 
     /// Database that holds the events.
@@ -64,7 +70,8 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_METRICS_ADDRESS", default_value = "127.0.0.1:9103")]
     pub metrics_address: SocketAddr,
 
-    /// Token that the admin API asks for; without one the admin API is closed.
+    /// Token that the admin API asks for, of 32 characters or more (`openssl rand -hex 32`); without one the admin API is
+    /// closed.
     #[arg(long, env = "MILLRACE_ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
 
@@ -90,6 +97,13 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_ERASURE_HORIZON_SECONDS", default_value_t = 8 * 86_400,
           value_parser = clap::value_parser!(u64).range(1..=366 * 86_400))]
     pub erasure_horizon_seconds: u64,
+}
+
+/// Settings may hold passwords; nothing of them is shown.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -126,5 +140,20 @@ impl Default for Config {
             erasure_settle_seconds: 600,
             erasure_horizon_seconds: 8 * 86_400,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_service::setting::secrets_in_help;
+
+    use super::*;
+
+    #[test]
+    fn no_secret_is_shown() {
+        let command = Config::augment_args(clap::Command::new("aggregator"));
+        assert_eq!(secrets_in_help(&command), Vec::<String>::new());
+        let config = Config { clickhouse_password: "canary".into(), ..Config::default() };
+        assert!(!format!("{config:?}").contains("canary"));
     }
 }

@@ -26,6 +26,9 @@ pub enum Error {
     /// A rollup's rows could not be encoded.
     #[error("encoding rows: {0}")]
     Encode(#[from] serde_json::Error),
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] millrace_service::setting::Error),
     /// A task of ours ended badly.
     #[error("{0}")]
     Internal(String),

@@ -47,7 +47,7 @@ pub async fn run(config: Config, api_listener: TcpListener, shutdown: Cancellati
     let pool = postgres::pool(&config)?;
     let warehouse = clickhouse::Warehouse::new(&config);
     let health = Arc::new(worker::Health::default());
-    let state = api::State::new(&config, pool.clone(), warehouse.clone(), Arc::clone(&health));
+    let state = api::State::new(&config, pool.clone(), warehouse.clone(), Arc::clone(&health))?;
     let serving = async {
         let served = api::serve(api_listener, state, shutdown.clone()).await;
         shutdown.cancel();

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use jiff::civil::Date;
+use millrace_service::setting;
 use sqlx::{
     Executor as _, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -76,6 +77,7 @@ pub async fn beside<T>(postgres: &mut PgConnection, work: impl Future<Output = R
 
 /// A pool that connects when first asked.
 pub fn pool(config: &Config) -> Result<PgPool> {
+    setting::check_postgres_url(&config.postgres_url)?;
     let options: PgConnectOptions = config.postgres_url.parse()?;
     let limits = format!(
         "SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}",

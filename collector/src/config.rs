@@ -1,6 +1,6 @@
 //! Settings of the collector: each a flag and an environment variable.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use ipnet::IpNet;
@@ -13,7 +13,7 @@ use crate::{enrich, tape::NESTING_MAX};
 ///
 /// SIGTERM or SIGINT drains: not ready any more, then no longer listening, open requests finished, the log closed, within
 /// the times below. A second signal ends the process at once, with exit code 130; what was acknowledged is in the log.
-#[derive(Clone, Debug, Parser)]
+#[derive(Clone, Parser)]
 #[command(name = "millrace-collector", version)]
 pub struct Config {
     /// Address that events are posted to.
@@ -33,13 +33,19 @@ pub struct Config {
     )]
     pub postgres_url: String,
 
-    /// Seconds between two looks for changed stores and keys.
-    #[arg(long, env = "MILLRACE_KEYS_REFRESH_SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub keys_refresh_seconds: u64,
+    /// Milliseconds between two looks for changed stores and keys: how long a key that was revoked is still taken, at most.
+    /// A key that is not known has Postgres looked at without waiting for it.
+    #[arg(long, env = "MILLRACE_KEYS_REFRESH_MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=3_600_000))]
+    pub keys_refresh_ms: u64,
 
     /// File that keeps the stores and keys last read, so that the collector can start while Postgres is away.
     #[arg(long, env = "MILLRACE_KEYS_SNAPSHOT")]
     pub keys_snapshot: Option<PathBuf>,
+
+    /// Seconds since Postgres last answered after which that file is not read any more: nobody knows which of its keys were
+    /// revoked meanwhile.
+    #[arg(long, env = "MILLRACE_KEYS_SNAPSHOT_AGE_MAX_SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys_snapshot_age_max_seconds: u64,
 
     /// Proxies whose `X-Forwarded-For` is believed, as networks (`10.0.0.0/8,::1/128`).
     #[arg(long, env = "MILLRACE_TRUSTED_PROXIES", value_delimiter = ',')]
@@ -68,6 +74,13 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub limits: LimitConfig,
+}
+
+/// Settings may hold passwords; nothing of them is shown.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").finish_non_exhaustive()
+    }
 }
 
 /// Kinds of logs.
@@ -352,6 +365,13 @@ mod tests {
         let config = Config::default();
         assert_eq!(config.address.to_string(), "127.0.0.1:8080");
         assert_eq!(config.limits.limits(), Limits::default());
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        assert_eq!(millrace_service::setting::secrets_in_help(&Config::command()), Vec::<String>::new());
+        let config = Config { postgres_url: "postgres://u:canary@h/d".into(), ..Config::default() };
+        assert!(!format!("{config:?}").contains("canary"));
     }
 
     #[test]

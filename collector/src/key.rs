@@ -4,14 +4,17 @@ use std::{
     collections::HashMap,
     num::{NonZeroU32, NonZeroU64},
     sync::Arc,
+    time::Instant,
 };
 
+use millrace_schemas::demo;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     limit::{ByteRate, StoreRate, StoreUnlogged},
     origin::{Entry, Origin},
+    stores::after,
 };
 
 const DAY_MS: i64 = 86_400_000;
@@ -23,7 +26,7 @@ const KEY_BYTES_MAX: usize = 256;
 pub(crate) struct Settings {
     pub(crate) version: i64,
     pub(crate) stores: Vec<StoreSettings>,
-    pub(crate) keys: Vec<KeySettings>,
+    pub(crate) keys: Vec<KeptKey>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,13 +38,51 @@ pub(crate) struct StoreSettings {
     pub(crate) events_per_second: Option<u32>,
 }
 
+/// A key in the snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct KeptKey {
+    /// Hexadecimal.
+    sha256: String,
+    #[serde(flatten)]
+    settings: KeySettings,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct KeySettings {
-    /// Hexadecimal.
-    pub(crate) sha256: String,
     pub(crate) store_id: String,
     /// A secret key, not a write key.
     pub(crate) is_secret: bool,
+    /// When it ends, epoch milliseconds, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) valid_until_ms: Option<i64>,
+}
+
+/// What has changed since stores were last read.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// This is all there is; what is not in it is gone.
+    pub(crate) is_all: bool,
+    pub(crate) stores: Vec<StoreSettings>,
+    /// With the moment at which a key ends here.
+    pub(crate) keys: Vec<(Hash, KeySettings, Option<Instant>)>,
+    /// Keys that do not hold any more.
+    pub(crate) ended: Vec<Hash>,
+}
+
+impl Settings {
+    /// As a reading of everything. Keys that have ended meanwhile, by this machine's clock, are left out.
+    pub(crate) fn into_changes(self, now_ms: i64) -> Changes {
+        let now = Instant::now();
+        let key = |KeptKey { sha256, settings }: KeptKey| {
+            let mut hash = [0; 32];
+            hex::decode_to_slice(&sha256, &mut hash).ok()?;
+            let left_ms = settings.valid_until_ms.map(|until| until.saturating_sub(now_ms));
+            let holds = left_ms.is_none_or(|left| left > 0);
+            holds.then(|| (hash, settings, left_ms.and_then(|left| after(now, left))))
+        };
+        let keys = self.keys.into_iter().filter_map(key).collect();
+        Changes { is_all: true, stores: self.stores, keys, ended: Vec::new() }
+    }
 }
 
 /// A store, as a request needs it.
@@ -55,6 +96,8 @@ pub(crate) struct Store {
     pub(crate) bytes: Arc<ByteRate>,
     /// Memory of its events that wait for the log's word.
     pub(crate) unlogged: StoreUnlogged,
+    /// As it is set, for the snapshot.
+    settings: StoreSettings,
 }
 
 /// What a key opens.
@@ -63,6 +106,28 @@ pub(crate) struct Key {
     pub(crate) store: Arc<Store>,
     /// Whether it is a secret key: its events come from the shop's own server.
     pub(crate) is_trusted: bool,
+    ends: Option<End>,
+}
+
+/// When a key ends: on the clock of this process, which nobody sets, and for the snapshot.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    at: Option<Instant>,
+    epoch_ms: i64,
+}
+
+impl Key {
+    fn holds(&self) -> bool {
+        self.ends.and_then(|end| end.at).is_none_or(|at| Instant::now() < at)
+    }
+}
+
+/// SHA-256 of a key.
+pub(crate) type Hash = [u8; 32];
+
+/// What is known of a key; `None`: no key is so long.
+pub(crate) fn hash(key: &str) -> Option<Hash> {
+    (key.len() <= KEY_BYTES_MAX).then(|| Sha256::digest(key).into())
 }
 
 /// A day's salt.
@@ -71,7 +136,7 @@ pub(crate) type Salt = (i64, [u8; 32]);
 /// All that is known of stores; replaced as a whole when something changes.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    keys: HashMap<[u8; 32], Key>,
+    keys: HashMap<Hash, Key>,
     stores: HashMap<String, Arc<Store>>,
     pub(crate) salts: Vec<Salt>,
     /// Whether stores were ever read.
@@ -79,40 +144,54 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Builds a directory. Stores whose rate is as before keep what they have used of it.
-    pub(crate) fn new(settings: &Settings, salts: Vec<Salt>, before: &Self, rates: Rates) -> Self {
-        let mut stores = HashMap::new();
-        for store in &settings.stores {
-            let per_second =
-                store.events_per_second.and_then(NonZeroU32::new).unwrap_or(rates.events_per_second);
-            let known = before.stores.get(&store.id);
-            let rate = known.map(|store| Arc::clone(&store.rate));
-            let bytes = known.map(|store| Arc::clone(&store.bytes));
-            let bytes = bytes.unwrap_or_else(|| Arc::new(ByteRate::new(rates.bytes_per_second)));
-            let unlogged = known.map(|store| Arc::clone(&store.unlogged)).unwrap_or_default();
-            let rate = rate
-                .filter(|rate| rate.per_second == per_second)
-                .unwrap_or_else(|| Arc::new(StoreRate::new(per_second, rates.events_max)));
-            let store = Store {
-                id: store.id.clone(),
-                currency: store.currency.clone(),
-                event_age_max_days: store.max_event_age_days,
-                allowed_origins: store.allowed_origins.iter().map(|entry| Entry::parse(entry)).collect(),
-                rate,
-                bytes,
-                unlogged,
-            };
-            stores.insert(store.id.clone(), Arc::new(store));
+    /// What is known after these changes. Stores whose rate is as before keep what they have used of it.
+    pub(crate) fn with(&self, changes: &Changes, rules: Rules) -> Self {
+        let (mut keys, mut stores) = match changes.is_all {
+            true => (HashMap::new(), HashMap::new()),
+            false => (self.keys.clone(), self.stores.clone()),
+        };
+        for settings in &changes.stores {
+            let store = Store::new(settings, self.stores.get(&settings.id), rules.rates);
+            stores.insert(settings.id.clone(), Arc::new(store));
         }
-        let mut keys = HashMap::new();
-        for key in &settings.keys {
-            let mut hash = [0; 32];
-            let is_hash = hex::decode_to_slice(&key.sha256, &mut hash).is_ok();
-            if let (true, Some(store)) = (is_hash, stores.get(&key.store_id)) {
-                keys.insert(hash, Key { store: Arc::clone(store), is_trusted: key.is_secret });
+        if !changes.stores.is_empty() {
+            // Keys lead to the stores as they are now.
+            for key in keys.values_mut() {
+                if let Some(store) = stores.get(&key.store.id) {
+                    key.store = Arc::clone(store);
+                }
             }
         }
-        Self { keys, stores, salts, is_loaded: true }
+        for ended in &changes.ended {
+            keys.remove(ended);
+        }
+        let known: Vec<Hash> = demo::KNOWN_KEYS.iter().copied().filter_map(hash).collect();
+        for (hash, settings, at) in &changes.keys {
+            // What everybody knows is taken only where nobody else can send it.
+            let is_taken = rules.takes_known_keys || !known.contains(hash);
+            if let (true, Some(store)) = (is_taken, stores.get(&settings.store_id)) {
+                let ends = settings.valid_until_ms.map(|epoch_ms| End { at: *at, epoch_ms });
+                keys.insert(*hash, Key { store: Arc::clone(store), is_trusted: settings.is_secret, ends });
+            }
+        }
+        Self { keys, stores, salts: self.salts.clone(), is_loaded: true }
+    }
+
+    /// Everything, as the snapshot keeps it.
+    pub(crate) fn settings(&self, version: i64) -> Settings {
+        let key = |(hash, key): (&Hash, &Key)| KeptKey {
+            sha256: hex::encode(hash),
+            settings: KeySettings {
+                store_id: key.store.id.clone(),
+                is_secret: key.is_trusted,
+                valid_until_ms: key.ends.map(|end| end.epoch_ms),
+            },
+        };
+        Settings {
+            version,
+            stores: self.stores.values().map(|store| store.settings.clone()).collect(),
+            keys: self.keys.iter().map(key).collect(),
+        }
     }
 
     /// The same stores with other salts.
@@ -121,13 +200,14 @@ impl Directory {
     }
 
     /// What this key opens, if anything. Unknown keys are looked up like any other, in memory: nothing is remembered of
-    /// them, and nobody is asked.
+    /// them.
     pub(crate) fn find(&self, key: &str) -> Option<&Key> {
-        if key.len() > KEY_BYTES_MAX {
-            return None;
-        }
-        let hash: [u8; 32] = Sha256::digest(key).into();
-        self.keys.get(&hash)
+        self.find_hash(&hash(key)?)
+    }
+
+    /// The same, by the key's hash.
+    pub(crate) fn find_hash(&self, hash: &Hash) -> Option<&Key> {
+        self.keys.get(hash).filter(|key| key.holds())
     }
 
     /// The salt of the day that an instant lies in.
@@ -145,7 +225,35 @@ pub(crate) struct Rates {
     pub(crate) bytes_per_second: NonZeroU64,
 }
 
+/// What a collector makes of what Postgres says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) rates: Rates,
+    /// Whether keys that everybody knows are taken.
+    pub(crate) takes_known_keys: bool,
+}
+
 impl Store {
+    fn new(settings: &StoreSettings, before: Option<&Arc<Self>>, rates: Rates) -> Self {
+        let per_second =
+            settings.events_per_second.and_then(NonZeroU32::new).unwrap_or(rates.events_per_second);
+        let rate = before
+            .map(|store| Arc::clone(&store.rate))
+            .filter(|rate| rate.per_second == per_second)
+            .unwrap_or_else(|| Arc::new(StoreRate::new(per_second, rates.events_max)));
+        let bytes = before.map(|store| Arc::clone(&store.bytes));
+        Self {
+            id: settings.id.clone(),
+            currency: settings.currency.clone(),
+            event_age_max_days: settings.max_event_age_days,
+            allowed_origins: settings.allowed_origins.iter().map(|entry| Entry::parse(entry)).collect(),
+            rate,
+            bytes: bytes.unwrap_or_else(|| Arc::new(ByteRate::new(rates.bytes_per_second))),
+            unlogged: before.map(|store| Arc::clone(&store.unlogged)).unwrap_or_default(),
+            settings: settings.clone(),
+        }
+    }
+
     /// Whether pages of this origin may send with the write key. Where nobody is listed, all may.
     pub(crate) fn allows(&self, origin: &str) -> bool {
         if self.allowed_origins.is_empty() {

@@ -40,8 +40,8 @@ use std::{
     time::Duration,
 };
 
-use millrace_schemas::spool::SEGMENT_BYTES;
-use millrace_service::host::Hosts;
+use millrace_schemas::{demo, spool::SEGMENT_BYTES};
+use millrace_service::{host::Hosts, setting};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +49,7 @@ use crate::{
     body::Memory,
     enrich::Enricher,
     http::App,
-    key::Rates,
+    key::{Rates, Rules},
     limit::{Aside, ClientRate, Unlogged},
     log::{
         Log, kafka,
@@ -57,10 +57,11 @@ use crate::{
         spool::{self, SpoolLog},
     },
     metric::Metrics,
-    stores::{ReadAt, Refresher},
+    stores::{ReadAt, Refresher, Source},
 };
 pub use crate::{
     config::{Config, ConnectionConfig, EnrichConfig, LimitConfig, LogConfig, LogKind, RateConfig, Step},
+    http::{Route, routes},
     metric::describe as describe_metrics,
 };
 
@@ -82,6 +83,9 @@ pub enum Error {
         /// What happened.
         source: io::Error,
     },
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] setting::Error),
     /// The address of Postgres is none.
     #[error("MILLRACE_POSTGRES_URL: {0}")]
     DatabaseUrl(#[source] sqlx::Error),
@@ -127,10 +131,19 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         events_max: u32::try_from(limits.events_max).unwrap_or(u32::MAX),
         bytes_per_second: NonZeroU64::new(config.rates.store_bytes_per_second).unwrap_or(NonZeroU64::MAX),
     };
-    let (refresher, directory) = Refresher::new(&config.postgres_url, config.keys_snapshot.as_deref(), rates)
-        .map_err(Error::DatabaseUrl)?;
+    setting::check_postgres_url(&config.postgres_url)?;
+    let age_max = Duration::from_secs(config.keys_snapshot_age_max_seconds);
+    let address = listeners.http.local_addr().unwrap_or(config.address);
+    let takes_known_keys = demo::reachable(&[address, config.metrics_address]).is_none();
+    let (refresher, directory) = Refresher::new(Source {
+        postgres_url: config.postgres_url.clone(),
+        snapshot: config.keys_snapshot.clone().map(|path| (path, age_max)),
+        rules: Rules { rates, takes_known_keys },
+    })
+    .map_err(Error::DatabaseUrl)?;
     let app = Arc::new(App {
         directory,
+        asking: refresher.asking(),
         log: Arc::clone(&log),
         metrics: Arc::clone(&metrics),
         clients: ClientRate::new(config.rates.client_requests_per_second),
@@ -147,7 +160,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 
     // The log and the keys are kept alive until the last request is answered, not only until the shutdown begins.
     let end = CancellationToken::new();
-    let refresh = Duration::from_secs(config.keys_refresh_seconds);
+    let refresh = Duration::from_millis(config.keys_refresh_ms);
     let ticking = tick(Arc::clone(&log), refresher.read_at(), Arc::clone(&metrics), end.clone());
     let refreshing = tokio::spawn(refresher.run(refresh, end.clone()));
     let files = Duration::from_secs(config.enrich.refresh_seconds);

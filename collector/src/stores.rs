@@ -1,25 +1,36 @@
 //! Keeps the [`Directory`] up to date from Postgres. When Postgres is away the collector goes on with what it knows; a
 //! snapshot on disk lets it start, too.
+//!
+//! * A look reads one row, `settings_version`, and then only what was changed since the last one. Over a new connection it
+//!   reads everything: a Postgres that was restored, or took over from another one, may have forgotten changes.
+//! * Looks follow each other by the clock, and as soon as a request has a key that is not known ([`ask`]).
+
+pub(crate) mod ask;
+mod snapshot;
 
 use std::{
-    fs::File,
-    io::Read as _,
-    path::Path,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
-use millrace_service::private;
 use rand::Rng as _;
-use sqlx::{ConnectOptions as _, PgConnection, Row as _, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions as _, PgConnection, Row as _, postgres::PgConnectOptions, postgres::PgRow};
 use tokio_util::sync::CancellationToken;
 
-use crate::key::{Directory, KeySettings, Rates, Salt, Settings, StoreSettings};
+use self::{
+    ask::{Asking, LOOKS_APART},
+    snapshot::Snapshot,
+};
+use crate::key::{Changes, Directory, KeySettings, Rules, Salt, StoreSettings};
 
 const DAY_MS: i64 = 86_400_000;
 /// Longest that one look at Postgres may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Whether a key holds now, by Postgres's clock.
+const HOLDS: &str =
+    "revoked_at IS NULL AND suspended_at IS NULL AND (valid_until IS NULL OR valid_until > now())";
 
 /// Why stores could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +41,14 @@ pub(crate) enum Error {
     Slow,
 }
 
+/// Where a collector's stores come from.
+pub(crate) struct Source {
+    pub(crate) postgres_url: String,
+    /// The file that keeps what was read, and how old it may be to be read itself.
+    pub(crate) snapshot: Option<(PathBuf, Duration)>,
+    pub(crate) rules: Rules,
+}
+
 /// The one task that reads stores and keys.
 pub(crate) struct Refresher {
     options: PgConnectOptions,
@@ -37,9 +56,11 @@ pub(crate) struct Refresher {
     /// answer again, and nobody says so.
     connection: Option<PgConnection>,
     directory: Arc<ArcSwap<Directory>>,
-    rates: Rates,
-    snapshot: Option<std::path::PathBuf>,
+    rules: Rules,
+    snapshot: Option<Snapshot>,
+    /// Everything up to it was read, over this connection.
     version: Option<i64>,
+    asking: Arc<Asking>,
     read_at: ReadAt,
     is_away: bool,
 }
@@ -48,24 +69,26 @@ pub(crate) struct Refresher {
 pub(crate) type ReadAt = Arc<ArcSwap<Instant>>;
 
 impl Refresher {
-    pub(crate) fn new(
-        postgres_url: &str,
-        snapshot: Option<&Path>,
-        rates: Rates,
-    ) -> Result<(Self, Arc<ArcSwap<Directory>>), sqlx::Error> {
+    pub(crate) fn new(source: Source) -> Result<(Self, Arc<ArcSwap<Directory>>), sqlx::Error> {
+        let Source { postgres_url, snapshot, rules } = source;
         let options: PgConnectOptions = postgres_url.parse()?;
         let directory = Arc::new(ArcSwap::from_pointee(Directory::default()));
-        if let Some(settings) = snapshot.and_then(read_snapshot) {
-            let known = Directory::new(&settings, Vec::new(), &Directory::default(), rates);
-            directory.store(Arc::new(known));
-        }
+        let snapshot = snapshot.map(|(path, age_max)| {
+            let snapshot = Snapshot::new(&path);
+            if let Some(settings) = snapshot.read(age_max) {
+                let known = Directory::default().with(&settings.into_changes(now_ms()), rules);
+                directory.store(Arc::new(known));
+            }
+            snapshot
+        });
         let refresher = Self {
             options: options.application_name("millrace-collector"),
             connection: None,
             directory: Arc::clone(&directory),
-            rates,
-            snapshot: snapshot.map(Path::to_owned),
+            rules,
+            snapshot,
             version: None,
+            asking: Arc::default(),
             read_at: Arc::new(ArcSwap::from_pointee(Instant::now())),
             is_away: false,
         };
@@ -77,11 +100,18 @@ impl Refresher {
         Arc::clone(&self.read_at)
     }
 
+    /// How requests have Postgres asked at once.
+    pub(crate) fn asking(&self) -> Arc<Asking> {
+        Arc::clone(&self.asking)
+    }
+
     /// Looks for changes until it is told to stop.
     pub(crate) async fn run(mut self, every: Duration, stop: CancellationToken) {
         loop {
+            let begun = tokio::time::Instant::now();
+            let number = self.asking.begin();
             let result = tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 result = tokio::time::timeout(PATIENCE, self.refresh()) => result,
             };
             match result.map_err(|_| Error::Slow).flatten() {
@@ -90,28 +120,41 @@ impl Refresher {
                         tracing::info!("Postgres answers again");
                     }
                     self.read_at.store(Arc::new(Instant::now()));
+                    self.asking.answered(number);
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut self.is_away, true) {
                         tracing::warn!(%error, "stores could not be read; going on with those that are known");
                     }
+                    self.asking.away();
                     self.forget_old_salts();
                 }
             }
             // Until stores were read once nothing can be accepted: ask more often.
             let pause =
                 if self.directory.load().is_loaded { every } else { every.min(Duration::from_millis(500)) };
+            let asked = async {
+                self.asking.wanted().await;
+                tokio::time::sleep_until(begun + LOOKS_APART).await;
+            };
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
+                () = asked => {}
             }
+        }
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.finish().await;
         }
     }
 
     async fn refresh(&mut self) -> Result<(), Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.options.connect().await?,
+            None => {
+                self.version = None;
+                self.options.connect().await?
+            }
         };
         self.read(&mut connection).await?;
         self.connection = Some(connection);
@@ -120,27 +163,30 @@ impl Refresher {
 
     async fn read(&mut self, postgres: &mut PgConnection) -> Result<(), Error> {
         // Read before the stores: a change in between is then read again, not missed.
-        let version: i64 =
-            sqlx::query_scalar("SELECT version FROM settings_version").fetch_one(&mut *postgres).await?;
+        let row = sqlx::query("SELECT version, reload_version FROM settings_version")
+            .fetch_one(&mut *postgres)
+            .await?;
+        let (version, reload): (i64, i64) = (row.try_get("version")?, row.try_get("reload_version")?);
         let today = now_ms().div_euclid(DAY_MS);
         let known = self.directory.load_full();
         let needs_salts = !(today..=today + 1).all(|day| known.salts.iter().any(|(known, _)| *known == day));
         let salts = if needs_salts { read_salts(postgres, today).await? } else { known.salts.clone() };
-        if self.version == Some(version) {
-            if needs_salts {
-                self.directory.store(Arc::new(known.with_salts(salts)));
+        if self.version != Some(version) {
+            let since = self.version.filter(|known| *known >= reload && *known < version);
+            let changes = read_changes(postgres, since).await?;
+            let (stores, keys) = (changes.stores.len(), changes.keys.len());
+            tracing::debug!(version, since, stores, keys, "stores read");
+            self.directory.store(Arc::new(known.with(&changes, self.rules).with_salts(salts)));
+            self.version = Some(version);
+            if let Some(snapshot) = &mut self.snapshot {
+                snapshot.changed();
             }
-            return Ok(());
+        } else if needs_salts {
+            self.directory.store(Arc::new(known.with_salts(salts)));
         }
-        let settings = read_settings(postgres, version).await?;
-        self.directory.store(Arc::new(Directory::new(&settings, salts, &known, self.rates)));
-        tracing::debug!(version, stores = settings.stores.len(), keys = settings.keys.len(), "stores read");
-        if let Some(path) = &self.snapshot
-            && let Err(error) = write_snapshot(path, &settings)
-        {
-            tracing::warn!(%error, path = %path.display(), "the snapshot of stores could not be written");
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.keep(&self.directory.load_full(), version).await;
         }
-        self.version = Some(version);
         Ok(())
     }
 
@@ -155,39 +201,59 @@ impl Refresher {
     }
 }
 
-async fn read_settings(postgres: &mut PgConnection, version: i64) -> Result<Settings, Error> {
+/// What was changed after a version; everything without one.
+async fn read_changes(postgres: &mut PgConnection, since: Option<i64>) -> Result<Changes, Error> {
     let stores = sqlx::query(
-        "SELECT id, currency, max_event_age_days, allowed_origins, events_per_second FROM stores",
+        "SELECT id, currency, max_event_age_days, allowed_origins, events_per_second FROM stores
+         WHERE $1::bigint IS NULL OR changed_version > $1",
     )
+    .bind(since)
     .fetch_all(&mut *postgres)
     .await?;
-    let keys = sqlx::query(
-        "SELECT encode(key_sha256, 'hex') AS sha256, store_id, kind = 'secret' AS is_secret
-         FROM store_keys WHERE revoked_at IS NULL AND kind IN ('write', 'secret')",
-    )
-    .fetch_all(&mut *postgres)
-    .await?;
-    let store = |row: &sqlx::postgres::PgRow| {
-        Ok::<_, sqlx::Error>(StoreSettings {
-            id: row.try_get("id")?,
-            currency: row.try_get("currency")?,
-            max_event_age_days: row.try_get::<i32, _>("max_event_age_days")?.unsigned_abs(),
-            allowed_origins: row.try_get("allowed_origins")?,
-            events_per_second: row.try_get::<Option<i32>, _>("events_per_second")?.map(i32::unsigned_abs),
-        })
-    };
-    let key = |row: &sqlx::postgres::PgRow| {
-        Ok::<_, sqlx::Error>(KeySettings {
-            sha256: row.try_get("sha256")?,
+    // How long a key has still to go is for Postgres's clock to say: a collector's own may be wrong.
+    let sql = format!(
+        "SELECT key_sha256, store_id, kind = 'secret' AS is_secret, {HOLDS} AS holds,
+                CASE WHEN isfinite(valid_until)
+                     THEN (1000 * extract(epoch FROM valid_until))::bigint END AS valid_until_ms,
+                CASE WHEN isfinite(valid_until)
+                     THEN (1000 * extract(epoch FROM valid_until - clock_timestamp()))::bigint END AS left_ms
+         FROM store_keys
+         WHERE kind IN ('write', 'secret') AND CASE WHEN $1::bigint IS NULL THEN {HOLDS} ELSE changed_version > $1 END"
+    );
+    let keys = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(since).fetch_all(&mut *postgres).await?;
+    let now = Instant::now();
+    let mut changes = Changes { is_all: since.is_none(), ..Changes::default() };
+    changes.stores = stores.iter().map(store).collect::<Result<_, _>>()?;
+    for row in &keys {
+        let Ok(hash) = <[u8; 32]>::try_from(row.try_get::<&[u8], _>("key_sha256")?) else { continue };
+        if !row.try_get("holds")? {
+            changes.ended.push(hash);
+            continue;
+        }
+        let left_ms: Option<i64> = row.try_get("left_ms")?;
+        let settings = KeySettings {
             store_id: row.try_get("store_id")?,
             is_secret: row.try_get("is_secret")?,
-        })
-    };
-    Ok(Settings {
-        version,
-        stores: stores.iter().map(store).collect::<Result<_, _>>()?,
-        keys: keys.iter().map(key).collect::<Result<_, _>>()?,
+            valid_until_ms: row.try_get("valid_until_ms")?,
+        };
+        changes.keys.push((hash, settings, left_ms.and_then(|left| after(now, left))));
+    }
+    Ok(changes)
+}
+
+fn store(row: &PgRow) -> Result<StoreSettings, sqlx::Error> {
+    Ok(StoreSettings {
+        id: row.try_get("id")?,
+        currency: row.try_get("currency")?,
+        max_event_age_days: row.try_get::<i32, _>("max_event_age_days")?.unsigned_abs(),
+        allowed_origins: row.try_get("allowed_origins")?,
+        events_per_second: row.try_get::<Option<i32>, _>("events_per_second")?.map(i32::unsigned_abs),
     })
+}
+
+/// So many milliseconds later; `None`: later than any clock here will show.
+pub(crate) fn after(now: Instant, left_ms: i64) -> Option<Instant> {
+    now.checked_add(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)))
 }
 
 /// Makes the salts of today and tomorrow, destroys those whose day began 48 h ago, and reads the rest. All
@@ -227,31 +293,10 @@ pub(crate) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-fn read_snapshot(path: &Path) -> Option<Settings> {
-    let mut json = Vec::new();
-    let mut file = File::open(path).ok()?;
-    // An earlier version left it readable to all.
-    if let Err(error) = private::narrow_file(&file).and_then(|()| file.read_to_end(&mut json).map(drop)) {
-        tracing::warn!(%error, path = %path.display(), "the snapshot of stores is unreadable");
-        return None;
-    }
-    match serde_json::from_slice(&json) {
-        Ok(settings) => Some(settings),
-        Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "the snapshot of stores is unreadable");
-            None
-        }
-    }
-}
-
-/// Replaces the snapshot atomically: a crash leaves the old one.
-fn write_snapshot(path: &Path, settings: &Settings) -> std::io::Result<()> {
-    private::write(path, &serde_json::to_vec(settings)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::Rates;
 
     #[tokio::test]
     async fn salts_are_forgotten_on_time_with_postgres_away() {
@@ -261,7 +306,12 @@ mod tests {
             bytes_per_second: std::num::NonZeroU64::MIN,
         };
         // Nobody listens on port 1.
-        let (refresher, directory) = Refresher::new("postgres://m@127.0.0.1:1/m", None, rates).unwrap();
+        let source = Source {
+            postgres_url: "postgres://m@127.0.0.1:1/m".to_owned(),
+            snapshot: None,
+            rules: Rules { rates, takes_known_keys: true },
+        };
+        let (refresher, directory) = Refresher::new(source).unwrap();
         let today = now_ms().div_euclid(DAY_MS);
         let salts: Vec<Salt> = (today - 4..=today + 1).map(|day| (day, [7; 32])).collect();
         directory.store(Arc::new(directory.load().with_salts(salts)));

@@ -2,7 +2,7 @@
 //!
 //! A bad combination stops the start with the name of the field ([`Config::check`]).
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
@@ -27,7 +27,7 @@ pub enum NetworkCompression {
 }
 
 /// Moves events from the log into ClickHouse.
-#[derive(Clone, Debug, Parser)]
+#[derive(Clone, Parser, PartialEq)]
 #[command(name = "millrace-consumer", version, about)]
 pub struct Config {
     /// The log that is read.
@@ -43,7 +43,7 @@ pub struct Config {
     pub kafka_group: String,
 
     /// Further librdkafka settings, `name=value` separated by commas (for example TLS and SASL).
-    #[arg(long, env = "MILLRACE_KAFKA_SETTINGS", value_delimiter = ',')]
+    #[arg(long, env = "MILLRACE_KAFKA_SETTINGS", value_delimiter = ',', hide_env_values = true)]
     pub kafka_settings: Vec<String>,
 
     /// How long Kafka waits for a silent consumer before its partitions go to others, in milliseconds.
@@ -59,7 +59,13 @@ pub struct Config {
     pub spool_poll_ms: u64,
 
     /// ClickHouse's HTTP address.
-    #[arg(long, global = true, env = "MILLRACE_CLICKHOUSE_URL", default_value = "http://127.0.0.1:8123")]
+    #[arg(
+        long,
+        global = true,
+        env = "MILLRACE_CLICKHOUSE_URL",
+        default_value = "http://127.0.0.1:8123",
+        hide_env_values = true
+    )]
     pub clickhouse_url: String,
 
     /// ClickHouse database; it is made when it does not exist.
@@ -139,6 +145,13 @@ pub struct Config {
     /// Address of `/metrics`, `/healthz` and `/readyz` (used by the binary; an embedding process has its own).
     #[arg(long, env = "MILLRACE_METRICS_ADDRESS", default_value = "127.0.0.1:9102")]
     pub metrics_address: SocketAddr,
+}
+
+/// Settings may hold passwords; nothing of them is shown.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").finish_non_exhaustive()
+    }
 }
 
 /// A setting that cannot work.
@@ -243,9 +256,10 @@ impl Config {
             .iter()
             .filter(|setting| !setting.is_empty())
             .map(|setting| {
-                setting.split_once('=').ok_or_else(|| {
-                    ConfigError::new("kafka-settings", format!("`{setting}` is not name=value"))
-                })
+                // Not repeated: it may be a password that is written in another form.
+                setting
+                    .split_once('=')
+                    .ok_or_else(|| ConfigError::new("kafka-settings", "one of them is not name=value"))
             })
             .collect()
     }
@@ -258,6 +272,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+    use millrace_service::setting::secrets_in_help;
 
     use super::*;
 
@@ -267,9 +282,18 @@ mod tests {
         // The process' environment may hold settings; only a clean one can be compared.
         if std::env::vars().all(|(name, _)| !name.starts_with("MILLRACE_")) {
             let parsed = Config::parse_from(["millrace-consumer"]);
-            assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
+            assert!(parsed == Config::default());
         }
         Config::default().check().unwrap();
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        assert_eq!(secrets_in_help(&Config::command()), Vec::<String>::new());
+        let canary = "sasl.password:canary".to_owned();
+        let bad = Config { kafka_settings: vec![canary], ..Config::default() };
+        let said = format!("{bad:?} {}", bad.check().unwrap_err());
+        assert!(said.contains("kafka-settings") && !said.contains("canary"), "{said}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! * [`event`]: kinds of events and the canonical names (GA4's) with their synonyms;
 //! * [`row`]: the typed rows, from which the Kafka JSON, the ClickHouse columns and the DDL are all derived;
 //! * [`reject`]: the closed list of reasons for which something is refused;
+//! * [`demo`]: the store that one machine starts with;
 //! * [`limits`]: how large anything may be;
 //! * [`money`]: ISO 4217 minor units;
 //! * [`topic`]: Kafka topics, keys, headers;
@@ -14,6 +15,7 @@
 //! * [`metric`]: names of all metrics.
 
 pub mod clickhouse;
+pub mod demo;
 pub mod event;
 pub mod limits;
 pub mod metric;

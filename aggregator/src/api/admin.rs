@@ -5,7 +5,8 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Path, State as Shared},
-    http::{HeaderMap, StatusCode},
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
 };
 use millrace_schemas::money::exponent;
 use rust_decimal::Decimal;
@@ -14,13 +15,13 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::{Answer, Failure, State, auth};
+use super::{Answer, Failure, State};
 use crate::{
     backfill::touch_everything,
     calendar::Calendar,
     funnel::{FILTERS_MAX, Filter, OrderMode, STEPS_MAX, StoredStep, TEXT_BYTES_MAX, check_filter},
     rollup::scope::Store,
-    stores::{KeyKind, add_key},
+    stores::{HOLDS, KeyKind, add_key},
 };
 
 /// Rates in one request, at most.
@@ -30,7 +31,7 @@ const ORIGINS_MAX: usize = 100;
 /// Funnels of a store, at most: each is one more query for every day.
 const FUNNELS_MAX: i64 = 100;
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Answer<T> {
+pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> Answer<T> {
     let mut from = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut from).map_err(|error| {
         let (path, message) = (error.path().to_string(), error.inner().to_string());
@@ -40,7 +41,7 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Answer<T> {
     })
 }
 
-fn check_text(field: &str, text: &str) -> Answer<()> {
+pub(super) fn check_text(field: &str, text: &str) -> Answer<()> {
     if text.is_empty() || text.len() > TEXT_BYTES_MAX || text.contains('\0') {
         return Err(Failure::field(field, format!("a text of 1 to {TEXT_BYTES_MAX} bytes, without NUL")));
     }
@@ -117,12 +118,7 @@ impl Settings {
 }
 
 /// `POST /api/v1/stores`.
-pub(super) async fn create_store(
-    Shared(state): Shared<State>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer<(StatusCode, Json<Value>)> {
-    auth::admin(&state, &headers)?;
+pub(super) async fn create_store(Shared(state): Shared<State>, body: Bytes) -> Answer<Response> {
     let settings: Settings = parse(&body)?;
     settings.check()?;
     let required = |field: &'static str, value: &Option<String>| {
@@ -149,7 +145,7 @@ pub(super) async fn create_store(
     .await?;
     let mut keys = [KeyKind::Write, KeyKind::Secret, KeyKind::Api].map(|kind| (kind, kind.generate()));
     for (kind, key) in &keys {
-        add_key(&mut transaction, &store_id, *kind, key).await?;
+        add_key(&mut transaction, &store_id, *kind, key, "").await?;
     }
     let detail = json!({"name": name, "timezone": timezone, "currency": currency});
     audit(&mut transaction, "create_store", Some(&store_id), detail).await?;
@@ -158,24 +154,23 @@ pub(super) async fn create_store(
     let made = json!({
         "store_id": store_id, "write_key": write_key, "secret_key": secret_key, "api_token": api_token,
     });
-    Ok((StatusCode::CREATED, Json(made)))
+    // It holds secrets: nobody on the way keeps it.
+    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(made)).into_response())
 }
 
 /// `GET /api/v1/stores`: settings and the public keys.
-pub(super) async fn list_stores(Shared(state): Shared<State>, headers: HeaderMap) -> Answer {
-    auth::admin(&state, &headers)?;
-    let rows = sqlx::query_scalar::<_, Value>(
+pub(super) async fn list_stores(Shared(state): Shared<State>) -> Answer {
+    let sql = format!(
         "SELECT jsonb_build_object('store_id', id, 'name', name, 'timezone', timezone, 'currency', currency,
                     'max_event_age_days', max_event_age_days, 'allowed_origins', allowed_origins,
                     'events_per_second', events_per_second, 'retention_days', retention_days,
                     'created_at', created_at,
                     'write_keys', (SELECT coalesce(jsonb_agg(write_key ORDER BY created_at), '[]')
                                    FROM store_keys
-                                   WHERE store_id = stores.id AND kind = 'write' AND revoked_at IS NULL))
-         FROM stores ORDER BY created_at, id LIMIT 10000",
-    )
-    .fetch_all(&state.pool)
-    .await?;
+                                   WHERE store_id = stores.id AND kind = 'write' AND {HOLDS}))
+         FROM stores ORDER BY created_at, id LIMIT 10000"
+    );
+    let rows: Vec<Value> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&state.pool).await?;
     Ok(Json(json!({"data": rows})))
 }
 
@@ -183,10 +178,8 @@ pub(super) async fn list_stores(Shared(state): Shared<State>, headers: HeaderMap
 pub(super) async fn change_store(
     Shared(state): Shared<State>,
     Path(store_id): Path<String>,
-    headers: HeaderMap,
     body: Bytes,
 ) -> Answer {
-    auth::admin(&state, &headers)?;
     let settings: Settings = parse(&body)?;
     settings.check()?;
     let detail: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
@@ -197,6 +190,24 @@ pub(super) async fn change_store(
         .await?
         .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, "there is no such store"))?;
     let (zone, currency): (String, String) = (before.try_get("timezone")?, before.try_get("currency")?);
+    if settings.retention_days.is_some() {
+        // It is due at once.
+        sqlx::query("DELETE FROM retention_runs WHERE store_id = $1")
+            .bind(&store_id)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    let moved = Store {
+        id: store_id.clone(),
+        currency: settings.currency.clone().unwrap_or_else(|| currency.clone()),
+        calendar: calendar(settings.timezone.as_ref().unwrap_or(&zone))?,
+        timezone: settings.timezone.clone().unwrap_or_else(|| zone.clone()),
+    };
+    let mut days = 0;
+    if moved.timezone != zone || moved.currency != currency {
+        days = touch_everything(&state.warehouse, &mut transaction, &moved).await?;
+    }
+    // Last: from here on until the commit no other store's settings or keys can be changed.
     sqlx::query(
         "UPDATE stores SET name = coalesce($2, name), timezone = coalesce($3, timezone),
                 currency = coalesce($4, currency), max_event_age_days = coalesce($5, max_event_age_days),
@@ -217,22 +228,13 @@ pub(super) async fn change_store(
     .bind(settings.retention_days.flatten())
     .execute(&mut *transaction)
     .await?;
-    if settings.retention_days.is_some() {
-        // It is due at once.
-        sqlx::query("DELETE FROM retention_runs WHERE store_id = $1")
-            .bind(&store_id)
-            .execute(&mut *transaction)
-            .await?;
-    }
-    let moves_days = settings.timezone.is_some_and(|new| new != zone);
-    let moves_money = settings.currency.is_some_and(|new| new != currency);
-    let mut days = 0;
-    if moves_days || moves_money {
-        days = touch_store(&state, &mut transaction, &store_id).await?;
-    }
     audit(&mut transaction, "change_store", Some(&store_id), detail).await?;
     transaction.commit().await?;
     Ok(Json(json!({"store_id": store_id, "days_to_roll_up": days})))
+}
+
+fn calendar(zone: &str) -> Answer<Calendar> {
+    Calendar::new(zone).ok_or_else(|| Failure::field("timezone", "an IANA time zone like Europe/Berlin"))
 }
 
 /// Has all days of a store rolled up again.
@@ -306,10 +308,8 @@ impl NewFunnel {
 pub(super) async fn put_funnel(
     Shared(state): Shared<State>,
     Path(store_id): Path<String>,
-    headers: HeaderMap,
     body: Bytes,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    auth::admin(&state, &headers)?;
     let funnel: NewFunnel = parse(&body)?;
     funnel.check()?;
     let mut transaction = state.pool.begin().await?;
@@ -363,9 +363,7 @@ pub(super) async fn put_funnel(
 pub(super) async fn delete_funnel(
     Shared(state): Shared<State>,
     Path((store_id, funnel_name)): Path<(String, String)>,
-    headers: HeaderMap,
 ) -> Answer<StatusCode> {
-    auth::admin(&state, &headers)?;
     let mut transaction = state.pool.begin().await?;
     let gone = sqlx::query("DELETE FROM funnels WHERE store_id = $1 AND funnel_name = $2")
         .bind(&store_id)
@@ -390,12 +388,7 @@ struct NewRate {
 }
 
 /// `POST /api/v1/exchange_rates`: sets rates; the days of all stores that count in the base are rolled up again.
-pub(super) async fn put_exchange_rates(
-    Shared(state): Shared<State>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    auth::admin(&state, &headers)?;
+pub(super) async fn put_exchange_rates(Shared(state): Shared<State>, body: Bytes) -> Answer {
     let rates: Vec<NewRate> = parse(&body)?;
     if rates.is_empty() || rates.len() > RATES_MAX {
         return Err(Failure::field("", format!("a list of 1 to {RATES_MAX} rates")));

@@ -5,9 +5,11 @@
 
 mod admin;
 mod auth;
+mod keys;
 mod openapi;
 mod privacy;
 mod read;
+mod routes;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,13 +19,15 @@ use axum::{
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, patch, post},
 };
-use millrace_schemas::metric;
+use millrace_schemas::{demo, metric};
+use millrace_service::setting;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+pub use routes::{Access, Route, routes};
 
 use crate::{
     clickhouse::Warehouse,
@@ -46,18 +50,27 @@ pub struct State {
     warehouse: Warehouse,
     health: Arc<Health>,
     admin_token_hash: Option<[u8; 32]>,
+    /// Whether tokens that everybody knows are taken: only where nobody else can send any.
+    takes_known_keys: bool,
 }
 
 impl State {
-    /// The state of one API.
-    pub fn new(config: &Config, pool: PgPool, warehouse: Warehouse, health: Arc<Health>) -> Self {
+    /// The state of one API. Fails where the admin token is one that could be guessed.
+    pub fn new(config: &Config, pool: PgPool, warehouse: Warehouse, health: Arc<Health>) -> Result<Self> {
+        // Set to nothing is not set: that is how a shell leaves a setting out.
         let token = config.admin_token.as_deref().filter(|token| !token.is_empty());
-        Self { pool, warehouse, health, admin_token_hash: token.map(crate::stores::hash) }
+        let token = token.map(setting::admin_token).transpose()?;
+        let takes_known_keys = demo::reachable(&[config.metrics_address]).is_none();
+        let admin_token_hash = token.map(crate::stores::hash);
+        Ok(Self { pool, warehouse, health, admin_token_hash, takes_known_keys })
     }
 }
 
 /// Serves until shut down; open requests get some seconds to finish.
-pub async fn serve(listener: TcpListener, state: State, shutdown: CancellationToken) -> Result<()> {
+pub async fn serve(listener: TcpListener, mut state: State, shutdown: CancellationToken) -> Result<()> {
+    let address =
+        listener.local_addr().map_err(|error| Error::Internal(format!("the API's address: {error}")))?;
+    state.takes_known_keys &= demo::reachable(&[address]).is_none();
     let stopped = shutdown.clone();
     let serving =
         axum::serve(listener, router(state)).with_graceful_shutdown(async move { stopped.cancelled().await });
@@ -72,23 +85,11 @@ pub async fn serve(listener: TcpListener, state: State, shutdown: CancellationTo
 }
 
 fn router(state: State) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
-        .route("/readyz", get(readyz))
-        .route("/openapi.json", get(|| async { Json(openapi::document()) }))
-        .route("/api/v1/stores", get(admin::list_stores).post(admin::create_store))
-        .route("/api/v1/stores/{store_id}", patch(admin::change_store))
-        .route("/api/v1/stores/{store_id}/funnels", get(read::funnels).post(admin::put_funnel))
-        .route("/api/v1/stores/{store_id}/funnels/{funnel_name}", delete(admin::delete_funnel))
-        .route("/api/v1/stores/{store_id}/visitors/{visitor_id}", delete(privacy::erase_visitor))
-        .route("/api/v1/stores/{store_id}/visitors/{visitor_id}/export", get(privacy::export_visitor))
-        .route("/api/v1/stores/{store_id}/users/{user_id}", delete(privacy::erase_user))
-        .route("/api/v1/stores/{store_id}/users/{user_id}/export", get(privacy::export_user))
-        .route("/api/v1/stores/{store_id}/erasures", get(privacy::erasures))
-        .route("/api/v1/stores/{store_id}/erasures/{erasure_id}", get(privacy::erasure))
-        .route("/api/v1/stores/{store_id}/{rollup}", get(read::rollup))
-        .route("/api/v1/exchange_rates", post(admin::put_exchange_rates).put(admin::put_exchange_rates))
+    routes::router(&state)
         .fallback(|| async { Failure::new(StatusCode::NOT_FOUND, "there is nothing here") })
+        .method_not_allowed_fallback(|| async {
+            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this method is not answered here")
+        })
         .layer(middleware::from_fn(around))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::read::{LIMIT_MAX, ROLLUPS, Rollup, Type};
+use super::{
+    keys::OVERLAP_MAX,
+    read::{LIMIT_MAX, ROLLUPS, Rollup, Type},
+};
 
 fn schema(ty: Type) -> Value {
     match ty {
@@ -34,7 +37,7 @@ fn answers(ok: &str, description: &str, schema: &Value) -> Value {
         ok: {"description": description, "content": {"application/json": {"schema": schema}}},
         "400": error("A parameter or field is wrong; `error.field` names it."),
         "401": error("The token is missing or unknown."),
-        "403": error("The token belongs to another store, or the admin API is closed."),
+        "403": error("The token belongs to another store or may only read, or the admin API is closed."),
         "404": error("There is no such thing."),
         "503": error("A database is away; try again."),
     })
@@ -177,6 +180,77 @@ fn privacy_paths() -> Vec<(String, Value)> {
     paths
 }
 
+/// Keys and tokens of a store.
+fn keys_paths() -> Vec<(String, Value)> {
+    let store_id = json!({"$ref": "#/components/parameters/store_id"});
+    let key_id = json!({"name": "key_id", "in": "path", "required": true, "schema": {"type": "string"}});
+    let kind = json!({"type": "string", "enum": ["write", "secret", "api"],
+                      "description": "write: public, stands in the page. secret: the shop's own server. api: reads rollups."});
+    let time = json!({"type": "string", "format": "date-time"});
+    let maybe_time = json!({"type": ["string", "null"], "format": "date-time"});
+    let made = json!({"type": "object", "required": ["store_id", "key_id", "kind", "name", "key", "created_at"],
+    "properties": {
+        "store_id": {"type": "string"}, "key_id": {"type": "string"}, "kind": kind, "name": {"type": "string"},
+        "key": {"type": "string", "description": "The key itself, shown this once."}, "created_at": time,
+        "replaces": {"type": "object", "properties": {"key_id": {"type": "string"}, "valid_until": time}},
+    }});
+    let listed = json!({"type": "object", "properties": {
+        "key_id": {"type": "string"}, "kind": kind, "name": {"type": "string"},
+        "key": {"type": ["string", "null"], "description": "A write key, which is public; null for the others."},
+        "last_characters": {"type": "string"}, "created_at": time, "valid_until": maybe_time, "revoked_at": maybe_time,
+        "state": {"type": "string", "enum": ["active", "ending", "ended", "revoked", "suspended"]},
+    }});
+    let new = json!({"type": "object", "required": ["kind"], "additionalProperties": false, "properties": {
+        "kind": kind, "name": {"type": ["string", "null"], "description": "What people call it."},
+    }});
+    let rotation = json!({"type": "object", "additionalProperties": false, "properties": {
+        "overlap_seconds": {"type": ["integer", "null"], "minimum": 0, "maximum": OVERLAP_MAX.as_secs(), "default": 86_400,
+                            "description": "How long the old key goes on beside the new one."},
+    }});
+    let revoked = json!({"type": "object", "properties": {
+        "key_id": {"type": "string"}, "kind": kind, "revoked_at": time,
+        "keys_left": {"type": "integer", "description": "Keys of this kind that the store still has."},
+    }});
+    let list = json!({"type": "object", "properties": {"data": {"type": "array", "items": listed}}});
+    let admin = |summary: &str, parameters: Value, responses: Value| {
+        json!({"summary": summary, "tags": ["keys"], "security": [{"admin": []}], "parameters": parameters,
+               "responses": responses})
+    };
+    let with_conflict = |mut responses: Value| {
+        responses["409"] = json!({"description": "The store has too many keys, or the key does not hold any more.",
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}});
+        responses
+    };
+    let mut create = admin(
+        "Makes a key or token; it holds within a second everywhere.",
+        json!([store_id]),
+        with_conflict(answers("201", "The key, shown this once.", &made)),
+    );
+    create["requestBody"] = body(&new);
+    let mut rotate = admin(
+        "Makes a key in place of another one, which ends after the overlap.",
+        json!([store_id, key_id]),
+        with_conflict(answers("201", "The new key, shown this once.", &made)),
+    );
+    rotate["requestBody"] = body(&rotation);
+    rotate["requestBody"]["required"] = false.into();
+    let keys = admin(
+        "Keys and tokens of a store, without secrets.",
+        json!([store_id]),
+        answers("200", "Keys.", &list),
+    );
+    let revoke = admin(
+        "Revokes a key for good, within a second everywhere; the last one, too.",
+        json!([store_id, key_id]),
+        answers("200", "Revoked.", &revoked),
+    );
+    vec![
+        ("/api/v1/stores/{store_id}/keys".into(), json!({"get": keys, "post": create})),
+        ("/api/v1/stores/{store_id}/keys/{key_id}".into(), json!({"delete": revoke})),
+        ("/api/v1/stores/{store_id}/keys/{key_id}/rotate".into(), json!({"post": rotate})),
+    ]
+}
+
 fn body(schema: &Value) -> Value {
     json!({"required": true, "content": {"application/json": {"schema": schema}}})
 }
@@ -232,6 +306,7 @@ pub(super) fn document() -> Value {
     }));
     paths.insert("/api/v1/stores/{store_id}/funnels/{funnel_name}".into(), json!({"delete": remove}));
     paths.extend(privacy_paths());
+    paths.extend(keys_paths());
     paths.insert("/api/v1/exchange_rates".into(), json!({
         "post": admin("Sets rates; the days of the stores that count in the base are rolled up again.", "200",
                       Some(&rates), false),

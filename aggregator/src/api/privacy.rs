@@ -5,14 +5,14 @@ use axum::{
     Json,
     body::Body,
     extract::{Path, Query, State as Shared},
-    http::{HeaderMap, HeaderName, StatusCode, header},
+    http::{HeaderName, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Row as _};
 
 use super::{
-    Answer, Failure, State, admin, auth,
+    Answer, Failure, State, admin,
     read::{Page, Parameters, refuse_rest},
 };
 use crate::{
@@ -28,8 +28,7 @@ const ID_BYTES_MAX: usize = 32 << 10;
 /// Erasures of a store that are not final, at most.
 const UNDER_WAY_MAX: i64 = 10_000;
 
-async fn check(state: &State, headers: &HeaderMap, store_id: &str, id: &str) -> Answer<()> {
-    auth::admin(state, headers)?;
+async fn check(state: &State, store_id: &str, id: &str) -> Answer<()> {
     if id.is_empty() || id.len() > ID_BYTES_MAX {
         return Err(Failure::new(StatusCode::BAD_REQUEST, format!("an id of 1 to {ID_BYTES_MAX} bytes")));
     }
@@ -48,22 +47,20 @@ async fn check_store(state: &State, store_id: &str) -> Answer<()> {
 pub(super) async fn erase_visitor(
     Shared(state): Shared<State>,
     Path((store_id, id)): Path<(String, String)>,
-    headers: HeaderMap,
 ) -> Answer<Response> {
-    erase(&state, &headers, &store_id, Kind::Visitor, &id).await
+    erase(&state, &store_id, Kind::Visitor, &id).await
 }
 
 /// `DELETE /api/v1/stores/{store_id}/users/{user_id}`.
 pub(super) async fn erase_user(
     Shared(state): Shared<State>,
     Path((store_id, id)): Path<(String, String)>,
-    headers: HeaderMap,
 ) -> Answer<Response> {
-    erase(&state, &headers, &store_id, Kind::User, &id).await
+    erase(&state, &store_id, Kind::User, &id).await
 }
 
-async fn erase(state: &State, headers: &HeaderMap, store_id: &str, kind: Kind, id: &str) -> Answer<Response> {
-    check(state, headers, store_id, id).await?;
+async fn erase(state: &State, store_id: &str, kind: Kind, id: &str) -> Answer<Response> {
+    check(state, store_id, id).await?;
     let mut transaction = state.pool.begin().await?;
     let under_way: i64 =
         sqlx::query_scalar("SELECT count(*) FROM erasures WHERE store_id = $1 AND state <> 'final'")
@@ -112,9 +109,7 @@ async fn receipt(postgres: &mut PgConnection, store_id: &str, erasure_id: &str) 
 pub(super) async fn erasure(
     Shared(state): Shared<State>,
     Path((store_id, erasure_id)): Path<(String, String)>,
-    headers: HeaderMap,
 ) -> Answer {
-    auth::admin(&state, &headers)?;
     let mut postgres = state.pool.acquire().await?;
     Ok(Json(receipt(&mut postgres, &store_id, &erasure_id).await?))
 }
@@ -124,9 +119,7 @@ pub(super) async fn erasures(
     Shared(state): Shared<State>,
     Path(store_id): Path<String>,
     Query(mut parameters): Query<Parameters>,
-    headers: HeaderMap,
 ) -> Answer {
-    auth::admin(&state, &headers)?;
     let page = Page::take(&mut parameters)?;
     refuse_rest(&parameters)?;
     check_store(&state, &store_id).await?;
@@ -147,28 +140,20 @@ pub(super) async fn erasures(
 pub(super) async fn export_visitor(
     Shared(state): Shared<State>,
     Path((store_id, id)): Path<(String, String)>,
-    headers: HeaderMap,
 ) -> Answer<Response> {
-    export_lines(&state, &headers, &store_id, Kind::Visitor, &id).await
+    export_lines(&state, &store_id, Kind::Visitor, &id).await
 }
 
 /// `GET /api/v1/stores/{store_id}/users/{user_id}/export`.
 pub(super) async fn export_user(
     Shared(state): Shared<State>,
     Path((store_id, id)): Path<(String, String)>,
-    headers: HeaderMap,
 ) -> Answer<Response> {
-    export_lines(&state, &headers, &store_id, Kind::User, &id).await
+    export_lines(&state, &store_id, Kind::User, &id).await
 }
 
-async fn export_lines(
-    state: &State,
-    headers: &HeaderMap,
-    store_id: &str,
-    kind: Kind,
-    id: &str,
-) -> Answer<Response> {
-    check(state, headers, store_id, id).await?;
+async fn export_lines(state: &State, store_id: &str, kind: Kind, id: &str) -> Answer<Response> {
+    check(state, store_id, id).await?;
     let now_ms = jiff::Timestamp::now().as_millisecond();
     let mut subject = Subject::new(store_id, kind, id, now_ms);
     match subject.find_visitors(&state.warehouse).await {

@@ -1,13 +1,13 @@
 //! The API, asked as clients ask it.
 
-use millrace_aggregator::run;
+use millrace_aggregator::{Config, run};
 use millrace_schemas::row::EventRow;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Bed, click, event};
+use crate::harness::{ADMIN_TOKEN, Bed, click, event};
 
 /// A running aggregator.
 pub(crate) struct Service {
@@ -18,10 +18,14 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) async fn start(bed: &Bed) -> Self {
+        Self::start_with(bed.config.clone()).await
+    }
+
+    pub(crate) async fn start_with(config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(run(bed.config.clone(), listener, shutdown.clone()));
+        let running = tokio::spawn(run(config, listener, shutdown.clone()));
         Self { address, shutdown, running }
     }
 
@@ -49,7 +53,7 @@ impl Service {
     }
 
     async fn post(&self, path: &str, body: Value) -> (u16, Value) {
-        self.ask(Method::POST, path, "admin", Some(body)).await
+        self.ask(Method::POST, path, ADMIN_TOKEN, Some(body)).await
     }
 
     /// Asks until the answer's rows are as expected.
@@ -149,7 +153,7 @@ async fn rollups_are_read_with_the_stores_own_token_only() {
         ),
         ("/api/v1/stores/demo/analytics_summary?limit=0", "demo-api-token", 400, Some("limit")),
         ("/api/v1/stores/demo/analytics_summary?perod_type=day", "demo-api-token", 400, Some("perod_type")),
-        ("/api/v1/stores", "demo-api-token", 401, None),
+        ("/api/v1/stores", "demo-api-token", 403, None),
         // What Postgres cannot hold is the client's mistake, and no better later.
         ("/api/v1/stores/demo/analytics_summary?from=0000-01-01", "demo-api-token", 400, None),
         ("/api/v1/stores/demo/funnels?funnel_name=%00", "demo-api-token", 400, None),
@@ -216,16 +220,19 @@ async fn stores_funnels_and_rates_are_administered() {
     let wrong = json!([{"name": "look", "event": "x"}, {"name": "buy", "event": "y", "filters": [{"field": "store_id", "operator": "exists"}]}]);
     let (status, answer) = service.post(&path("funnels"), funnel(wrong)).await;
     assert_eq!((status, answer["error"]["field"].as_str()), (400, Some("steps[1].filters[0]")));
-    assert_eq!(service.ask(Method::DELETE, &path("funnels/f"), "admin", None).await.0, 204);
-    assert_eq!(service.ask(Method::DELETE, &path("funnels/f"), "admin", None).await.0, 404);
+    assert_eq!(service.ask(Method::DELETE, &path("funnels/f"), ADMIN_TOKEN, None).await.0, 204);
+    assert_eq!(service.ask(Method::DELETE, &path("funnels/f"), ADMIN_TOKEN, None).await.0, 404);
     assert_eq!(service.get(&counted, &token).await.1["data"], json!([]));
 
     // In UTC it is one day, and the other one vanishes.
     let zone = Some(json!({"timezone": "UTC", "events_per_second": 50}));
-    assert_eq!(service.ask(Method::PATCH, &format!("/api/v1/stores/{store}"), "admin", zone).await.0, 200);
+    assert_eq!(
+        service.ask(Method::PATCH, &format!("/api/v1/stores/{store}"), ADMIN_TOKEN, zone).await.0,
+        200
+    );
     let answer = service.wait_for(&summary, &token, |rows| rows.len() == 1).await;
     assert_eq!(answer["data"][0]["date"], json!("2026-10-01"));
-    let (_, all) = service.get("/api/v1/stores", "admin").await;
+    let (_, all) = service.get("/api/v1/stores", ADMIN_TOKEN).await;
     assert_eq!(
         (&all["data"][0]["timezone"], &all["data"][0]["events_per_second"]),
         (&json!("UTC"), &json!(50))

@@ -18,6 +18,9 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, Row as _};
 use uuid::Uuid;
 
+/// The operator's token.
+pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-a-test-0123456789abcdef";
+
 /// A place in which rollups are tested.
 pub(crate) struct Bed {
     pub(crate) engine: Engine,
@@ -44,7 +47,7 @@ impl Bed {
         let config = Config {
             postgres_url: database.url().to_owned(),
             clickhouse_url: engine.url(),
-            admin_token: Some("admin".into()),
+            admin_token: Some(ADMIN_TOKEN.into()),
             interval_ms: 50,
             ..Config::default()
         };
@@ -82,8 +85,8 @@ impl Bed {
     }
 
     pub(crate) async fn demo(&self) {
-        ensure_demo_store(&self.pool).await.unwrap();
-        ensure_demo_store(&self.pool).await.unwrap();
+        ensure_demo_store(&self.pool, &[]).await.unwrap();
+        ensure_demo_store(&self.pool, &[]).await.unwrap();
     }
 
     pub(crate) async fn clickhouse(&self, query: &str, body: &str) -> String {

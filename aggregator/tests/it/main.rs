@@ -10,4 +10,6 @@ mod days;
 mod equal;
 mod harness;
 mod instances;
+mod keys;
 mod privacy;
+mod routes;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     api::Service,
     equal::{Dice, HAND_MADE, assert_same, define, random_clicks, random_events, seeds},
-    harness::{Bed, at, click, event, eventually},
+    harness::{ADMIN_TOKEN, Bed, at, click, event, eventually},
 };
 
 /// Where nothing is known of the log, and nothing is waited for.
@@ -334,12 +334,12 @@ async fn the_api_erases_and_exports_for_the_operator_alone() {
     bed.insert(&[click(9, at("2026-10-01 10:00:01"), id, 3, 4)]).await;
     let service = Service::start(&bed).await;
     let refused = [
-        (Method::DELETE, path, "demo-api-token", 401),
+        (Method::DELETE, path, "demo-api-token", 403),
         (Method::DELETE, path, "", 401),
-        (Method::GET, "/api/v1/stores/s/users/jane/export", "demo-api-token", 401),
-        (Method::GET, "/api/v1/stores/s/erasures", "demo-api-token", 401),
-        (Method::DELETE, "/api/v1/stores/nowhere/visitors/v", "admin", 404),
-        (Method::GET, "/api/v1/stores/s/erasures/none", "admin", 404),
+        (Method::GET, "/api/v1/stores/s/users/jane/export", "demo-api-token", 403),
+        (Method::GET, "/api/v1/stores/s/erasures", "demo-api-token", 403),
+        (Method::DELETE, "/api/v1/stores/nowhere/visitors/v", ADMIN_TOKEN, 404),
+        (Method::GET, "/api/v1/stores/s/erasures/none", ADMIN_TOKEN, 404),
     ];
     for (method, path, token, status) in refused {
         let answer = service.ask(method, path, token, None).await;
@@ -347,7 +347,7 @@ async fn the_api_erases_and_exports_for_the_operator_alone() {
     }
     let export = async |path: &str| {
         let url = format!("{}{path}/export", service.address);
-        let answer = reqwest::Client::new().get(url).bearer_auth("admin").send().await.unwrap();
+        let answer = reqwest::Client::new().get(url).bearer_auth(ADMIN_TOKEN).send().await.unwrap();
         assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
         let text = answer.text().await.unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -365,13 +365,14 @@ async fn the_api_erases_and_exports_for_the_operator_alone() {
     assert_eq!(export("/api/v1/stores/s/visitors/nobody").await, []);
 
     // Nobody by that name: a receipt with zeros.
-    let (status, made) = service.ask(Method::DELETE, "/api/v1/stores/s/visitors/nobody", "admin", None).await;
+    let (status, made) =
+        service.ask(Method::DELETE, "/api/v1/stores/s/visitors/nobody", ADMIN_TOKEN, None).await;
     assert_eq!((status, &made["state"]), (202, &json!("requested")));
-    let (status, erased) = service.ask(Method::DELETE, path, "admin", None).await;
+    let (status, erased) = service.ask(Method::DELETE, path, ADMIN_TOKEN, None).await;
     assert_eq!(status, 202);
     let receipt = async |made: &Value| {
         let at = format!("/api/v1/stores/s/erasures/{}", made["erasure_id"].as_str().unwrap());
-        service.get(&at, "admin").await.1
+        service.get(&at, ADMIN_TOKEN).await.1
     };
     eventually("both are final", async || {
         receipt(&made).await["state"] == "final" && receipt(&erased).await["state"] == "final"
@@ -385,7 +386,7 @@ async fn the_api_erases_and_exports_for_the_operator_alone() {
     assert_eq!(export(path).await, []);
     assert_eq!(export("/api/v1/stores/s/visitors/other").await, [row("events", 2)]);
     assert_eq!(export("/api/v1/stores/demo/visitors/a%2Fb%20%C3%B6%22%27").await, [row("events", 4)]);
-    let (_, list) = service.get("/api/v1/stores/s/erasures?limit=1", "admin").await;
+    let (_, list) = service.get("/api/v1/stores/s/erasures?limit=1", ADMIN_TOKEN).await;
     assert_eq!(list["data"][0]["erasure_id"], erased["erasure_id"]);
     let audit = bed.rows("SELECT detail::text || action AS a FROM admin_audit").await;
     assert!(audit.len() >= 4 && audit.iter().all(|row| !row.to_string().contains("jane")), "{audit:?}");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_aggregator::{Config, clickhouse::Warehouse, stores::DEMO_STORE};
+use millrace_aggregator::{Config, clickhouse::Warehouse};
 use millrace_embedded::testbed::Postgres;
 use millrace_schemas::{
     metric,
@@ -110,10 +110,11 @@ async fn scan(bed: &mut Bed, config: &Config, events: u64, day_ms: i64) -> anyho
         .collect();
     // The text of all sums is asked for, so that none of them can be left out.
     let query = format!(
-        "SELECT length(toString(tuple({}))) FROM events FINAL WHERE store_id = '{DEMO_STORE}' AND is_bot = 0 \
+        "SELECT length(toString(tuple({}))) FROM events FINAL WHERE store_id = '{}' AND is_bot = 0 \
          AND event_time >= fromUnixTimestamp64Milli({day_ms}, 'UTC') \
          AND event_time < fromUnixTimestamp64Milli({}, 'UTC')",
         sums.join(", "),
+        millrace_schemas::demo::STORE,
         day_ms + DAY_MS,
     );
     // The aggregator's own client: its memory, threads and settings.

@@ -17,8 +17,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use millrace_aggregator::stores::DEMO_WRITE_KEY;
 use millrace_embedded::testbed::Postgres;
+use millrace_schemas::demo;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -149,7 +149,8 @@ const EVENT: &str = r#"{"type":"event","name":"attack","visitor_id":"a"}"#;
 
 fn head(headers: &str, body_bytes: usize) -> Vec<u8> {
     format!(
-        "POST /v1/collect?key={DEMO_WRITE_KEY} HTTP/1.1\r\nhost: a\r\ncontent-length: {body_bytes}\r\n{headers}\r\n"
+        "POST /v1/collect?key={} HTTP/1.1\r\nhost: a\r\ncontent-length: {body_bytes}\r\n{headers}\r\n",
+        demo::WRITE_KEY
     )
     .into()
 }
@@ -228,7 +229,7 @@ async fn stand(
 async fn honest(collector: &Service, sizes: &Sizes, rate: f64) -> anyhow::Result<Summary> {
     let plan = Plan {
         url: format!("{}/v1/collect", collector.url(0)),
-        key: DEMO_WRITE_KEY.into(),
+        key: demo::WRITE_KEY.into(),
         rate: Some(rate),
         mix: Mix { events: 1, clicks_percent: 0 },
         connections: HONEST_CONNECTIONS,

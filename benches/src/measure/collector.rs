@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use millrace_aggregator::{ensure_demo_store, postgres, stores::DEMO_WRITE_KEY};
+use millrace_aggregator::{ensure_demo_store, postgres};
 use millrace_collector::log::{
     Log,
     kafka::{KafkaLog, Settings as KafkaSettings},
@@ -53,7 +53,7 @@ pub async fn make_store(postgres_url: &str) -> anyhow::Result<sqlx::PgPool> {
     let config = millrace_aggregator::Config { postgres_url: postgres_url.into(), ..Default::default() };
     let pool = postgres::pool(&config)?;
     postgres::migrate(&pool).await?;
-    ensure_demo_store(&pool).await?;
+    ensure_demo_store(&pool, &[]).await?;
     Ok(pool)
 }
 
@@ -153,7 +153,7 @@ impl Bench<'_> {
     async fn under_load(&self, what: &str, service: &Service, behind: &[u32]) -> anyhow::Result<Line> {
         let plan = Plan {
             url: format!("{}/v1/collect", service.url(0)),
-            key: DEMO_WRITE_KEY.into(),
+            key: millrace_schemas::demo::WRITE_KEY.into(),
             rate: None,
             mix: Mix { events: self.events, clicks_percent: 0 },
             connections: self.sizes.connections,

@@ -14,7 +14,7 @@ use millrace_schemas::reject::{Reason, Rejection};
 use serde::Serialize;
 
 use super::cors::OriginRefused;
-use crate::decode::Refusal;
+use crate::{decode::Refusal, key::Hash};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -26,13 +26,15 @@ pub(crate) struct Refused {
     pub(crate) retry_after: Option<Duration>,
     /// Its events, where it came to them.
     pub(crate) rejected: Vec<(usize, Rejection)>,
+    /// The key that nobody knows, where that is why. It may have been made a moment ago.
+    pub(crate) unknown_key: Option<Hash>,
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         // How long the log is away nobody knows; soon is the best guess, and spreads nothing.
         let retry_after = (refusal.reason == Reason::Unavailable).then_some(Duration::from_secs(2));
-        Self { refusal, retry_after, rejected: Vec::new() }
+        Self { refusal, retry_after, rejected: Vec::new(), unknown_key: None }
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
     client,
     decode::{Form, Scratch, decode},
     encode::Message,
-    key::{Directory, Key, Store},
+    key::{self, Directory, Key, Store},
     limit::{Held, NoMemory},
     log::{NotLogged, Receipt},
     stores::now_ms,
@@ -85,7 +85,7 @@ async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refuse
     let origin = cors::origin(&parts.headers);
     // A key that stands in the head is checked before the body is read; the one in the body cannot be.
     if let Some(sent_key) = &sent_key {
-        find_key(&app.directory.load(), Some(sent_key), origin.as_deref())?;
+        admit(app, sent_key, origin.as_deref()).await?;
     }
     let received = body::read(body, &app.limits, app.body_timeout, &app.memory, client).await?;
     if let Some(peer) = parts.extensions.get::<Peer>() {
@@ -94,25 +94,42 @@ async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refuse
     app.metrics.body_bytes.increment(received.bytes.len() as u64);
     let sender =
         Head { headers: &parts.headers, client, key: sent_key.as_deref(), origin: origin.as_deref() };
-    let inflated_max = body::inflated_max(received.bytes.len(), app.limits.inflated_bytes_max);
-    let first = (received.bytes.len() <= LARGE_BYTES).then(|| {
-        let body = body::inflate(&received.bytes, encoding, inflated_max.min(LARGE_BYTES))?;
-        SCRATCH.with_borrow_mut(|scratch| accept(scratch, app, &body, form, &sender, LARGE_BYTES))
-    });
-    let accepted = match first {
-        Some(result) if !is_too_large(&result) => result?,
-        _ => {
-            let work = || {
-                let body = body::inflate(&received.bytes, encoding, inflated_max)?;
-                let most = 2 * app.limits.inflated_bytes_max.max(app.limits.body_bytes_max);
-                // Memory of its size is not kept.
-                accept(&mut Scratch::default(), app, &body, form, &sender, most)
-            };
-            app.aside.run(work).await??
-        }
-    };
+    let mut accepted = accept_received(app, &received.bytes, encoding, form, &sender).await;
+    if let Err(refused) = &accepted
+        && is_known_by_now(app, refused).await
+    {
+        accepted = accept_received(app, &received.bytes, encoding, form, &sender).await;
+    }
+    let accepted = accepted?;
     drop(received);
     append(app, accepted).await
+}
+
+/// A body, here or aside.
+async fn accept_received(
+    app: &App,
+    received: &[u8],
+    encoding: Encoding,
+    form: Form,
+    sender: &Head<'_>,
+) -> Result<Accepted, Refused> {
+    let inflated_max = body::inflated_max(received.len(), app.limits.inflated_bytes_max);
+    let first = (received.len() <= LARGE_BYTES).then(|| {
+        let body = body::inflate(received, encoding, inflated_max.min(LARGE_BYTES))?;
+        SCRATCH.with_borrow_mut(|scratch| accept(scratch, app, &body, form, sender, LARGE_BYTES))
+    });
+    match first {
+        Some(result) if !is_too_large(&result) => result,
+        _ => {
+            let work = || {
+                let body = body::inflate(received, encoding, inflated_max)?;
+                let most = 2 * app.limits.inflated_bytes_max.max(app.limits.body_bytes_max);
+                // Memory of its size is not kept.
+                accept(&mut Scratch::default(), app, &body, form, sender, most)
+            };
+            app.aside.run(work).await?
+        }
+    }
 }
 
 /// What is known of a request before its body.
@@ -152,6 +169,21 @@ pub(crate) fn accept_body(
 /// Whether a key may send from an origin.
 pub(crate) fn check_key(app: &App, key: Option<&str>, origin: Option<&str>) -> Result<(), Refused> {
     find_key(&app.directory.load(), key, origin).map(drop)
+}
+
+/// Refuses a key that may not send from an origin; not before Postgres has been asked, if nobody knows it.
+async fn admit(app: &App, key: &str, origin: Option<&str>) -> Result<(), Refused> {
+    match check_key(app, Some(key), origin) {
+        Err(refused) if is_known_by_now(app, &refused).await => check_key(app, Some(key), origin),
+        checked => checked,
+    }
+}
+
+/// Whether the key that a request was refused for has become known: Postgres is asked, unless too many ask.
+pub(crate) async fn is_known_by_now(app: &App, refused: &Refused) -> bool {
+    let Some(hash) = &refused.unknown_key else { return false };
+    let is_known = || app.directory.load().find_hash(hash).is_some();
+    is_known() || (app.asking.look().await && is_known())
 }
 
 /// The part of a request that waits for nothing: bytes in, log messages out, if these take `bytes_max` at most.
@@ -317,7 +349,8 @@ fn find_key<'d>(
         return Err(Refused::new(Reason::UnknownKey, detail));
     };
     let Some(key) = directory.find(sent_key) else {
-        return Err(Refused::new(Reason::UnknownKey, "no store has this key; it may have been revoked"));
+        let refused = Refused::new(Reason::UnknownKey, "no store has this key; it may have been revoked");
+        return Err(Refused { unknown_key: key::hash(sent_key), ..refused });
     };
     match origin {
         Some(origin) if !key.is_trusted && !key.store.allows(origin) => Err(wrong_origin(origin)),

@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::request::Parts,
+    http::{Method, request::Parts},
     middleware::from_fn_with_state,
     response::Response,
     routing::MethodRouter,
@@ -68,6 +68,20 @@ fn routes() -> impl Iterator<Item = (Protocol, Route)> {
     Protocol::ALL
         .into_iter()
         .flat_map(|protocol| protocol.routes().iter().map(move |route| (protocol, *route)))
+}
+
+/// Every address with its methods, and whether it takes events.
+pub(crate) fn methods() -> impl Iterator<Item = (Method, &'static str, bool)> {
+    routes().flat_map(|(_, route)| {
+        let (methods, takes_events) = match route.does {
+            Does::Post => (vec![Method::POST], true),
+            Does::Get => (vec![Method::GET], true),
+            Does::GetAndPost => (vec![Method::GET, Method::POST], true),
+            Does::Say(_) => (vec![Method::GET, Method::POST], false),
+            Does::Check(_) => (vec![Method::POST], false),
+        };
+        methods.into_iter().map(move |method| (method, route.path, takes_events))
+    })
 }
 
 fn respond(app: &App, protocol: Protocol, parts: &Parts, result: &Result<usize, Refused>) -> Response {
@@ -146,7 +160,11 @@ async fn translate(
         collect::accept_body(app, &translation.into_body(), &head, most).map(Some)
     };
     let is_large = encoding != Encoding::Identity || received.bytes.len() > LARGE_BYTES;
-    if is_large { app.aside.run(work).await? } else { work() }
+    let once = async || if is_large { app.aside.run(work).await? } else { work() };
+    match once().await {
+        Err(refused) if collect::is_known_by_now(app, &refused).await => once().await,
+        translated => translated,
+    }
 }
 
 fn call<'a>(parts: &'a Parts, body: &'a [u8], inflated_bytes_max: usize) -> Call<'a> {

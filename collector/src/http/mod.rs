@@ -34,11 +34,13 @@ use crate::{
     limit::{Aside, ClientRate, Unlogged},
     log::Log,
     metric::{Endpoint, Metrics},
+    stores::ask::Asking,
 };
 
 /// What every request shares.
 pub(crate) struct App {
     pub(crate) directory: Arc<ArcSwap<Directory>>,
+    pub(crate) asking: Arc<Asking>,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clients: ClientRate,
@@ -77,17 +79,47 @@ const OPENAPI: &str = "/openapi.json";
 const HEALTHZ: &str = "/healthz";
 const READYZ: &str = "/readyz";
 
+/// An address of the collector.
+#[derive(Debug)]
+pub struct Route {
+    /// Its method; a page may ask with OPTIONS first, where events are taken.
+    pub method: Method,
+    /// As axum writes paths.
+    pub path: String,
+    /// Whether it takes events, and so asks for a store's key.
+    pub takes_events: bool,
+}
+
+/// Every address of the collector. Those of other products are answered with a key before the path, too: `/k/{key}/…`.
+pub fn routes() -> Vec<Route> {
+    let own = [(Method::POST, COLLECT, true), (Method::GET, PIXEL, true)].into_iter();
+    let pages = pages().into_iter().chain(operators()).map(|(path, _)| (Method::GET, path, false));
+    own.chain(pages)
+        .chain(compat::methods())
+        .map(|(method, path, takes_events)| Route { method, path: path.to_owned(), takes_events })
+        .collect()
+}
+
+/// What is answered without a key.
+fn pages() -> [(&'static str, MethodRouter<Arc<App>>); 3] {
+    [(TRACKER, get(pages::tracker)), (CORE_TRACKER, get(pages::core_tracker)), (OPENAPI, get(pages::openapi))]
+}
+
+/// What operators ask.
+fn operators() -> [(&'static str, MethodRouter<Arc<App>>); 2] {
+    [(HEALTHZ, get(pages::healthz)), (READYZ, get(pages::readyz))]
+}
+
+fn routed<const N: usize>(pages: [(&'static str, MethodRouter<Arc<App>>); N]) -> Router<Arc<App>> {
+    pages.into_iter().fold(Router::new(), |router, (path, page)| router.route(path, page))
+}
+
 pub(crate) fn router(app: Arc<App>) -> Router {
     // Those that take events look at the client's rate themselves.
     let limit = from_fn_with_state(Arc::clone(&app), collect::limit_client);
-    let operators = Router::new()
-        .route(HEALTHZ, get(pages::healthz))
-        .route(READYZ, get(pages::readyz))
-        .route_layer(from_fn_with_state(Arc::clone(&app), pages::known_hosts_only));
-    let pages = Router::new()
-        .route(TRACKER, get(pages::tracker))
-        .route(CORE_TRACKER, get(pages::core_tracker))
-        .route(OPENAPI, get(pages::openapi))
+    let operators =
+        routed(operators()).route_layer(from_fn_with_state(Arc::clone(&app), pages::known_hosts_only));
+    let pages = routed(pages())
         .merge(operators)
         .fallback(pages::not_found)
         .method_not_allowed_fallback(pages::method_not_allowed)

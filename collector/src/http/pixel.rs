@@ -37,8 +37,14 @@ pub(crate) async fn get(State(app): State<Arc<App>>, request: Request) -> Respon
         if let Some(peer) = parts.extensions.get::<Peer>() {
             peer.connection.work();
         }
-        let accepted = collect::accept_one(&app, &event(&parts.uri), &head)?;
-        collect::append(&app, accepted).await
+        let event = event(&parts.uri);
+        let accepted = match collect::accept_one(&app, &event, &head) {
+            Err(refused) if collect::is_known_by_now(&app, &refused).await => {
+                collect::accept_one(&app, &event, &head)
+            }
+            accepted => accepted,
+        };
+        collect::append(&app, accepted?).await
     };
     let result: Result<_, Refused> = result.await;
     if let Err(refused) = result {

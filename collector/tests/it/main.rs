@@ -16,6 +16,7 @@ mod disk;
 mod enrich;
 mod http;
 mod kafka;
+mod keys;
 mod limits;
 mod postgres;
 mod process;

@@ -7,9 +7,9 @@ use sqlx::PgPool;
 
 use crate::service::{Service, eventually};
 
-const GOOD: &str = r#"{"type":"event","name":"test"}"#;
+pub(crate) const GOOD: &str = r#"{"type":"event","name":"test"}"#;
 
-async fn migrated(postgres: &Postgres) -> PgPool {
+pub(crate) async fn migrated(postgres: &Postgres) -> PgPool {
     let pool = PgPool::connect(postgres.url()).await.unwrap();
     sqlx::migrate!("../schemas/postgres").run(&pool).await.unwrap();
     sqlx::query("INSERT INTO stores (id, name, timezone, currency) VALUES ('shop', 'Shop', 'UTC', 'EUR')")
@@ -19,7 +19,7 @@ async fn migrated(postgres: &Postgres) -> PgPool {
     pool
 }
 
-async fn add_key(pool: &PgPool, key: &str, kind: &str) {
+pub(crate) async fn add_key(pool: &PgPool, key: &str, kind: &str) {
     sqlx::query(
         "INSERT INTO store_keys (key_sha256, store_id, kind, write_key)
          VALUES (sha256(convert_to($1, 'UTF8')), 'shop', $2, CASE WHEN $2 = 'write' THEN $1 END)",
@@ -31,7 +31,7 @@ async fn add_key(pool: &PgPool, key: &str, kind: &str) {
     .unwrap();
 }
 
-async fn status(service: &Service, key: &str) -> u16 {
+pub(crate) async fn status(service: &Service, key: &str) -> u16 {
     service.send(service.request(key).body(GOOD)).await.status
 }
 

@@ -352,7 +352,15 @@ fn dispose(ending: impl FnOnce() + Send + 'static) {
 }
 
 fn refused(error: &KafkaError) -> SourceError {
-    SourceError(error.to_string())
+    match error {
+        // Its text repeats the value, which may be a password.
+        KafkaError::ClientConfig(_, _, name, _) => {
+            let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'.');
+            let name = if is_name { name } else { "one of them" };
+            SourceError(format!("kafka-settings: librdkafka does not accept {name}"))
+        }
+        _ => SourceError(error.to_string()),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

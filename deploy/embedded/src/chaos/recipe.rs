@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The token of the admin API.
-pub(super) const ADMIN_TOKEN: &str = "chaos-admin-token";
+pub(super) const ADMIN_TOKEN: &str = "chaos-admin-token-0123456789abcdef";
 /// The shortest that a broker allows: a process is frozen for longer than this within a round.
 pub(super) const SESSION_TIMEOUT_MS: u32 = 6_000;
 /// A spool that fills within seconds.
@@ -67,7 +67,6 @@ impl Urls {
             format!("--kafka-brokers={}", self.kafka),
             format!("--postgres-url={}", self.postgres),
             format!("--spool-dir={}", self.dir.join("spool").display()),
-            "--keys-refresh-seconds=1".to_owned(),
             "--kafka-ack-timeout-ms=3000".to_owned(),
             "--partitions=4".to_owned(),
         ];

@@ -5,13 +5,14 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 use jiff::{Timestamp, tz::TimeZone};
+use millrace_service::setting;
 use sqlx::postgres::PgPoolOptions;
 
 use super::{Pace, Scenario, Target, rehearse, report};
 use crate::recount::Patience;
 
 /// Sends a believable shop's traffic into a running instance and checks every rollup.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone)]
 pub struct Config {
     /// Base URL of the collector.
     #[arg(long, env = "MILLRACE_COLLECTOR_URL", default_value = "http://127.0.0.1:8080")]
@@ -23,7 +24,8 @@ pub struct Config {
     #[arg(
         long,
         env = "MILLRACE_POSTGRES_URL",
-        default_value = "postgres://millrace@127.0.0.1:5433/millrace"
+        default_value = "postgres://millrace@127.0.0.1:5433/millrace",
+        hide_env_values = true
     )]
     pub postgres_url: String,
     /// Token of the admin API, as `millrace run` prints it; without one, the one in the data directory.
@@ -62,6 +64,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let admin_token = config
         .admin_token
         .context("there is no admin token in --data-dir; is `make run` up? Else give --admin-token")?;
+    let admin_token = setting::admin_token(&admin_token)?.to_owned();
+    setting::check_postgres_url(&config.postgres_url)?;
     let postgres = PgPoolOptions::new()
         .max_connections(2)
         .acquire_timeout(Duration::from_secs(10))

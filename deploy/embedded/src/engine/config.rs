@@ -4,13 +4,13 @@
 //! merge threads, and a memory limit that makes a statement fail rather than the machine. Each is a flag, so
 //! that a larger machine gets more by configuration.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use millrace_service::host::HostConfig;
 
 /// ClickHouse's HTTP interface over the engine library, for one machine.
-#[derive(Debug, Clone, Parser)]
+#[derive(Clone, Parser)]
 #[command(name = "millrace-clickhouse", version, about, long_about = None)]
 pub struct Config {
     /// Address of the HTTP interface. Port 0 takes a free one; the first line on standard output names it.
@@ -118,13 +118,21 @@ pub struct Config {
     pub insert_block_rows: u64,
 
     /// A further default of every statement, `name=value`; may be given several times.
-    #[arg(long = "setting", env = "MILLRACE_CLICKHOUSE_SETTINGS", value_delimiter = ',', value_parser = name_value)]
+    #[arg(long = "setting", env = "MILLRACE_CLICKHOUSE_SETTINGS", value_delimiter = ',', value_parser = name_value,
+          hide_env_values = true)]
     pub settings: Vec<(String, String)>,
 
     /// A further server setting of the engine, `name=value`; may be given several times.
     #[arg(long = "server-setting", env = "MILLRACE_CLICKHOUSE_SERVER_SETTINGS", value_delimiter = ',',
-          value_parser = name_value)]
+          value_parser = name_value, hide_env_values = true)]
     pub server_settings: Vec<(String, String)>,
+}
+
+/// Settings may hold passwords; nothing of them is shown.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -214,7 +222,7 @@ fn source_name(text: &str) -> Result<String, String> {
 fn name_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if is_setting_name(name) => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(format!("`{text}` is not name=value")),
+        _ => Err("not name=value".to_owned()),
     }
 }
 
@@ -234,6 +242,7 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Config::command().debug_assert();
+        assert_eq!(millrace_service::setting::secrets_in_help(&Config::command()), Vec::<String>::new());
     }
 
     #[test]

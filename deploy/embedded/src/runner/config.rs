@@ -13,7 +13,7 @@ use clap::Args;
 /// Ctrl-C (SIGINT) or SIGTERM drains: nothing new is taken in, what was taken in is stored, then the engines stop; within
 /// 70 seconds at most, whatever hangs. A second signal ends everything at once, with exit code 130; what was acknowledged
 /// is on disk, and the next start goes on with it.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone)]
 pub struct Config {
     /// Where everything is kept. Made when missing.
     #[arg(long, env = "MILLRACE_DATA_DIR", default_value = ".millrace")]
@@ -47,7 +47,8 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_CHDB_LIBRARY", default_value = ".tools/chdb/libchdb.so")]
     pub library: PathBuf,
 
-    /// Token of the admin API. Without one, a random token is made at the first start and kept in the data directory.
+    /// Token of the admin API, of 32 characters or more (`openssl rand -hex 32`). Without one, a random token is made at the
+    /// first start and kept in the data directory, in `admin_token`; the one that is set wins while it is.
     #[arg(long, env = "MILLRACE_ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
 

@@ -16,7 +16,7 @@ mod data_dir;
 mod metrics;
 mod supervise;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -29,11 +29,11 @@ use crate::{
     engine::local::{self, LocalEngine},
     postgres::{self, LocalPostgres},
 };
-use banner::Banner;
+use banner::{Banner, Demo};
 pub use clickhouse::kept_clickhouse_login;
 pub use config::Config;
-use data_dir::DataDir;
 pub use data_dir::kept_admin_token;
+use data_dir::{AdminToken, DataDir, Source};
 use supervise::supervise;
 
 /// The engine's share of the machine; see `millrace-clickhouse --help`. Its environment variables win.
@@ -47,10 +47,7 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// Runs until `shutdown`, or until a service cannot go on. `up` is called once, with what is to be printed.
 pub async fn run(config: Config, shutdown: CancellationToken, up: impl FnOnce(String)) -> anyhow::Result<()> {
     let data_dir = DataDir::take(&config.data_dir)?;
-    let admin_token = match &config.admin_token {
-        Some(token) => token.clone(),
-        None => data_dir.admin_token()?,
-    };
+    let AdminToken { token: admin_token, source } = data_dir.admin_token(config.admin_token.as_deref())?;
     // Addresses first: one that is taken should be known before anything was started.
     let clickhouse = clickhouse::Login::keep(&data_dir, config.clickhouse_port)?;
     let settings = Settings::new(&config, &data_dir, &admin_token, &clickhouse)?;
@@ -63,17 +60,29 @@ pub async fn run(config: Config, shutdown: CancellationToken, up: impl FnOnce(St
         // What has been started of them ends with us.
         () = shutdown.cancelled() => return Ok(()),
     };
+    let settings = settings.with_postgres(&engines.postgres_url);
+    let addresses =
+        [listeners.http.local_addr()?, api_listener.local_addr()?, metrics_listener.local_addr()?];
+    let (schema, demo) = match make_schema(&settings.aggregator, &addresses).await {
+        Ok(demo) => (Ok(()), demo),
+        // Nothing is printed then.
+        Err(error) => (Err(error), Demo::Holds),
+    };
     let banner = Banner {
         collector: format!("http://{}", listeners.http.local_addr()?),
         api: format!("http://{}", api_listener.local_addr()?),
-        admin_token,
+        // Shown once: whoever starts it again, and whoever keeps what it prints, need not know it.
+        admin_token: match source {
+            Source::New => admin_token,
+            Source::File => format!("in {}", data_dir.join(data_dir::ADMIN_TOKEN).display()),
+            Source::Setting => "as MILLRACE_ADMIN_TOKEN says".to_owned(),
+        },
         postgres: engines.postgres_url.clone(),
         clickhouse: settings.consumer.clickhouse_url.clone(),
         metrics: format!("http://{}", metrics_listener.local_addr()?),
         data_dir: data_dir.path().display().to_string(),
+        demo,
     };
-    let settings = settings.with_postgres(&engines.postgres_url);
-    let schema = make_schema(&settings.aggregator).await;
 
     let recorder = metrics::install()?;
     millrace_collector::describe_metrics();
@@ -153,13 +162,16 @@ impl Engines {
     }
 }
 
-/// Brings Postgres's schema up to date and makes the store `demo`.
-async fn make_schema(config: &millrace_aggregator::Config) -> anyhow::Result<()> {
+/// Brings Postgres's schema up to date and makes the store `demo`, whose keys hold while nobody else reaches a listener.
+async fn make_schema(config: &millrace_aggregator::Config, listeners: &[SocketAddr]) -> anyhow::Result<Demo> {
     let pool = millrace_aggregator::postgres::pool(config)?;
     millrace_aggregator::postgres::migrate(&pool).await.context("Postgres's schema cannot be made")?;
-    millrace_aggregator::ensure_demo_store(&pool).await.context("the store demo cannot be made")?;
+    let made = millrace_aggregator::ensure_demo_store(&pool, listeners).await;
     pool.close().await;
-    Ok(())
+    Ok(match made.context("the store demo cannot be made")? {
+        None => Demo::Holds,
+        Some(address) => Demo::IsSuspendedBy(address),
+    })
 }
 
 /// A service in this process, with a stop of its own.

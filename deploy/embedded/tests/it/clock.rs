@@ -179,7 +179,7 @@ async fn the_clock_is_set_back_over_midnight_and_forward() {
         [postgres_url.clone(), clickhouse_url, format!("--api-address={api}"), "--interval-ms=200".into()];
     let aggregator = service("millrace-aggregator", &api, &aggregator_metrics, &settings).await;
     let pool = PgPool::connect(postgres.url()).await.unwrap();
-    millrace_aggregator::ensure_demo_store(&pool).await.unwrap();
+    millrace_aggregator::ensure_demo_store(&pool, &[]).await.unwrap();
     let settings = [log, spool, postgres_url, format!("--address={collector}")];
     let collecting = service("millrace-collector", &collector, &collector_metrics, &settings).await;
     let mut shop = Shop {

@@ -18,7 +18,7 @@ use millrace_embedded::{
 use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 
-pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-a-test";
+pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-a-test-0123456789abcdef";
 /// A debug build on a busy machine starts in seconds; a minute means that it does not start.
 const START_PATIENCE: Duration = Duration::from_secs(180);
 const STOP_PATIENCE: Duration = Duration::from_secs(180);

@@ -120,7 +120,7 @@ async fn services_end_in_time_when_a_store_hangs_and_at_once_when_told_twice() {
     let mut aggregating = aggregator(postgres.url()).await;
     ready(&mut aggregating, &format!("http://{api}"), dir).await;
     let pool = sqlx::PgPool::connect(postgres.url()).await.unwrap();
-    millrace_aggregator::ensure_demo_store(&pool).await.unwrap();
+    millrace_aggregator::ensure_demo_store(&pool, &[]).await.unwrap();
     let arguments = [
         "--log=spool".to_owned(),
         spool.clone(),
