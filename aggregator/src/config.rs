@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use millrace_service::host::HostConfig;
 
 /// Everything that can be set.
 #[derive(Args, Clone)]
@@ -65,6 +66,16 @@ pub struct Config {
     /// Address of the read and admin API.
     #[arg(long, env = "MILLRACE_API_ADDRESS", default_value = "127.0.0.1:8090")]
     pub api_address: SocketAddr,
+
+    /// Connections to the API at a time, and never more than an eighth of the open files that the process may have. When
+    /// all are taken, idle ones make room.
+    #[arg(long, env = "MILLRACE_API_CONNECTIONS_MAX", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub api_connections_max: u32,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hosts: HostConfig,
 
     /// Address of the Prometheus metrics.
     #[arg(long, env = "MILLRACE_METRICS_ADDRESS", default_value = "127.0.0.1:9103")]
@@ -133,6 +144,8 @@ impl Default for Config {
             query_threads: 2,
             query_timeout_seconds: 300,
             api_address: SocketAddr::from(([127, 0, 0, 1], 8090)),
+            api_connections_max: 256,
+            hosts: HostConfig::default(),
             metrics_address: SocketAddr::from(([127, 0, 0, 1], 9103)),
             admin_token: None,
             interval_ms: 2000,

@@ -4,9 +4,10 @@ use std::{io::IsTerminal as _, io::Write as _, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use millrace_aggregator::{Config, backfill, clickhouse::Warehouse, postgres};
 use millrace_schemas::metric;
+use millrace_service::{host::Hosts, serve::serve_metrics};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -98,14 +99,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))
     };
     let api = bind(config.api_address).await?;
+    let render = move || {
+        metrics.run_upkeep();
+        metrics.render()
+    };
+    let listener = bind(config.metrics_address).await?;
+    let hosts = Hosts::new(&config.hosts);
     let endpoint =
-        tokio::spawn(serve_metrics(bind(config.metrics_address).await?, metrics, shutdown.clone()));
+        tokio::spawn(serve_metrics(listener, axum::Router::new(), render, hosts, shutdown.clone()));
     tracing::info!(api = %config.api_address, metrics = %config.metrics_address, "the aggregator is up");
     millrace_aggregator::run(config, api, shutdown).await?;
-    // Somebody may be reading the metrics, and slowly.
-    if let Ok(ended) = tokio::time::timeout(Duration::from_secs(1), endpoint).await {
-        ended??;
-    }
+    endpoint.await.context("serving metrics")?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -135,22 +139,4 @@ fn obey_signals(shutdown: CancellationToken) -> std::io::Result<()> {
     };
     std::thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(obey))?;
     Ok(())
-}
-
-async fn serve_metrics(
-    listener: TcpListener,
-    metrics: PrometheusHandle,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let render = axum::routing::get(move || {
-        let metrics = metrics.clone();
-        async move {
-            metrics.run_upkeep();
-            metrics.render()
-        }
-    });
-    axum::serve(listener, axum::Router::new().route("/metrics", render))
-        .with_graceful_shutdown(async move { shutdown.cancelled().await })
-        .await
-        .context("serving metrics")
 }

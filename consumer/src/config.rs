@@ -5,6 +5,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use millrace_service::host::HostConfig;
 
 /// Which log is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -145,6 +146,10 @@ pub struct Config {
     /// Address of `/metrics`, `/healthz` and `/readyz` (used by the binary; an embedding process has its own).
     #[arg(long, env = "MILLRACE_METRICS_ADDRESS", default_value = "127.0.0.1:9102")]
     pub metrics_address: SocketAddr,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hosts: HostConfig,
 }
 
 /// Settings may hold passwords; nothing of them is shown.
@@ -204,6 +209,7 @@ impl Default for Config {
             unknown_error_attempts: 5,
             drain_timeout_ms: 10_000,
             metrics_address: SocketAddr::from(([127, 0, 0, 1], 9102)),
+            hosts: HostConfig::default(),
         }
     }
 }

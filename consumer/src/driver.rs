@@ -350,7 +350,7 @@ impl<S: Source> Driver<S> {
     }
 
     fn failed(&mut self, table: Table, error: &StoreError) {
-        let code = error.code.map_or_else(|| "none".into(), |code| code.to_string());
+        let code = error.code_label();
         metrics::counter!(metric::CONSUMER_RETRIES, "table" => table.name(), "code" => code).increment(1);
         self.refusal = error.to_string();
         let hint = match error.kind {

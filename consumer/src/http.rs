@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use millrace_service::{host::Hosts, serve::serve_metrics};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -16,26 +18,17 @@ pub async fn serve(
     listener: TcpListener,
     health: Health,
     render: RenderMetrics,
+    hosts: Hosts,
     shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(health, render))
-        .with_graceful_shutdown(async move { shutdown.cancelled().await })
-        .await
-}
-
-fn router(health: Health, render: RenderMetrics) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz).with_state(health))
-        .route("/metrics", get(metrics).with_state(render))
+) {
+    let router = Router::new()
+        .route("/healthz", get(|| std::future::ready(Json(json!({"status": "ok"})))))
+        .route("/readyz", get(readyz).with_state(health));
+    serve_metrics(listener, router, move || render(), hosts, shutdown).await;
 }
 
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     let readiness = health.readiness();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness))
-}
-
-async fn metrics(State(render): State<RenderMetrics>) -> impl IntoResponse {
-    ([("content-type", "text/plain; version=0.0.4")], render())
 }

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use millrace_consumer::{Config, Health, describe_metrics, http, replay};
 use millrace_schemas::metric;
+use millrace_service::host::Hosts;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -94,6 +95,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         listener,
         health.clone(),
         Arc::new(move || recorder.render()),
+        Hosts::new(&config.hosts),
         served.clone(),
     ));
     obey_signals(shutdown.clone()).context("signals")?;

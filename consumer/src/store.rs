@@ -216,6 +216,15 @@ impl StoreError {
         Self { kind: Kind::Passing, code: None, text: text.into() }
     }
 
+    /// The code as a metric's label: whatever answers in ClickHouse's place makes no labels of its own.
+    pub fn code_label(&self) -> String {
+        match (self.code, self.kind) {
+            (None, _) => "none".to_owned(),
+            (Some(_), Kind::Unknown) => "other".to_owned(),
+            (Some(code), _) => code.to_string(),
+        }
+    }
+
     /// What the lane has to know of it.
     pub fn failure(&self) -> Failure {
         match self.kind {
@@ -356,6 +365,18 @@ mod tests {
         assert_eq!(kind(76, ""), Kind::Passing);
         assert_eq!(kind(53, ""), Kind::Setup);
         assert_eq!(kind(4242, ""), Kind::Unknown);
+    }
+
+    #[test]
+    fn codes_that_nobody_knows_are_one_label() {
+        let label = |text: &str| {
+            StoreError::from(clickhouse::error::Error::BadResponse(text.to_owned())).code_label()
+        };
+        assert_eq!(label("Code: 252. DB::Exception: Too many parts (300)"), "252");
+        assert_eq!(label("502 Bad Gateway"), "none");
+        for code in 4_000..4_100 {
+            assert_eq!(label(&format!("Code: {code}. DB::Exception: made up")), "other");
+        }
     }
 
     #[test]

@@ -89,6 +89,11 @@ need_browser() {
     have chromium || packages+=(chromium)
 }
 
+# OpenAPI documents are compared with answers by a program in Python.
+need_python() {
+    { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || packages+=(python3 python3-venv)
+}
+
 need_shellcheck() {
     have shellcheck || packages+=(shellcheck)
 }
@@ -209,6 +214,20 @@ install_proxies() {
     mv "$scratch" "$unpacked"
 }
 
+# Every package with the hash that is pinned; made again when the list has changed.
+install_schemathesis() {
+    local list=$root/deploy/embedded/tests/openapi/requirements.txt place=$tools/schemathesis
+    ! cmp -s "$list" "$place/.installed" || return 0
+    say "installing schemathesis"
+    rm -rf "$place"
+    python3 -m venv "$place" >"$tools/pip.log" 2>&1 ||
+        die "python3 cannot make a virtual environment: $(tail -n 1 "$tools/pip.log")"
+    "$place/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+        -r "$list" >"$tools/pip.log" 2>&1 ||
+        die "pip could not install what $list pins: $(grep -m1 -i 'error' "$tools/pip.log" || echo 'no reason given')"
+    cp "$list" "$place/.installed"
+}
+
 what=${1:-}
 mkdir -p "$tools"
 exec 9>"$tools/deps.lock"
@@ -226,6 +245,7 @@ run | test)
         need_strace
         need_faketime
         need_browser
+        need_python
     fi
     install_packages
     install_engine
@@ -233,6 +253,7 @@ run | test)
         "$root/deploy/kafka/kafka.sh" fetch
         install_clients
         install_proxies
+        install_schemathesis
     fi
     ;;
 check)

@@ -1,6 +1,8 @@
 //! Administering: stores, funnels, exchange rates. Every change is written down in `admin_audit`, in its transaction,
 //! and has the days rolled up again whose numbers it changes.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Json,
     body::Bytes,
@@ -25,11 +27,11 @@ use crate::{
 };
 
 /// Rates in one request, at most.
-const RATES_MAX: usize = 10_000;
+pub(super) const RATES_MAX: usize = 10_000;
 /// Allowed origins of a store, at most.
-const ORIGINS_MAX: usize = 100;
+pub(super) const ORIGINS_MAX: usize = 100;
 /// Funnels of a store, at most: each is one more query for every day.
-const FUNNELS_MAX: i64 = 100;
+pub(super) const FUNNELS_MAX: i64 = 100;
 
 pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> Answer<T> {
     let mut from = serde_json::Deserializer::from_slice(body);
@@ -393,7 +395,8 @@ pub(super) async fn put_exchange_rates(Shared(state): Shared<State>, body: Bytes
     if rates.is_empty() || rates.len() > RATES_MAX {
         return Err(Failure::field("", format!("a list of 1 to {RATES_MAX} rates")));
     }
-    let mut transaction = state.pool.begin().await?;
+    // Of a rate that stands twice, the later one holds.
+    let mut by_day = BTreeMap::new();
     for (index, rate) in rates.iter().enumerate() {
         let field = |name: &str| format!("[{index}].{name}");
         for (name, code) in [("currency", &rate.currency), ("base", &rate.base)] {
@@ -403,17 +406,21 @@ pub(super) async fn put_exchange_rates(Shared(state): Shared<State>, body: Bytes
         }
         let number = parse_rate(&rate.rate)
             .ok_or_else(|| Failure::field(field("rate"), "a number above 0 of at most 18 digits"))?;
-        sqlx::query(
-            "INSERT INTO exchange_rates (date, currency, base, rate) VALUES ($1::date, $2, $3, $4)
-             ON CONFLICT (date, currency, base) DO UPDATE SET rate = EXCLUDED.rate",
-        )
-        .bind(rate.date.to_string())
-        .bind(&rate.currency)
-        .bind(&rate.base)
-        .bind(number)
-        .execute(&mut *transaction)
-        .await?;
+        by_day.insert((rate.date.to_string(), rate.currency.as_str(), rate.base.as_str()), number);
     }
+    let (keys, numbers): (Vec<_>, Vec<_>) = by_day.into_iter().unzip();
+    let mut transaction = state.pool.begin().await?;
+    sqlx::query(
+        "INSERT INTO exchange_rates (date, currency, base, rate)
+         SELECT * FROM unnest($1::date[], $2::text[], $3::text[], $4::numeric[])
+         ON CONFLICT (date, currency, base) DO UPDATE SET rate = EXCLUDED.rate",
+    )
+    .bind(keys.iter().map(|(date, ..)| date.clone()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(_, currency, _)| *currency).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(.., base)| *base).collect::<Vec<_>>())
+    .bind(numbers)
+    .execute(&mut *transaction)
+    .await?;
     let dates: Vec<String> = rates.iter().map(|rate| rate.date.to_string()).collect();
     let bases: Vec<&str> = rates.iter().map(|rate| rate.base.as_str()).collect();
     let touched = sqlx::query(

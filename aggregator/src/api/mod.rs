@@ -4,6 +4,7 @@
 //! never told.
 
 mod admin;
+mod around;
 mod auth;
 mod keys;
 mod openapi;
@@ -15,13 +16,17 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, MatchedPath, Request},
+    extract::DefaultBodyLimit,
     http::{StatusCode, header},
-    middleware::{self, Next},
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
-use millrace_schemas::{demo, metric};
-use millrace_service::setting;
+use millrace_schemas::demo;
+use millrace_service::{
+    host::{Hosts, known_hosts_only},
+    serve::{self, Options},
+    setting,
+};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -36,10 +41,6 @@ use crate::{
     worker::Health,
 };
 
-/// Bytes of a request's body, at most.
-const BODY_BYTES_MAX: usize = 1 << 20;
-/// Longest that a request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest that open requests may keep a shutdown waiting.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,6 +51,8 @@ pub struct State {
     warehouse: Warehouse,
     health: Arc<Health>,
     admin_token_hash: Option<[u8; 32]>,
+    hosts: Hosts,
+    connections_max: usize,
     /// Whether tokens that everybody knows are taken: only where nobody else can send any.
     takes_known_keys: bool,
 }
@@ -60,9 +63,15 @@ impl State {
         // Set to nothing is not set: that is how a shell leaves a setting out.
         let token = config.admin_token.as_deref().filter(|token| !token.is_empty());
         let token = token.map(setting::admin_token).transpose()?;
-        let takes_known_keys = demo::reachable(&[config.metrics_address]).is_none();
-        let admin_token_hash = token.map(crate::stores::hash);
-        Ok(Self { pool, warehouse, health, admin_token_hash, takes_known_keys })
+        Ok(Self {
+            pool,
+            warehouse,
+            health,
+            admin_token_hash: token.map(crate::stores::hash),
+            hosts: Hosts::new(&config.hosts),
+            connections_max: config.api_connections_max as usize,
+            takes_known_keys: demo::reachable(&[config.metrics_address]).is_none(),
+        })
     }
 }
 
@@ -71,41 +80,24 @@ pub async fn serve(listener: TcpListener, mut state: State, shutdown: Cancellati
     let address =
         listener.local_addr().map_err(|error| Error::Internal(format!("the API's address: {error}")))?;
     state.takes_known_keys &= demo::reachable(&[address]).is_none();
-    let stopped = shutdown.clone();
-    let serving =
-        axum::serve(listener, router(state)).with_graceful_shutdown(async move { stopped.cancelled().await });
-    let drained = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(DRAIN_TIMEOUT).await;
-    };
-    tokio::select! {
-        served = serving => served.map_err(|error| Error::Internal(format!("serving the API: {error}"))),
-        () = drained => Ok(()),
-    }
+    let options = Options::api(state.connections_max);
+    serve::serve(listener, router(state), options, Arc::new(()), shutdown, DRAIN_TIMEOUT).await;
+    Ok(())
 }
 
 fn router(state: State) -> Router {
     routes::router(&state)
         .fallback(|| async { Failure::new(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async {
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this method is not answered here")
+            Failure::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this method is not answered here; see /openapi.json",
+            )
         })
-        .layer(middleware::from_fn(around))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(state.hosts.clone(), known_hosts_only))
+        .layer(from_fn(around::count))
+        .layer(DefaultBodyLimit::max(around::BODY_BYTES_MAX))
         .with_state(state)
-}
-
-/// Counts every request, and gives up those that take too long.
-async fn around(request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let endpoint = format!("{} {}", request.method(), path.as_deref().unwrap_or("other"));
-    let answer = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-        Ok(answer) => answer,
-        Err(_) => Failure::new(StatusCode::GATEWAY_TIMEOUT, "it took too long").into_response(),
-    };
-    let status = answer.status().as_u16().to_string();
-    metrics::counter!(metric::AGGREGATOR_REQUESTS, "endpoint" => endpoint, "status" => status).increment(1);
-    answer
 }
 
 async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Response {

@@ -2,10 +2,49 @@
 
 use serde_json::{Map, Value, json};
 
+use std::sync::LazyLock;
+
 use super::{
+    admin::{FUNNELS_MAX, ORIGINS_MAX, RATES_MAX},
+    around,
     keys::OVERLAP_MAX,
-    read::{LIMIT_MAX, ROLLUPS, Rollup, Type},
+    read::{LIMIT_MAX, ROLLUPS, Rollup, Type, filter_values},
 };
+use crate::{
+    calendar::Calendar,
+    funnel::{FILTERS_MAX, STEPS_MAX, TEXT_BYTES_MAX},
+};
+
+/// Every currency that amounts may have.
+static CURRENCIES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let letters = || 'A'..='Z';
+    let codes = letters().flat_map(move |a| letters().flat_map(move |b| letters().map(move |c| [a, b, c])));
+    let codes = codes.map(|code| code.iter().collect::<String>());
+    codes.filter(|code| millrace_schemas::money::exponent(code).is_some()).collect()
+});
+
+/// Every time zone that a store may have.
+static TIME_ZONES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let names = jiff::tz::db().available().map(|name| name.as_str().to_owned());
+    let mut names: Vec<_> = names.filter(|name| Calendar::new(name).is_some()).collect();
+    names.sort_unstable();
+    names
+});
+
+/// A text as it is taken: neither empty nor with a NUL in it.
+fn text(description: &str) -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": TEXT_BYTES_MAX, "pattern": "^[^\\u0000]*$",
+           "description": description})
+}
+
+/// The same, or null.
+fn or_null(mut schema: Value) -> Value {
+    schema["type"] = json!([schema["type"], "null"]);
+    if let Some(Value::Array(values)) = schema.get_mut("enum") {
+        values.push(Value::Null);
+    }
+    schema
+}
 
 fn schema(ty: Type) -> Value {
     match ty {
@@ -28,11 +67,13 @@ fn parameter(name: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "query", "required": false, "schema": schema})
 }
 
+/// An answer that is no success.
+pub(super) fn error(description: &str) -> Value {
+    json!({"description": description, "content": {"application/json": {
+        "schema": {"$ref": "#/components/schemas/Error"}}}})
+}
+
 fn answers(ok: &str, description: &str, schema: &Value) -> Value {
-    let error = |description: &str| {
-        json!({"description": description, "content": {"application/json": {
-            "schema": {"$ref": "#/components/schemas/Error"}}}})
-    };
     json!({
         ok: {"description": description, "content": {"application/json": {"schema": schema}}},
         "400": error("A parameter or field is wrong; `error.field` names it."),
@@ -52,6 +93,10 @@ fn page(item: &Value) -> Value {
     }})
 }
 
+fn offset() -> Value {
+    json!({"type": "integer", "format": "int64", "minimum": 0, "maximum": i64::MAX, "default": 0})
+}
+
 fn rollup_path(rollup: &Rollup) -> Value {
     let columns: Map<String, Value> =
         rollup.columns.iter().map(|(name, ty)| ((*name).to_owned(), schema(*ty))).collect();
@@ -60,27 +105,65 @@ fn rollup_path(rollup: &Rollup) -> Value {
         parameter("from", &json!({"type": "string", "format": "date"})),
         parameter("to", &json!({"type": "string", "format": "date"})),
         parameter("limit", &json!({"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": 1000})),
-        parameter("offset", &json!({"type": "integer", "minimum": 0, "default": 0})),
+        parameter("offset", &offset()),
     ];
-    parameters.extend(rollup.filters.iter().map(|name| parameter(name, &json!({"type": "string"}))));
+    parameters.extend(rollup.filters.iter().map(|name| {
+        let values = filter_values(name);
+        let schema = if values.is_empty() {
+            json!({"type": "string", "pattern": "^[^\\u0000]*$"})
+        } else {
+            json!({"type": "string", "enum": values})
+        };
+        parameter(name, &schema)
+    }));
     json!({"get": {
         "operationId": rollup.name, "summary": rollup.doc, "tags": ["read"], "security": [{"store": []}],
         "parameters": parameters,
-        "responses": answers("200", "Rows by date.", &page(&json!({"type": "object", "properties": columns}))),
+        "responses": answers("200", "Rows by date.", &page(&json!({
+            "type": "object", "properties": columns, "additionalProperties": false,
+        }))),
     }})
 }
 
+/// Settings of a store; those that are not required may be null, which is the same as leaving them out.
 fn settings(required: &[&str]) -> Value {
-    json!({"type": "object", "required": required, "additionalProperties": false, "properties": {
-        "name": {"type": "string"},
-        "timezone": {"type": "string", "description": "IANA.", "examples": ["Europe/Berlin"]},
-        "currency": {"type": "string", "description": "ISO 4217.", "examples": ["EUR"]},
+    let mut properties = json!({
+        "name": text("What people call it."),
+        "timezone": {"type": "string", "description": "IANA.", "enum": *TIME_ZONES, "examples": ["Europe/Berlin"]},
+        "currency": {"type": "string", "description": "ISO 4217.", "enum": *CURRENCIES, "examples": ["EUR"]},
         "max_event_age_days": {"type": "integer", "minimum": 1, "maximum": 3650, "default": 30},
-        "allowed_origins": {"type": "array", "items": {"type": "string"}},
-        "events_per_second": {"type": ["integer", "null"], "minimum": 1},
-        "retention_days": {"type": ["integer", "null"], "minimum": 62, "maximum": 3650,
+        "allowed_origins": {"type": "array", "maxItems": ORIGINS_MAX, "items": text("An origin.")},
+        "events_per_second": {"type": "integer", "minimum": 1, "maximum": i32::MAX,
+                              "description": "Null: the collector's setting."},
+        "retention_days": {"type": "integer", "minimum": 62, "maximum": 3650,
                            "description": "Days that events are kept after their receipt; null: as the tables do."},
+    });
+    for (name, schema) in properties.as_object_mut().into_iter().flatten() {
+        if !required.contains(&name.as_str()) {
+            *schema = or_null(schema.take());
+        }
+    }
+    json!({"type": "object", "required": required, "additionalProperties": false, "properties": properties})
+}
+
+/// A store as it is listed.
+fn store() -> Value {
+    let text = json!({"type": "string"});
+    let number = json!({"type": ["integer", "null"]});
+    let texts = json!({"type": "array", "items": text});
+    json!({"type": "object", "required": ["store_id", "name", "timezone", "currency"], "properties": {
+        "store_id": text, "name": text, "timezone": text, "currency": text,
+        "max_event_age_days": {"type": "integer"}, "allowed_origins": texts, "events_per_second": number,
+        "retention_days": number, "created_at": {"type": "string", "format": "date-time"}, "write_keys": texts,
     }})
+}
+
+/// An object of which these fields are always there.
+fn object(fields: &[(&str, &str)]) -> Value {
+    let properties: Map<String, Value> =
+        fields.iter().map(|(name, ty)| ((*name).to_owned(), json!({"type": ty}))).collect();
+    let required: Vec<_> = fields.iter().map(|(name, _)| *name).collect();
+    json!({"type": "object", "required": required, "properties": properties})
 }
 
 fn funnel() -> Value {
@@ -94,23 +177,38 @@ fn funnel() -> Value {
         "less_than",
         "exists",
     ];
-    let filter = json!({"type": "object", "required": ["field", "operator"], "properties": {
-        "field": {"type": "string", "description": "A column of the events, or `properties.<key>`."},
+    let value = json!({"type": ["string", "number", "boolean", "null"]});
+    let filter = json!({"type": "object", "required": ["field", "operator"], "additionalProperties": false,
+    "properties": {
+        "field": text("A column of the events, or `properties.<key>`."),
         "operator": {"type": "string", "enum": operators},
-        "value": {"type": ["string", "number", "boolean"]},
+        "value": value,
     }});
-    json!({"type": "object", "required": ["funnel_name", "steps"], "properties": {
-        "funnel_name": {"type": "string"},
+    let step = json!({"type": "object", "required": ["step_name", "event"], "additionalProperties": false,
+    "properties": {
+        "step_name": text("Its name; no other step of the funnel has it."),
+        "event": text("Name of the events; `page_view`: page views."),
+        "filters": {"type": "array", "maxItems": FILTERS_MAX, "items": filter},
+        "description": or_null(text("What people read.")),
+    }});
+    json!({"type": "object", "required": ["funnel_name", "steps"], "additionalProperties": false, "properties": {
+        "funnel_name": text("Its name. A funnel that has it is replaced."),
         "order_mode": {"type": "string", "enum": ["sequential", "strict", "any"], "default": "sequential"},
         "window_seconds": {"type": "integer", "minimum": 1, "maximum": 7_776_000, "default": 1_209_600},
-        "steps": {"type": "array", "minItems": 2, "maxItems": 20, "items": {
-            "type": "object", "required": ["step_name", "event"], "properties": {
-                "step_name": {"type": "string"},
-                "event": {"type": "string", "description": "Name of the events; `page_view`: page views."},
-                "filters": {"type": "array", "items": filter},
-                "description": {"type": "string"},
-            },
-        }},
+        "steps": {"type": "array", "minItems": 2, "maxItems": STEPS_MAX, "items": step},
+    }})
+}
+
+/// A funnel as it is read.
+fn stored_funnel() -> Value {
+    let step = json!({"type": "object", "required": ["step_name", "step_order", "event"], "properties": {
+        "step_name": {"type": "string"}, "step_order": {"type": "integer"}, "event": {"type": "string"},
+        "filters": {"type": "array", "items": {"type": "object"}},
+        "step_description": {"type": ["string", "null"]},
+    }});
+    json!({"type": "object", "required": ["funnel_name", "order_mode", "window_seconds", "steps"], "properties": {
+        "funnel_name": {"type": "string"}, "order_mode": {"type": "string"}, "window_seconds": {"type": "integer"},
+        "steps": {"type": "array", "items": step},
     }})
 }
 
@@ -151,12 +249,16 @@ fn privacy_paths() -> Vec<(String, Value)> {
     {
         let id = format!("{kind}_id");
         let at = format!("/api/v1/stores/{{store_id}}/{kind}s/{{{id}}}");
-        let erase = admin(
+        let mut erase = admin(
             format!("Erases all that was received until now of {whose}."),
             json!([store_id, path(&id)]),
             answers("202", "Under way; `Location` names the receipt.", &receipt()),
         );
+        erase["responses"]["409"] = error("Too many erasures of the store are not final yet.");
+        erase["responses"]["202"]["headers"] =
+            json!({"Location": {"description": "The receipt.", "schema": {"type": "string"}}});
         let mut lines = answers("200", "A row on each line.", &json!({"type": "object"}));
+        lines["409"] = error("It is too much for one export.");
         lines["200"]["content"] = json!({"application/x-ndjson": {"schema": {"type": "string"}}});
         let export = admin(format!("All rows of {whose}."), json!([store_id, path(&id)]), lines);
         paths.push((at.clone(), json!({"delete": erase})));
@@ -165,7 +267,7 @@ fn privacy_paths() -> Vec<(String, Value)> {
     let list = json!({"type": "object", "properties": {"data": {"type": "array", "items": receipt()}}});
     let limits = [
         parameter("limit", &json!({"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": 1000})),
-        parameter("offset", &json!({"type": "integer", "minimum": 0, "default": 0})),
+        parameter("offset", &offset()),
     ];
     paths.push((
         "/api/v1/stores/{store_id}/erasures".into(),
@@ -255,14 +357,48 @@ fn body(schema: &Value) -> Value {
     json!({"required": true, "content": {"application/json": {"schema": schema}}})
 }
 
+/// What needs no token.
+fn open_paths() -> Vec<(String, Value)> {
+    let get = |summary: &str, responses: Value| json!({"get": {"summary": summary, "tags": ["health"], "responses": responses}});
+    let json = |description: &str, schema: Value| json!({"description": description, "content": {"application/json": {"schema": schema}}});
+    let ready = json!({"type": "object", "required": ["ready", "postgres", "clickhouse", "watermark_age_seconds"],
+    "properties": {
+        "ready": {"type": "boolean"}, "postgres": {"type": "string"}, "clickhouse": {"type": "string"},
+        "watermark_age_seconds": {"type": "integer"},
+    }});
+    vec![
+        (
+            "/healthz".into(),
+            get("It runs.", json!({"200": json("It does.", object(&[("status", "string")]))})),
+        ),
+        (
+            "/readyz".into(),
+            get(
+                "Its databases answer.",
+                json!({
+                    "200": json("They do.", ready.clone()), "503": json("They do not, or not all of them.", ready),
+                }),
+            ),
+        ),
+        (
+            "/openapi.json".into(),
+            get(
+                "This document.",
+                json!({
+                    "200": json("OpenAPI 3.1.", json!({"type": "object"})),
+                }),
+            ),
+        ),
+    ]
+}
+
 /// The document.
 pub(super) fn document() -> Value {
     let store_id = json!({"$ref": "#/components/parameters/store_id"});
-    let object = json!({"type": "object"});
-    let admin = |summary: &str, ok: &str, request: Option<&Value>, in_store: bool| {
+    let admin = |summary: &str, ok: &str, answer: Value, request: Option<&Value>, in_store: bool| {
         let mut operation = json!({
             "summary": summary, "tags": ["admin"], "security": [{"admin": []}],
-            "responses": answers(ok, "Done.", &object),
+            "responses": answers(ok, "Done.", &answer),
         });
         if let Some(request) = request {
             operation["requestBody"] = body(request);
@@ -276,41 +412,68 @@ pub(super) fn document() -> Value {
     for rollup in &ROLLUPS {
         paths.insert(format!("/api/v1/stores/{{store_id}}/{}", rollup.name), rollup_path(rollup));
     }
-    let mut remove = admin("Deletes a funnel and its rows.", "204", None, true);
+    let mut remove = admin("Deletes a funnel and its rows.", "204", Value::Null, None, true);
+    remove["responses"]["204"] = json!({"description": "Gone."});
     remove["parameters"] = json!([store_id,
         {"name": "funnel_name", "in": "path", "required": true, "schema": {"type": "string"}}]);
-    let rates = json!({"type": "array", "items": {
-        "type": "object", "required": ["date", "currency", "base", "rate"], "properties": {
-            "date": {"type": "string", "format": "date"}, "currency": {"type": "string"}, "base": {"type": "string"},
-            "rate": {"type": ["string", "number"], "description": "1 unit of `currency` in `base`."},
+    let currency = json!({"type": "string", "enum": *CURRENCIES});
+    let rates = json!({"type": "array", "minItems": 1, "maxItems": RATES_MAX, "items": {
+        "type": "object", "required": ["date", "currency", "base", "rate"], "additionalProperties": false,
+        "properties": {
+            "date": {"type": "string", "format": "date"}, "currency": currency, "base": currency,
+            "rate": {"description": "1 unit of `currency` in `base`: above 0, at most 18 digits.", "oneOf": [
+                {"type": "string", "pattern": "^[1-9][0-9]{0,8}(\\.[0-9]{1,9})?$"},
+                {"type": "number", "exclusiveMinimum": 0},
+            ]},
         },
     }});
+    let rates_set = object(&[("rates", "integer"), ("days_to_roll_up", "integer")]);
+    let set_rates = admin(
+        "Sets rates; the days of the stores that count in the base are rolled up again.",
+        "200",
+        rates_set,
+        Some(&rates),
+        false,
+    );
     paths.insert(
         "/api/v1/stores".into(),
         json!({
-            "get": admin("All stores with their settings and write keys.", "200", None, false),
+            "get": admin("All stores with their settings and write keys.", "200",
+                         json!({"type": "object", "required": ["data"], "properties": {
+                             "data": {"type": "array", "items": store()}}}), None, false),
             "post": admin("Makes a store; answers its id and its keys, which are shown this once.", "201",
+                          object(&[("store_id", "string"), ("write_key", "string"), ("secret_key", "string"),
+                                   ("api_token", "string")]),
                           Some(&settings(&["name", "timezone", "currency"])), false),
         }),
     );
     paths.insert("/api/v1/stores/{store_id}".into(), json!({
         "patch": admin("Changes settings. Another time zone or currency has all days rolled up again.", "200",
+                       object(&[("store_id", "string"), ("days_to_roll_up", "integer")]),
                        Some(&settings(&[])), true),
     }));
+    let mut put_funnel = admin(
+        "Makes a funnel or replaces the one of this name; all days are rolled up again.",
+        "201",
+        object(&[("store_id", "string"), ("funnel_name", "string"), ("days_to_roll_up", "integer")]),
+        Some(&funnel()),
+        true,
+    );
+    put_funnel["responses"]["409"] = error(&format!("The store has {FUNNELS_MAX} funnels."));
     paths.insert("/api/v1/stores/{store_id}/funnels".into(), json!({
         "get": {"summary": "Funnels as defined.", "tags": ["read"], "security": [{"store": []}],
-                "parameters": [store_id, parameter("funnel_name", &json!({"type": "string"}))],
-                "responses": answers("200", "Funnels by name.", &page(&funnel()))},
-        "post": admin("Makes a funnel or replaces the one of this name; all days are rolled up again.", "201",
-                      Some(&funnel()), true),
+                "parameters": [store_id, parameter("funnel_name", &json!({"type": "string", "pattern": "^[^\\u0000]*$"})),
+                               parameter("limit", &json!({"type": "integer", "minimum": 1, "maximum": LIMIT_MAX})),
+                               parameter("offset", &offset())],
+                "responses": answers("200", "Funnels by name.", &page(&stored_funnel()))},
+        "post": put_funnel,
     }));
     paths.insert("/api/v1/stores/{store_id}/funnels/{funnel_name}".into(), json!({"delete": remove}));
     paths.extend(privacy_paths());
     paths.extend(keys_paths());
-    paths.insert("/api/v1/exchange_rates".into(), json!({
-        "post": admin("Sets rates; the days of the stores that count in the base are rolled up again.", "200",
-                      Some(&rates), false),
-    }));
+    paths.insert("/api/v1/exchange_rates".into(), json!({"post": set_rates, "put": set_rates}));
+    paths.extend(open_paths());
+    paths.values_mut().for_each(around::describe);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -325,9 +488,11 @@ pub(super) fn document() -> Value {
                 "admin": {"type": "http", "scheme": "bearer", "description": "MILLRACE_ADMIN_TOKEN."},
             },
             "parameters": {"store_id": {"name": "store_id", "in": "path", "required": true,
-                                        "schema": {"type": "string"}}},
-            "schemas": {"Error": {"type": "object", "properties": {"error": {"type": "object", "properties": {
-                "message": {"type": "string"}, "field": {"type": "string"}}}}}},
+                                        "schema": {"type": "string", "minLength": 1}}},
+            "schemas": {"Error": {"type": "object", "required": ["error"], "additionalProperties": false, "properties": {
+                "error": {"type": "object", "required": ["message"], "additionalProperties": false, "properties": {
+                    "message": {"type": "string"},
+                    "field": {"type": "string", "description": "The parameter or field that is wrong."}}}}}},
         },
     })
 }

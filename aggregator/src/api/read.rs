@@ -337,14 +337,21 @@ fn take_date(parameters: &mut Parameters, name: &str) -> Answer<Option<Date>> {
         .transpose()
 }
 
-fn check_filter(name: &str, value: &str) -> Answer<()> {
-    let allowed: &[&str] = match name {
+/// All values that a filter takes; none: any text.
+pub(super) fn filter_values(name: &str) -> &'static [&'static str] {
+    match name {
         "period_type" => &["day", "week", "month"],
         "viewport_class" => &["mobile", "tablet", "desktop"],
-        _ if value.contains('\0') => return Err(Failure::field(name, "a text without NUL")),
-        _ => return Ok(()),
-    };
-    if allowed.contains(&value) {
+        _ => &[],
+    }
+}
+
+fn check_filter(name: &str, value: &str) -> Answer<()> {
+    let allowed = filter_values(name);
+    if allowed.is_empty() && value.contains('\0') {
+        return Err(Failure::field(name, "a text without NUL"));
+    }
+    if allowed.is_empty() || allowed.contains(&value) {
         Ok(())
     } else {
         Err(Failure::field(name, format!("one of {}", allowed.join(", "))))

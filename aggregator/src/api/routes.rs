@@ -4,12 +4,12 @@
 use axum::{
     Json, Router,
     http::Method,
-    middleware::from_fn_with_state,
+    middleware::{from_fn, from_fn_with_state},
     routing::{MethodRouter, delete, get, patch, post, put},
 };
 use serde_json::json;
 
-use super::{State, admin, auth, keys, openapi, privacy, read, readyz};
+use super::{State, admin, around, auth, keys, openapi, privacy, read, readyz};
 
 /// Whose token a route asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,10 @@ pub fn routes() -> Vec<Route> {
 
 /// The routes with their guards. No handler looks at a token.
 pub(super) fn router(state: &State) -> Router<State> {
-    routes().into_iter().fold(Router::new(), |router, Route { path, access, handler, .. }| {
+    routes().into_iter().fold(Router::new(), |router, Route { method, path, access, handler }| {
+        // Behind the guard: nobody else's body is read.
+        let has_body = matches!(method, Method::POST | Method::PUT | Method::PATCH);
+        let handler = if has_body { handler.route_layer(from_fn(around::read_body)) } else { handler };
         let guarded = match access {
             Access::Open => handler,
             Access::Store => handler.route_layer(from_fn_with_state(state.clone(), auth::store_only)),

@@ -11,5 +11,6 @@ mod equal;
 mod harness;
 mod instances;
 mod keys;
+mod openapi;
 mod privacy;
 mod routes;

@@ -114,6 +114,10 @@ fn routed<const N: usize>(pages: [(&'static str, MethodRouter<Arc<App>>); N]) ->
     pages.into_iter().fold(Router::new(), |router, (path, page)| router.route(path, page))
 }
 
+/// The addresses that are Millrace's own.
+#[cfg(test)]
+const ROUTES: [&str; 7] = [COLLECT, PIXEL, TRACKER, CORE_TRACKER, OPENAPI, HEALTHZ, READYZ];
+
 pub(crate) fn router(app: Arc<App>) -> Router {
     // Those that take events look at the client's rate themselves.
     let limit = from_fn_with_state(Arc::clone(&app), collect::limit_client);

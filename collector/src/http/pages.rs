@@ -170,7 +170,7 @@ pub(crate) fn error(status: StatusCode, error: &'static str, detail: &'static st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_schemas::reject::Reason;
+    use millrace_schemas::{money, reject::Reason};
 
     fn ask(headers: &[(axum::http::HeaderName, &str)]) -> Response {
         let headers =
@@ -217,5 +217,23 @@ mod tests {
         named.sort_unstable();
         known.sort_unstable();
         assert_eq!(named, known);
+        let currencies = openapi["components"]["schemas"]["Currency"]["enum"].as_array().unwrap();
+        let letters = || 'A'..='Z';
+        let codes = letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| [a, b, c])));
+        let codes = codes.map(|code| code.iter().collect::<String>());
+        assert!(
+            codes
+                .filter(|code| money::exponent(code).is_some())
+                .eq(currencies.iter().map(|code| code.as_str().unwrap()))
+        );
+    }
+
+    #[test]
+    fn the_description_names_every_route_but_other_products() {
+        let openapi: serde_json::Value = serde_json::from_str(super::OPENAPI).unwrap();
+        let routes = super::super::ROUTES;
+        let named: Vec<_> = openapi["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert!(routes.iter().all(|route| named.contains(route)), "{named:?}");
+        assert_eq!(named.len(), routes.len());
     }
 }

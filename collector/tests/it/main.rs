@@ -18,6 +18,7 @@ mod http;
 mod kafka;
 mod keys;
 mod limits;
+mod openapi;
 mod postgres;
 mod process;
 mod relay;

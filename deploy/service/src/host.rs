@@ -18,7 +18,7 @@ use axum::{
 };
 
 /// The names that an operator has set, as a service's settings have them.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct HostConfig {
     /// Host names under which the API and the metrics may be asked for, separated by commas; `*.` before a name stands for
     /// all names below it. Addresses and localhost always are. A web page could reach a listener that answers to any name.

@@ -1,12 +1,13 @@
 //! One Prometheus recorder for all services, and the listener that serves it with `/healthz` and `/readyz`.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::{Json, Router, http::StatusCode, response::IntoResponse as _, routing::get};
+use axum::{Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use millrace_consumer::Health;
 use millrace_schemas::metric;
+use millrace_service::{host::Hosts, serve::serve_metrics};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -89,19 +90,16 @@ pub(super) async fn serve(
     listener: TcpListener,
     handle: PrometheusHandle,
     services: Services,
+    hosts: Hosts,
     shutdown: CancellationToken,
-) -> io::Result<()> {
+) {
     let client = reqwest::Client::new();
     let readyz = move || {
         let (services, client) = (services.clone(), client.clone());
         async move { services.readiness(&client).await }
     };
-    let metrics = move || {
-        std::future::ready(([("content-type", "text/plain; version=0.0.4")], handle.render()).into_response())
-    };
     let router = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics));
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+        .route("/healthz", get(|| std::future::ready(Json(json!({"status": "ok"})))))
+        .route("/readyz", get(readyz));
+    serve_metrics(listener, router, move || handle.render(), hosts, shutdown).await;
 }

@@ -22,6 +22,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use millrace_collector::{Listeners, LogKind};
 use millrace_consumer::{Health, Log};
+use millrace_service::host::Hosts;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -91,7 +92,8 @@ pub async fn run(config: Config, shutdown: CancellationToken, up: impl FnOnce(St
         consumer: health.clone(),
         asked: vec![("collector", banner.collector.clone()), ("aggregator", banner.api.clone())],
     };
-    tokio::spawn(metrics::serve(metrics_listener, recorder, services.clone(), engines.stop.clone()));
+    let hosts = Hosts::new(&settings.collector.hosts);
+    tokio::spawn(metrics::serve(metrics_listener, recorder, services.clone(), hosts, engines.stop.clone()));
 
     // A service that ends early takes the others with it, in the same order as a shutdown.
     let stop = shutdown.child_token();

@@ -4,6 +4,7 @@
 mod engine;
 mod fence;
 mod kafka;
+mod openapi;
 mod port;
 mod postgres;
 mod proxy;
@@ -17,6 +18,7 @@ pub(crate) use kafka::{SCRIPT as KAFKA_SCRIPT, fetch as fetch_kafka};
 pub use engine::Engine;
 pub use fence::Fence;
 pub use kafka::Kafka;
+pub use openapi::Conformance;
 pub use port::Port;
 pub use postgres::Postgres;
 pub use proxy::Proxy;

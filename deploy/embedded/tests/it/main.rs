@@ -12,6 +12,7 @@ mod clock;
 mod demo;
 mod engine;
 mod kafka;
+mod listeners;
 mod pipeline;
 mod postgres;
 mod power;
