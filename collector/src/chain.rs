@@ -2,13 +2,13 @@
 
 use millrace_schemas::{
     limits::Limits,
-    reject::Rejection,
+    reject::{Reason, Rejection},
     row::{ClickRow, EventRow},
 };
 
 use crate::{
     decode::{Events, Form, Refusal, Scratch, decode},
-    encode::{Encoder, Message},
+    encode::{Encoder, Message, MessageBytesMax, RowTooLarge, Topic},
     enrich::{BotReason, Enricher, Enrichment},
     time::TimeSource,
     validate::{Request, Valid, validate},
@@ -47,9 +47,14 @@ impl Outcome {
 }
 
 /// Validates, enriches and encodes the events of a request.
-pub fn accept(events: &mut Events<'_>, request: &Request<'_>, enricher: &Enricher) -> Outcome {
+pub fn accept(
+    events: &mut Events<'_>,
+    request: &Request<'_>,
+    enricher: &Enricher,
+    bytes_max: MessageBytesMax,
+) -> Outcome {
     let mut outcome = Outcome::default();
-    let mut encoder = Encoder::default();
+    let mut encoder = Encoder::new(bytes_max);
     let enrichment = Enrichment::new(enricher, request);
     events.for_each(|index, source| {
         let valid = match &source {
@@ -57,10 +62,20 @@ pub fn accept(events: &mut Events<'_>, request: &Request<'_>, enricher: &Enriche
             Err(rejection) => Err(rejection.clone()),
         };
         match valid {
-            Ok((row, hints)) => enrichment.with(row, &hints, |row, bot| {
-                outcome.count(row, bot);
-                encoder.push(row);
-            }),
+            Ok((row, hints)) => {
+                let mut pushed = Ok(());
+                enrichment.with(row, &hints, |row, bot| {
+                    pushed = encoder.push(row);
+                    if pushed.is_ok() {
+                        outcome.count(row, bot);
+                    }
+                });
+                if let Err(RowTooLarge { bytes, bytes_max }) = pushed {
+                    let detail =
+                        format!("as a row the event has {bytes} bytes, and the log takes {bytes_max}");
+                    outcome.rejected.push((index, Rejection::new(Reason::RowTooLarge, detail)));
+                }
+            }
             Err(rejection) => outcome.rejected.push((index, rejection)),
         }
     });
@@ -96,5 +111,5 @@ pub fn collect_body(
 ) -> Result<Outcome, Refusal> {
     let limits: &Limits = &request.limits;
     let mut events = decode(body, form, limits, scratch)?;
-    Ok(accept(&mut events, request, enricher))
+    Ok(accept(&mut events, request, enricher, [usize::MAX; Topic::ALL.len()]))
 }

@@ -39,9 +39,19 @@ pub struct Message {
     pub value: Vec<u8>,
 }
 
+/// Bytes of a message, with its key, that the log takes at most, by topic.
+pub type MessageBytesMax = [usize; Topic::ALL.len()];
+
+/// A row that the log would not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowTooLarge {
+    pub(crate) bytes: usize,
+    pub(crate) bytes_max: usize,
+}
+
 /// Gathers the rows of one request.
-#[derive(Default)]
 pub(crate) struct Encoder {
+    bytes_max: MessageBytesMax,
     messages: Vec<Message>,
     /// Of each message, the hash of its visitor, so that finding a visitor's message compares numbers.
     visitors: Vec<u64>,
@@ -55,7 +65,11 @@ const MESSAGE_BYTES: usize = 256 << 10;
 const ROW_BYTES: usize = 1024;
 
 impl Encoder {
-    pub(crate) fn push(&mut self, row: &Valid<'_>) {
+    pub(crate) fn new(bytes_max: MessageBytesMax) -> Self {
+        Self { bytes_max, messages: Vec::new(), visitors: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, row: &Valid<'_>) -> Result<(), RowTooLarge> {
         match row {
             Valid::Event(row) => self.write(Topic::Events, row.store_id, row.visitor_id, row),
             Valid::Click(row) => self.write(Topic::Clicks, row.store_id, row.visitor_id, row),
@@ -66,7 +80,13 @@ impl Encoder {
         self.messages
     }
 
-    fn write(&mut self, topic: Topic, store_id: &str, visitor_id: &str, row: &impl Row) {
+    fn write(
+        &mut self,
+        topic: Topic,
+        store_id: &str,
+        visitor_id: &str,
+        row: &impl Row,
+    ) -> Result<(), RowTooLarge> {
         let hash = xxh3_64(visitor_id.as_bytes());
         let visitor_of = |message: &Message| message.key[store_id.len() + 1..] == *visitor_id.as_bytes();
         let known = (0..self.messages.len()).rev().find(|index| {
@@ -82,10 +102,29 @@ impl Encoder {
             self.messages.push(Message { topic, key, value: Vec::with_capacity(ROW_BYTES) });
             self.messages.len() - 1
         });
-        let value = &mut self.messages[index].value;
+        let Message { key, value, .. } = &mut self.messages[index];
+        let before = value.len();
         if known.is_some() {
             value.push(b'\n');
         }
+        let start = value.len();
         row.write_json(value);
+        let bytes_max = self.bytes_max[topic as usize].saturating_sub(key.len());
+        if value.len() <= bytes_max {
+            return Ok(());
+        }
+        let row = value.split_off(start);
+        value.truncate(before);
+        let message = Message { topic, key: key.clone(), value: row };
+        if known.is_none() {
+            self.messages.pop();
+            self.visitors.pop();
+        }
+        if message.value.len() > bytes_max {
+            return Err(RowTooLarge { bytes: message.value.len(), bytes_max });
+        }
+        self.visitors.push(hash);
+        self.messages.push(message);
+        Ok(())
     }
 }

@@ -53,6 +53,10 @@ metrics! {
     COLLECTOR_SPOOL_OLDEST_SECONDS = "millrace_collector_spool_oldest_age_seconds";
     /// Messages of the spool that Kafka has acknowledged, by `topic`.
     COLLECTOR_SPOOL_DRAINED = "millrace_collector_spool_drained_messages_total";
+    /// Rows that Kafka refuses for good although they were acknowledged, kept in the spool's directory, by `topic`.
+    COLLECTOR_REFUSED_BY_KAFKA = "millrace_collector_refused_by_kafka_rows_total";
+    /// Rows kept there now, until Kafka takes them, by `topic`.
+    COLLECTOR_REFUSED_WAITING = "millrace_collector_refused_by_kafka_waiting_rows";
     /// Whether accepted events go to the spool because Kafka is away or its turn has not come yet (1), or to Kafka (0).
     COLLECTOR_SPOOLING = "millrace_collector_spooling";
     /// Seconds since the stores' keys were last read from Postgres.

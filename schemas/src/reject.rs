@@ -47,6 +47,8 @@ reasons! {
     BodyTooLarge = "body_too_large", 413;
     /// More events than one request may hold.
     TooManyEvents = "too_many_events", 413;
+    /// The event, as a row with all that was learned of it, is larger than the log takes.
+    RowTooLarge = "row_too_large", 413;
     /// A content type other than JSON, plain text or newline-delimited JSON.
     UnsupportedType = "unsupported_type", 415;
     /// A content encoding other than gzip, deflate, br or zstd, or a body that does not decode as what it says.

@@ -236,7 +236,7 @@ fn accept(
         id_seed: rand::random(),
         limits: app.limits,
     };
-    let outcome = chain::accept(&mut events, &request, &app.enricher);
+    let outcome = chain::accept(&mut events, &request, &app.enricher, app.log.message_bytes_max());
     store.bytes.take(message_bytes(&outcome.messages));
     Ok(Accepted { outcome, store: Arc::clone(store) })
 }

@@ -6,22 +6,30 @@
 //!
 //! Kafka is *away* from the first failure on (no broker answers, or a message was not acknowledged in time) until
 //! something succeeds again. What was not delivered is offered to a [`Fallback`], out of the delivery report, which
-//! holds key and value: no copy of a message is kept for that. Only a message that Kafka refuses for what it is (too
-//! large) is not offered: it would be refused again.
+//! holds key and value: no copy of a message is kept for that.
+//!
+//! What goes wrong is of one of three kinds. **Of a message**: the broker refuses it for what it is, larger than the topic's
+//! `max.message.bytes`, or invalid. It says nothing of the others, but they may have shared its batch, which is refused
+//! whole. They are offered to the fallback, whose drain tells them apart. **Of a topic or of everything**: no rights, a policy,
+//! a compression that the broker does not know, a missing topic: Kafka is away, until it is not. **Of nobody**: purged.
+//!
+//! The limits of the topics are asked for, at the start, every half a minute, and when a message was refused. No batch is
+//! made larger than they allow, and the collector refuses a row that would be. Where the brokers do not tell (it needs the
+//! right to describe the topics' configuration), what was refused alone is the limit until the next start.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use millrace_schemas::topic;
 use rdkafka::{
     ClientConfig, ClientContext, Message as _, Statistics,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -30,7 +38,7 @@ use rdkafka::{
 };
 
 use super::{Log, NotLogged, Pending, Receipt};
-use crate::encode::Message;
+use crate::encode::{Message, MessageBytesMax, Topic};
 
 /// How the producer is set up.
 #[derive(Clone, Debug)]
@@ -67,6 +75,8 @@ pub struct KafkaLog {
     settings: Settings,
     producer: ArcSwap<ThreadedProducer<Deliveries>>,
     state: Arc<State>,
+    /// What the producer was made for.
+    batch_bytes: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -76,7 +86,52 @@ struct State {
     is_away: AtomicBool,
     /// Why it is away.
     problem: Mutex<String>,
+    limits: Limits,
     fallback: Option<Arc<dyn Fallback>>,
+}
+
+/// What the topics' `max.message.bytes` allow.
+#[derive(Default)]
+struct Limits {
+    /// By topic; 0: not known.
+    bytes_max: [AtomicUsize; Topic::ALL.len()],
+    /// The brokers say what they are.
+    are_told: AtomicBool,
+    /// Something was refused: ask soon.
+    is_doubtful: AtomicBool,
+    /// Grows when one is another.
+    version: AtomicU64,
+    asked: Mutex<Option<Instant>>,
+}
+
+impl Limits {
+    fn set(&self, topic: Topic, bytes_max: usize) {
+        let known = &self.bytes_max[topic as usize];
+        if known.swap(bytes_max, Ordering::Relaxed) != bytes_max {
+            self.version.fetch_add(1, Ordering::Release);
+            tracing::info!(topic = topic.name(), bytes_max, "the topic's max.message.bytes");
+        }
+    }
+
+    /// Bytes of a message with its key.
+    fn of(&self, topic: Topic) -> usize {
+        match self.bytes_max[topic as usize].load(Ordering::Relaxed) {
+            0 => usize::MAX,
+            bytes_max => bytes_max.saturating_sub(BATCH_OVERHEAD_BYTES),
+        }
+    }
+
+    /// Bytes of a batch. Messages of all topics share the setting.
+    fn batch_bytes(&self) -> usize {
+        let least = Topic::ALL.map(|topic| self.of(topic)).into_iter().min().unwrap_or(usize::MAX);
+        least.clamp(1, BATCH_BYTES)
+    }
+
+    /// Whether it is time to ask.
+    fn is_due(&self) -> bool {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_doubtful.load(Ordering::Relaxed) || asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY)
+    }
 }
 
 impl State {
@@ -141,18 +196,16 @@ impl ProducerContext for Deliveries {
         tracing::debug!(%error, "a message was not delivered");
         let code = error.rdkafka_error_code();
         let is_refused = code.is_some_and(is_refusal);
-        // What was purged says nothing new of Kafka. A message too large says nothing of the others, but a drain
-        // cannot go past it.
+        if is_refused {
+            pending.refuse();
+            self.state.limits.is_doubtful.store(true, Ordering::Relaxed);
+        }
+        // What was purged says nothing new of Kafka, nor does what is refused for what it is.
         let is_purged = matches!(code, Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
-        if !is_purged && (!is_refused || pending.is_drain()) {
+        if !is_purged && !is_refused {
             self.state.away(match code {
                 Some(RDKafkaErrorCode::MessageTimedOut) => "Kafka does not acknowledge in time".to_owned(),
-                Some(code) if is_refused => {
-                    format!(
-                        "Kafka refuses a message of the spool ({code}); raise the topic's max.message.bytes"
-                    )
-                }
-                _ => format!("Kafka takes no messages: {error}"),
+                _ => format!("Kafka takes no messages for {}: {error}{}", message.topic(), advice(code)),
             });
         }
         if code.is_some_and(is_missing) {
@@ -160,7 +213,6 @@ impl ProducerContext for Deliveries {
             self.state.has_topics.store(false, Ordering::Relaxed);
         }
         let is_taken = !pending.is_drain()
-            && !is_refused
             && self.state.fallback.as_ref().is_some_and(|fallback| {
                 let (key, value) = (message.key().unwrap_or_default(), message.payload().unwrap_or_default());
                 fallback.take(message.topic(), key, value, &pending)
@@ -168,6 +220,23 @@ impl ProducerContext for Deliveries {
         if !is_taken {
             pending.settle(1, false);
         }
+    }
+}
+
+/// What to do about what a topic, or all of Kafka, refuses.
+fn advice(code: Option<RDKafkaErrorCode>) -> &'static str {
+    use RDKafkaErrorCode::{
+        ClusterAuthorizationFailed, PolicyViolation, TopicAuthorizationFailed, UnsupportedCompressionType,
+        UnsupportedForMessageFormat,
+    };
+    match code {
+        Some(TopicAuthorizationFailed | ClusterAuthorizationFailed) => {
+            "; allow the collector to write to it (Write, Describe, IdempotentWrite)"
+        }
+        Some(PolicyViolation) => "; a policy of the brokers forbids it",
+        Some(UnsupportedCompressionType) => "; set MILLRACE_KAFKA_COMPRESSION to one that the brokers know",
+        Some(UnsupportedForMessageFormat) => "; the brokers are too old",
+        _ => "",
     }
 }
 
@@ -196,8 +265,9 @@ impl KafkaLog {
 
     fn with(settings: Settings, fallback: Option<Arc<dyn Fallback>>) -> Result<Self, KafkaError> {
         let state = Arc::new(State { fallback, ..State::default() });
+        let batch_bytes = AtomicUsize::new(state.limits.batch_bytes());
         let producer = ArcSwap::from_pointee(producer(&settings, &state)?);
-        Ok(Self { settings, producer, state })
+        Ok(Self { settings, producer, state, batch_bytes })
     }
 
     /// Queues a message; `pending` is settled for it unless this fails. Never blocks.
@@ -258,6 +328,60 @@ impl KafkaLog {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((_, code)) => return Err(KafkaError::AdminOp(code)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of a message with its key, by topic.
+    pub(crate) fn message_bytes_max(&self) -> MessageBytesMax {
+        Topic::ALL.map(|topic| self.state.limits.of(topic))
+    }
+
+    /// Another one when the limits are others.
+    pub(crate) fn limits_version(&self) -> u64 {
+        self.state.limits.version.load(Ordering::Acquire)
+    }
+
+    /// A message of so many bytes was refused although it was alone in its batch.
+    pub(crate) fn refused_alone(&self, topic: Topic, bytes: usize) {
+        let limits = &self.state.limits;
+        if !limits.are_told.load(Ordering::Relaxed) && bytes < limits.of(topic) {
+            limits.set(topic, bytes + BATCH_OVERHEAD_BYTES - 1);
+        }
+    }
+
+    /// Asks what the topics' limits are; a producer whose batches would be too large is replaced.
+    pub(crate) fn look_at_limits(&self) {
+        let limits = &self.state.limits;
+        *limits.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        limits.is_doubtful.store(false, Ordering::Relaxed);
+        match self.describe_topics() {
+            Ok(()) => limits.are_told.store(true, Ordering::Relaxed),
+            Err(error) => {
+                limits.are_told.store(false, Ordering::Relaxed);
+                tracing::debug!(%error, "the topics' max.message.bytes is not known");
+            }
+        }
+        let batch_bytes = limits.batch_bytes();
+        if self.batch_bytes.swap(batch_bytes, Ordering::Relaxed) != batch_bytes {
+            tracing::warn!(batch_bytes, "the Kafka producer is replaced: the topics' limits are others");
+            self.replace();
+        }
+    }
+
+    fn describe_topics(&self) -> Result<(), KafkaError> {
+        let admin: AdminClient<DefaultClientContext> = client_config(&self.settings).create()?;
+        let topics = Topic::ALL.map(|topic| ResourceSpecifier::Topic(topic.name()));
+        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { return Err(KafkaError::Canceled) };
+        let described = runtime.block_on(admin.describe_configs(&topics, &options))?;
+        for (topic, resource) in Topic::ALL.into_iter().zip(described) {
+            let resource = resource.map_err(KafkaError::AdminOp)?;
+            let value = resource.get("max.message.bytes").and_then(|entry| entry.value.as_deref());
+            if let Some(bytes_max) = value.and_then(|value| value.parse().ok()) {
+                self.state.limits.set(topic, bytes_max);
             }
         }
         Ok(())
@@ -332,6 +456,10 @@ impl Log for KafkaLog {
         receipt
     }
 
+    fn message_bytes_max(&self) -> MessageBytesMax {
+        Self::message_bytes_max(self)
+    }
+
     fn ready(&self) -> Result<(), String> {
         if !self.has_topics() {
             return Err("Kafka has not been reached yet".into());
@@ -349,9 +477,16 @@ impl Log for KafkaLog {
     fn tick(&self) {
         if !self.has_topics() {
             match self.create_topics() {
-                Ok(()) => self.state.has_topics.store(true, Ordering::Relaxed),
+                Ok(()) => {
+                    // Before anything is sent: batches are made for the limits.
+                    self.look_at_limits();
+                    self.state.has_topics.store(true, Ordering::Relaxed);
+                }
                 Err(error) => tracing::warn!(%error, "the Kafka topics could not be made sure of yet"),
             }
+        }
+        if self.ready().is_ok() && self.state.limits.is_due() {
+            self.look_at_limits();
         }
         if self.state.fallback.is_none() && self.state.is_away.load(Ordering::Acquire) {
             self.probe();
@@ -375,6 +510,13 @@ const STATISTICS_INTERVAL_MS: u32 = 2_000;
 /// A producer that knew no broker so many times in a row, four to six seconds, is replaced. One that begins anew by itself
 /// knows none for some milliseconds; in an outage they are known and down.
 const BROKERLESS_MAX: u32 = 3;
+
+/// How often the topics' limits are asked for.
+const ASK_EVERY: Duration = Duration::from_secs(30);
+/// What a batch of one message takes beside its key and value: the batch's head, the record's, its header.
+const BATCH_OVERHEAD_BYTES: usize = 256;
+/// Bytes of a batch, where the topics' limits allow them: librdkafka's own number.
+const BATCH_BYTES: usize = 1_000_000;
 
 fn client_config(settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -402,6 +544,7 @@ fn producer(settings: &Settings, state: &Arc<State>) -> Result<ThreadedProducer<
         .set("queue.buffering.max.messages", settings.queue_messages_max.to_string())
         .set("queue.buffering.max.kbytes", (settings.queue_bytes_max / 1024).max(1).to_string())
         .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string())
+        .set("batch.size", state.limits.batch_bytes().to_string())
         .set("message.max.bytes", "33554432");
     config.create_with_context(Deliveries { state: Arc::clone(state), brokerless: AtomicU32::new(0) })
 }

@@ -20,7 +20,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::encode::Message;
+use crate::encode::{Message, MessageBytesMax, Topic};
 
 /// The log has not taken the messages, or cannot say that it has. Some of them may be in it all the same: what the
 /// client sends again has the same `event_id`s and counts once.
@@ -43,6 +43,11 @@ pub trait Log: Send + Sync {
     /// Whether the messages of this store would now be taken, where those of others are.
     fn admits(&self, _store_id: &str) -> bool {
         true
+    }
+
+    /// Bytes of a message that are taken at most.
+    fn message_bytes_max(&self) -> MessageBytesMax {
+        [usize::MAX; Topic::ALL.len()]
     }
 
     /// Whether an append would now be likely to succeed; if not, why.
@@ -92,6 +97,8 @@ impl Future for Receipt {
 pub(crate) struct Pending {
     left: AtomicUsize,
     failed: AtomicBool,
+    /// Kafka refused one for what it is.
+    refused: AtomicBool,
     waiter: Mutex<Option<Waiter>>,
     /// The messages stand in the spool already: one that is not delivered is not spooled again.
     is_drain: bool,
@@ -119,11 +126,26 @@ impl Pending {
 
     fn with(count: usize, waiter: Waiter, is_drain: bool) -> Arc<Self> {
         let waiter = Mutex::new(Some(waiter));
-        Arc::new(Self { left: AtomicUsize::new(count), failed: AtomicBool::new(false), waiter, is_drain })
+        Arc::new(Self {
+            left: AtomicUsize::new(count),
+            failed: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+            waiter,
+            is_drain,
+        })
     }
 
     pub(crate) fn is_drain(&self) -> bool {
         self.is_drain
+    }
+
+    /// Kafka refuses a message for what it is, now and later. It is to be settled all the same.
+    pub(crate) fn refuse(&self) {
+        self.refused.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
     }
 
     /// So many messages are durable, or will never be known to be.

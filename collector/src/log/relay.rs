@@ -28,6 +28,7 @@
 //! have been spooled, being received before that was acknowledged to anybody, or takes the gate and looks again.
 
 mod drain;
+mod refused;
 
 use std::{
     sync::{
@@ -46,7 +47,7 @@ use super::{
     kafka::{self, Fallback, KafkaLog},
     spool::{self, Frames, SpoolLog, segment::read_position},
 };
-use crate::encode::{Message, Topic};
+use crate::encode::{Message, MessageBytesMax, Topic};
 
 /// Messages that may be held during a handing over; more end it.
 const HELD_MESSAGES_MAX: usize = 20_000;
@@ -89,6 +90,8 @@ struct Gate {
     is_closing: bool,
     /// Why the drain stands still although Kafka answers.
     problem: Option<String>,
+    /// What is kept that Kafka refuses.
+    refused: Option<String>,
 }
 
 enum Mode {
@@ -111,7 +114,7 @@ impl RelayLog {
         let relay = Arc::new(Relay {
             spool,
             is_direct: AtomicBool::new(false),
-            gate: Mutex::new(Gate { mode: Mode::Spooling, is_closing: false, problem: None }),
+            gate: Mutex::new(Gate { mode: Mode::Spooling, is_closing: false, problem: None, refused: None }),
             wake: Condvar::new(),
             spooling_gauge: metrics::gauge!(metric::COLLECTOR_SPOOLING),
         });
@@ -159,6 +162,10 @@ impl Log for RelayLog {
         }
     }
 
+    fn message_bytes_max(&self) -> MessageBytesMax {
+        self.kafka.message_bytes_max()
+    }
+
     fn admits(&self, store_id: &str) -> bool {
         self.relay.is_direct.load(Ordering::Acquire) || self.relay.spool.admits(store_id)
     }
@@ -174,13 +181,9 @@ impl Log for RelayLog {
     }
 
     fn note(&self) -> Option<String> {
-        if self.relay.is_direct.load(Ordering::Acquire) {
-            let problem = self.relay.spool.ready().err()?;
-            return Some(format!("{problem}; events go to Kafka, and would be refused if it went away"));
-        }
-        let why = self.why_spooling().unwrap_or_else(|| "the spool is drained to Kafka".to_owned());
-        let age = self.relay.spool.oldest().unwrap_or_default().as_secs();
-        Some(format!("{why}; events are kept in the spool, the oldest for {age} s"))
+        let refused = self.relay.gate().refused.clone();
+        let notes: Vec<_> = [self.note_of_mode(), refused].into_iter().flatten().collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
     }
 
     fn queued(&self) -> usize {
@@ -229,6 +232,17 @@ impl Log for RelayLog {
 }
 
 impl RelayLog {
+    /// What is not as it should be with where events go.
+    fn note_of_mode(&self) -> Option<String> {
+        if self.relay.is_direct.load(Ordering::Acquire) {
+            let problem = self.relay.spool.ready().err()?;
+            return Some(format!("{problem}; events go to Kafka, and would be refused if it went away"));
+        }
+        let why = self.why_spooling().unwrap_or_else(|| "the spool is drained to Kafka".to_owned());
+        let age = self.relay.spool.oldest().unwrap_or_default().as_secs();
+        Some(format!("{why}; events are kept in the spool, the oldest for {age} s"))
+    }
+
     fn why_spooling(&self) -> Option<String> {
         self.kafka.ready().err().or_else(|| self.relay.gate().problem.clone())
     }

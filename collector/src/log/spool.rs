@@ -287,6 +287,11 @@ impl SpoolLog {
         self.queued() >= QUEUE_APPENDS_MAX / 2
     }
 
+    /// Where all its files are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where a topic's files are.
     pub(crate) fn topic_dir(&self, topic: Topic) -> PathBuf {
         self.dir.join(topic.name())

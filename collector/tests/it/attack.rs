@@ -349,3 +349,131 @@ async fn memory_stays_under_its_bound_and_who_behaves_is_served() {
     eprintln!("{served} served, the slowest after {slowest:?}; {} of {} MiB", peak / MIB, bound / MIB);
     assert!(peak < bound, "{} MiB of {} MiB", peak / MIB, bound / MIB);
 }
+
+/// What a hostile key may send that takes long, much, or others' places; each a body, and headers beside the key.
+fn hostile_bodies() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let event = |rest: &str| format!(r#"{{"type":"event","name":"test","visitor_id":"h"{rest}}}"#);
+    let list = |count: usize, event: &dyn Fn(usize) -> String| {
+        format!("[{}]", (0..count).map(event).collect::<Vec<_>>().join(",")).into_bytes()
+    };
+    let object = |count: usize, entry: &dyn Fn(usize) -> String| {
+        format!(r#","properties":{{{}}}"#, (0..count).map(entry).collect::<Vec<_>>().join(","))
+    };
+    let page = |url: &str, rest: &str| {
+        format!(r#"{{"type":"page_view","visitor_id":"h","url":"https://shop.example{url}"{rest}}}"#)
+    };
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(50_000), "}".repeat(50_000));
+    let bomb = gzip(&list(450, &|_| event(&format!(r#","label":"{}""#, "x".repeat(8_000)))));
+    vec![
+        ("arrays in arrays", "", "[".repeat(900_000).into_bytes()),
+        ("objects in objects", "", deep.into_bytes()),
+        ("a number of many digits", "", event(&format!(r#","value":{}"#, "9".repeat(60_000))).into_bytes()),
+        ("numbers at the edge", "", list(500, &|n| event(&format!(r#","value":1e{}"#, 290 + n % 30)))),
+        (
+            "long names of properties",
+            "",
+            list(10, &|_| event(&object(100, &|n| format!(r#""{n}{}":1"#, "n".repeat(400))))),
+        ),
+        (
+            "a name of 60 kB",
+            "",
+            event(&object(1, &|_| format!(r#""{}":1"#, "n".repeat(60_000)))).into_bytes(),
+        ),
+        ("a key a thousand times", "", event(&object(1_000, &|_| r#""a":1"#.to_owned())).into_bytes()),
+        ("many names", "", list(200, &|n| event(&object(100, &|m| format!(r#""{n}.{m}":1"#))))),
+        ("a body that inflates", "content-encoding: gzip\r\n", bomb),
+        (
+            "many visitors",
+            "",
+            list(500, &|n| event("").replace(r#""h""#, &format!(r#""{n}{}""#, uuid::Uuid::now_v7()))),
+        ),
+        ("one visitor in a hurry", "", list(500, &|_| event(""))),
+        ("addresses of many segments", "", list(200, &|_| page(&"/a1b2c3d".repeat(500), ""))),
+        (
+            "addresses of many parameters",
+            "",
+            list(200, &|_| page(&format!("/?{}", "q=/orders/a1b2c3d4e5f6&".repeat(150)), "")),
+        ),
+        (
+            "titles of long words",
+            "",
+            list(100, &|_| page("/", &format!(r#","title":"{}""#, "aB3-".repeat(2_000)))),
+        ),
+        (
+            "large events",
+            "",
+            list(15, &|_| event(&object(7, &|n| format!(r#""p{n}":"{}""#, "x".repeat(8_000))))),
+        ),
+        ("a small event", "", event("").into_bytes()),
+    ]
+}
+
+/// Every way at once in which one key could cost another its events: decoders, maps, memory, the spool, rates, the table
+/// of visitors' rates. The honest one is served each time, is nobody's bot, and loses nothing.
+#[tokio::test]
+async fn a_hostile_key_costs_an_honest_one_nothing() {
+    const BROWSER: &str =
+        "user-agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n";
+    let settings = ["--spool-bytes-max=16777216", "--unlogged-bytes-max=8388608"].map(String::from);
+    let collector = Collector::start(&settings).await;
+    let to = collector.address();
+    let stop = Arc::<AtomicBool>::default();
+    let mut attackers = tokio::task::JoinSet::new();
+    let bodies: Vec<(_, Arc<str>, Arc<[u8]>)> = hostile_bodies()
+        .into_iter()
+        .map(|(name, headers, body)| {
+            (name, format!("x-write-key: wide-write-key\r\n{headers}").into(), body.into())
+        })
+        .collect();
+    for (number, (_, headers, body)) in bodies.iter().cycle().take(2 * bodies.len()).cloned().enumerate() {
+        let stop = Arc::clone(&stop);
+        attackers.spawn(async move {
+            let mut seen = std::collections::BTreeSet::new();
+            while !stop.load(Ordering::Relaxed) {
+                seen.insert(post(&format!("127.0.2.{number}"), to, &headers, &body).await);
+            }
+            (number, seen)
+        });
+    }
+    let honest = async |number: usize, ids: &mut Vec<String>| {
+        let id = uuid::Uuid::now_v7().to_string();
+        let body = format!(
+            r#"{{"type":"event","name":"test","visitor_id":"honest-{number}","event_id":"{id}","label":"{}"}}"#,
+            "x".repeat(200)
+        );
+        let headers = format!("x-write-key: strict-write-key\r\n{BROWSER}");
+        let status = post("127.0.0.1", to, &headers, body.as_bytes()).await;
+        assert_eq!(status, 202, "after {}", ids.len());
+        ids.push(id);
+    };
+    let (start, mut ids) = (Instant::now(), Vec::new());
+    // Until the hostile one has met the bound of its share, and then on.
+    let share = "millrace_collector_spool_store_bytes_max";
+    while collector.metric(share).await < 7e6 {
+        assert!(start.elapsed() < PATIENCE, "the hostile key does not come to its share");
+        honest(ids.len() % 7, &mut ids).await;
+    }
+    for _ in 0..60 {
+        honest(ids.len() % 7, &mut ids).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut seen = std::collections::BTreeMap::<_, std::collections::BTreeSet<u16>>::new();
+    while let Some(attacker) = attackers.join_next().await {
+        let (number, statuses) = attacker.unwrap();
+        seen.entry(bodies[number % bodies.len()].0).or_default().extend(statuses);
+    }
+    eprintln!("{} of the honest key; {seen:?}", ids.len());
+    // Nothing that it sends is an error of ours.
+    assert!(seen.values().flatten().all(|status| *status != 500), "{seen:?}");
+    assert!(seen["a small event"].contains(&429), "{seen:?}");
+    let rows = crate::service::records(&collector.spool(millrace_schemas::topic::EVENTS));
+    let own: Vec<serde_json::Value> = rows
+        .iter()
+        .filter(|(key, _)| key.starts_with("strict:"))
+        .flat_map(|(_, value)| value.lines())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let stored: Vec<_> = own.iter().map(|row| row["event_id"].as_str().unwrap()).collect();
+    assert_eq!(stored, ids, "all of it, in order");
+    assert!(own.iter().all(|row| row["is_bot"].is_null()), "{own:?}");
+}

@@ -19,6 +19,7 @@ mod kafka;
 mod keys;
 mod limits;
 mod openapi;
+mod oversize;
 mod postgres;
 mod process;
 mod relay;

@@ -8,6 +8,9 @@
 //! is asked for. A broker that hangs gets one copy of that message and not many: after an unanswered one the idempotent
 //! producer asks for a new epoch first.
 //!
+//! A batch that Kafka refuses for what is in it is halved until one message is left, and that by rows until one row is: it is
+//! kept aside ([`super::refused`]), and the drain goes on behind it.
+//!
 //! A frame that cannot be read stops its topic's drain, and with it the return to direct: it is logged, `/readyz` says
 //! it, and the age of the oldest event grows in the metrics. New events are still kept, within the spool's bounds.
 
@@ -25,7 +28,10 @@ use millrace_schemas::{
     spool::{CONSUMER_FILE, Record, read_frame},
 };
 
-use super::{Gate, Held, Mode, Relay};
+use super::{
+    Gate, Held, Mode, Relay,
+    refused::{Refused, Trial},
+};
 use crate::{
     encode::Topic,
     log::{
@@ -62,6 +68,10 @@ pub(super) struct Drain {
     lanes: [Lane; Topic::ALL.len()],
     /// One after the other.
     probes_failed: u32,
+    /// Messages of a round at most: fewer after one of them was refused.
+    messages_max: usize,
+    /// Of the topics' limits, when what is refused was last tried again.
+    limits_version: Option<u64>,
 }
 
 /// One topic.
@@ -76,6 +86,7 @@ struct Lane {
     /// What was read and not delivered yet, from byte `start` on.
     frames: Piece,
     start: usize,
+    refused: Refused,
     drained: metrics::Counter,
 }
 
@@ -94,6 +105,8 @@ enum Round {
     Delivered,
     NothingToDo,
     Failed,
+    /// Kafka refuses something in it: a smaller one is to be tried at once.
+    Refused,
 }
 
 /// What the drain is to do.
@@ -109,7 +122,10 @@ impl Drain {
     /// Finds where the last drain ended.
     pub(super) fn new(relay: Arc<Relay>, kafka: Arc<KafkaLog>) -> Result<Self, spool::Error> {
         let lanes = [Lane::open(Topic::Events, &relay.spool)?, Lane::open(Topic::Clicks, &relay.spool)?];
-        Ok(Self { relay, kafka, lanes, probes_failed: 0 })
+        let drain =
+            Self { relay, kafka, lanes, probes_failed: 0, messages_max: usize::MAX, limits_version: None };
+        drain.tell_refused();
+        Ok(drain)
     }
 
     pub(super) fn run(mut self) {
@@ -117,7 +133,10 @@ impl Drain {
             match self.wait_for_work() {
                 Work::Drain if self.kafka.ready().is_err() => self.probe(),
                 Work::Drain => self.drain(),
-                Work::Nothing => self.lanes.iter_mut().for_each(Lane::record),
+                Work::Nothing => {
+                    self.lanes.iter_mut().for_each(Lane::record);
+                    self.try_refused_again();
+                }
                 Work::End => break,
             }
         }
@@ -151,7 +170,7 @@ impl Drain {
         }
         if self.kafka.has_topics() {
             if self.lanes.iter().any(|lane| lane.left(&self.relay.spool) > 0) {
-                if self.round(Extent::OneMessage) == Round::Delivered {
+                if matches!(self.round(Extent::OneMessage), Round::Delivered | Round::Refused) {
                     self.probes_failed = 0;
                     return self.kafka.is_back();
                 }
@@ -174,6 +193,9 @@ impl Drain {
         let round = self.round(Extent::Batch);
         let left = self.left();
         tracing::debug!(?round, left, "a round of the drain");
+        if round == Round::Refused {
+            return;
+        }
         if round != Round::Failed && left <= HAND_OVER_MESSAGES_MAX && self.hand_over() {
             return;
         }
@@ -199,10 +221,10 @@ impl Drain {
         let (pending, settled) = Pending::drain(total);
         let mut sent = [(0, 0); Topic::ALL.len()];
         let mut count = 0;
+        let count_max = if extent == Extent::OneMessage { 1 } else { self.messages_max };
         'lanes: for (lane, sent) in self.lanes.iter().zip(&mut sent) {
             for (record, length) in lane.records() {
-                let is_enough = extent == Extent::OneMessage && count == 1;
-                if is_enough
+                if count == count_max
                     || self.kafka.send(lane.topic.name(), record.key, record.value, &pending).is_err()
                 {
                     break 'lanes;
@@ -213,10 +235,16 @@ impl Drain {
         }
         // The producer's queue took no more of them; they come with the next batch.
         pending.settle(total - count, true);
-        let is_delivered = self.wait_for(&settled, extent);
+        let is_delivered = wait_for(&self.kafka, &settled, extent);
+        if !is_delivered && pending.is_refused() && count > 0 {
+            let lane = sent.iter().position(|(_, count)| *count > 0).unwrap_or(0);
+            self.messages_max = (count / 2).max(1);
+            return if count > 1 { Round::Refused } else { self.deliver_rows(lane) };
+        }
         if count == 0 || !is_delivered {
             return Round::Failed;
         }
+        self.messages_max = self.messages_max.saturating_mul(2);
         for (lane, (bytes, count)) in self.lanes.iter_mut().zip(sent) {
             if count > 0 {
                 lane.delivered(bytes, count);
@@ -225,22 +253,103 @@ impl Drain {
         Round::Delivered
     }
 
-    fn wait_for(&self, settled: &Receiver<bool>, extent: Extent) -> bool {
-        // librdkafka settles every message within its timeout; the rest is for a machine that is busy.
-        let deadline = Instant::now() + 2 * self.kafka.ack_timeout();
-        loop {
-            match settled.recv_timeout(LOOK_EVERY) {
-                Ok(is_delivered) => return is_delivered,
-                Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return false,
-                // One of them, or of the requests before, was not acknowledged: do not wait for the others, behind
-                // which appends may be held.
-                Err(RecvTimeoutError::Timeout) if extent == Extent::Batch && self.kafka.ready().is_err() => {
-                    self.kafka.purge();
+    /// Delivers what can be delivered of the first message of a lane, which Kafka refuses, and keeps the rest.
+    fn deliver_rows(&mut self, lane: usize) -> Round {
+        let Self { lanes, kafka, .. } = self;
+        let lane = &mut lanes[lane];
+        let Some((key, value, length)) = lane
+            .records()
+            .next()
+            .map(|(record, length)| (record.key.to_vec(), record.value.to_vec(), length))
+        else {
+            return Round::NothingToDo;
+        };
+        let rows: Vec<&[u8]> = value.split(|byte| *byte == b'\n').collect();
+        let mut refused = Vec::new();
+        let mut parts = match rows.as_slice() {
+            [row] => {
+                refused.push(*row);
+                Vec::new()
+            }
+            rows => vec![rows],
+        };
+        while let Some(part) = parts.pop() {
+            // The whole was refused before.
+            let trial = match part.len() == rows.len() {
+                true => Trial::Refused,
+                false => send_alone(kafka, lane.topic, Record { key: &key, value: &part.join(&b'\n') }),
+            };
+            match (trial, part) {
+                (Trial::Delivered, _) => {}
+                (Trial::Failed, _) => return Round::Failed,
+                (Trial::Refused, [row]) => refused.push(*row),
+                (Trial::Refused, rows) => {
+                    let (first, second) = rows.split_at(rows.len() / 2);
+                    parts.extend([second, first]);
                 }
-                Err(RecvTimeoutError::Timeout) => {}
             }
         }
+        if let Err(problem) = lane.refused.keep(&key, &refused) {
+            tracing::error!(problem, "the spool cannot be drained to Kafka");
+            self.relay.gate().problem = Some(problem);
+            return Round::Failed;
+        }
+        for row in &refused {
+            kafka.refused_alone(lane.topic, key.len() + row.len());
+        }
+        if !refused.is_empty() {
+            let bytes = refused.iter().map(|row| row.len()).max();
+            tracing::error!(
+                topic = lane.topic.name(), rows = refused.len(), bytes, dir = %lane.refused.dir().display(),
+                "Kafka refuses rows that were acknowledged; they are kept, and delivered once the topic's \
+                 max.message.bytes is large enough"
+            );
+        }
+        lane.delivered(length, 1);
+        self.tell_refused();
+        Round::Delivered
+    }
+
+    /// Tries what Kafka has refused again, where it may fare better now.
+    fn try_refused_again(&mut self) {
+        let version = self.kafka.limits_version();
+        if self.limits_version == Some(version) {
+            return;
+        }
+        let bytes_max = self.kafka.message_bytes_max();
+        let Self { lanes, kafka, .. } = self;
+        let mut is_done = true;
+        for lane in lanes {
+            let topic = lane.topic;
+            let may_fit =
+                |record: &Record<'_>| record.key.len() + record.value.len() <= bytes_max[topic as usize];
+            let mut is_away = false;
+            let tried = lane.refused.try_again(may_fit, |record| {
+                let trial = send_alone(kafka, topic, *record);
+                is_away |= trial == Trial::Failed;
+                trial
+            });
+            if let Err(problem) = tried {
+                tracing::error!(problem, "what Kafka has refused could not be tried again");
+            }
+            is_done &= !is_away;
+        }
+        if is_done {
+            self.limits_version = Some(version);
+        }
+        self.tell_refused();
+    }
+
+    fn tell_refused(&self) {
+        let waiting: u64 = self.lanes.iter().map(|lane| lane.refused.waiting()).sum();
+        let dir = self.relay.spool.dir().join(super::refused::DIR);
+        self.relay.gate().refused = (waiting > 0).then(|| {
+            format!(
+                "{waiting} acknowledged rows that Kafka refuses are kept in {}; raise the topics' \
+                 max.message.bytes, and they are delivered",
+                dir.display()
+            )
+        });
     }
 
     /// Reads on where everything read was delivered; what cannot be read is told.
@@ -273,7 +382,7 @@ impl Drain {
             let round = self.round(Extent::Batch);
             let mut gate = relay.gate();
             // Who finds Kafka away after this waits for the gate, and begins to spool then.
-            let is_over = round == Round::Failed || self.kafka.ready().is_err();
+            let is_over = matches!(round, Round::Failed | Round::Refused) || self.kafka.ready().is_err();
             if is_over || gate.is_closing || gate.problem.is_some() || Instant::now() >= deadline {
                 relay.spool_held(&mut gate);
                 tracing::debug!(?round, left = self.left(), "the handing over came to nothing");
@@ -292,6 +401,37 @@ impl Drain {
                 // What is left is on its way to the disk.
                 std::thread::sleep(Duration::from_millis(1));
             }
+        }
+    }
+}
+
+/// Sends a message that shares its batch with no other of the spool.
+fn send_alone(kafka: &KafkaLog, topic: Topic, record: Record<'_>) -> Trial {
+    let (pending, settled) = Pending::drain(1);
+    if kafka.send(topic.name(), record.key, record.value, &pending).is_err() {
+        return Trial::Failed;
+    }
+    match wait_for(kafka, &settled, Extent::OneMessage) {
+        true => Trial::Delivered,
+        false if pending.is_refused() => Trial::Refused,
+        false => Trial::Failed,
+    }
+}
+
+fn wait_for(kafka: &KafkaLog, settled: &Receiver<bool>, extent: Extent) -> bool {
+    // librdkafka settles every message within its timeout; the rest is for a machine that is busy.
+    let deadline = Instant::now() + 2 * kafka.ack_timeout();
+    loop {
+        match settled.recv_timeout(LOOK_EVERY) {
+            Ok(is_delivered) => return is_delivered,
+            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return false,
+            // One of them, or of the requests before, was not acknowledged: do not wait for the others, behind
+            // which appends may be held.
+            Err(RecvTimeoutError::Timeout) if extent == Extent::Batch && kafka.ready().is_err() => {
+                kafka.purge();
+            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }
@@ -317,6 +457,7 @@ impl Lane {
             is_recorded: false,
             frames: Piece::default(),
             start: 0,
+            refused: Refused::open(spool.dir(), topic)?,
             drained,
         };
         // There is a position from now on: on a full disk it can be overwritten, and not created.
