@@ -1,7 +1,10 @@
 //! Money and items of an event.
 
+use std::fmt;
+
 use millrace_schemas::{
     event::{PURCHASE, REFUND},
+    limits::untrusted_minor_max,
     money,
     reject::{Reason, Rejection},
     row::EventRow,
@@ -50,10 +53,80 @@ pub(crate) fn read<'t>(draft: &Draft<'_, 't>, row: &mut EventRow<'t>) -> Read<()
     if let Some(items) = draft.nodes(Field::Items) {
         read_items(draft, items, exponent, row)?;
     }
+    if !draft.request.trusted {
+        let is_money = is_order || !sent_currency.is_empty();
+        Ceiling::of(draft, currency, exponent).check(row, is_money)?;
+    }
     let has_amounts = is_order || tax.or(shipping).or(discount).is_some() || !row.item_price_minor.is_empty();
     row.currency = if has_amounts { currency } else { sent_currency };
     Ok(())
 }
+
+/// What anybody may say who has read the write key off the page. A server's word has the limits of its columns alone.
+struct Ceiling<'t> {
+    units: usize,
+    currency: &'t str,
+    minor: i128,
+}
+
+impl<'t> Ceiling<'t> {
+    fn of(draft: &Draft<'_, '_>, currency: &'t str, exponent: u32) -> Self {
+        let units = draft.request.limits.untrusted_amount_max;
+        Self { units, currency, minor: untrusted_minor_max(units, currency, exponent) }
+    }
+
+    fn check(&self, row: &EventRow<'_>, is_money: bool) -> Read<()> {
+        let amounts = [
+            ("value", row.total_minor.unwrap_or(0)),
+            ("tax", row.tax_minor),
+            ("shipping", row.shipping_minor),
+            ("discount", row.discount_minor),
+        ];
+        for (name, minor) in amounts {
+            self.amount(&format_args!("`{name}`"), i128::from(minor))?;
+        }
+        // A goal's or lead's value; without a currency it is a number of anything.
+        if is_money && row.value.is_some_and(|value| value.abs() > self.whole_units()) {
+            return self.above(&"`value`");
+        }
+        let mut sum = 0_i128;
+        let lines = row.item_price_minor.iter().zip(&row.item_discount_minor).zip(&row.item_quantity);
+        for (index, ((price, discount), quantity)) in lines.enumerate() {
+            if u64::from(*quantity) > self.units as u64 {
+                let detail = format!("item {index}: `quantity` is above {}; {ADVICE}", self.units);
+                return Err(Rejection::new(Reason::AmountTooLarge, detail));
+            }
+            let quantity = i128::from(*quantity);
+            self.amount(
+                &format_args!("item {index}: `price` times `quantity`"),
+                i128::from(*price) * quantity,
+            )?;
+            self.amount(
+                &format_args!("item {index}: `discount` times `quantity`"),
+                i128::from(*discount) * quantity,
+            )?;
+            sum += i128::from(*price) * quantity;
+        }
+        self.amount(&"the sum of `items`", sum)
+    }
+
+    fn amount(&self, what: &dyn fmt::Display, minor: i128) -> Read<()> {
+        if minor > self.minor { self.above(what) } else { Ok(()) }
+    }
+
+    fn whole_units(&self) -> f64 {
+        self.units as f64 * f64::from(money::units_per_dollar(self.currency))
+    }
+
+    fn above(&self, what: &dyn fmt::Display) -> Read<()> {
+        let detail = format!("{what} is above {} {}; {ADVICE}", self.whole_units(), self.currency);
+        Err(Rejection::new(Reason::AmountTooLarge, detail))
+    }
+}
+
+/// What to do about an amount above the ceiling.
+const ADVICE: &str =
+    "the most that a write key may say (--untrusted-amount-max); let a server say it with a secret key";
 
 fn read_items<'t>(
     draft: &Draft<'_, 't>,

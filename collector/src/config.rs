@@ -340,6 +340,11 @@ limit_config! {
     url_bytes_max, "MILLRACE_URL_BYTES_MAX", 1..=64 << 10;
     /// Levels of objects and arrays in an event, the event itself being the first.
     nesting_max, "MILLRACE_NESTING_MAX", 2..=NESTING_MAX as u64;
+    /// Largest amount (total, tax, shipping, discount, price times quantity, and the sum of these over the items) and
+    /// largest quantity that an event sent with a write key may name; beyond it the event is refused. In whole units of a
+    /// currency like the dollar or the euro; of currencies whose unit is worth a hundredth of that, a thousandth and so
+    /// on, as many times more (yen: a hundred times). What a server says with a secret key has no such limit.
+    untrusted_amount_max, "MILLRACE_UNTRUSTED_AMOUNT_MAX", 1..=1_000_000_000;
 }
 
 fn bounded(range: std::ops::RangeInclusive<u64>) -> impl clap::builder::TypedValueParser<Value = usize> {

@@ -1,5 +1,7 @@
 //! How large anything may be. Each is a setting of the collector; these are the defaults.
 
+use crate::money;
+
 /// Bounds on one request and on each event in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -21,6 +23,8 @@ pub struct Limits {
     pub url_bytes_max: usize,
     /// Levels of objects and arrays, the event itself being the first.
     pub nesting_max: usize,
+    /// Largest amount that an event sent with a write key may name: see [`untrusted_minor_max`].
+    pub untrusted_amount_max: usize,
 }
 
 impl Default for Limits {
@@ -35,8 +39,17 @@ impl Default for Limits {
             string_bytes_max: 8 << 10,
             url_bytes_max: 4 << 10,
             nesting_max: 8,
+            untrusted_amount_max: 1_000_000,
         }
     }
+}
+
+/// The largest amount in minor units of a currency that an event sent with a write key may name, `units` being that of a
+/// currency like the dollar or the euro: in one whose unit is worth less it is as many times more.
+pub fn untrusted_minor_max(units: usize, currency: &str, exponent: u32) -> i128 {
+    i128::try_from(units)
+        .unwrap_or(i128::MAX)
+        .saturating_mul(10_i128.pow(exponent).saturating_mul(i128::from(money::units_per_dollar(currency))))
 }
 
 /// How far ahead of its receipt an event's time may lie before the time of receipt takes its place.
@@ -53,3 +66,18 @@ pub const SESSION_GAP_MS: i64 = 30 * 60 * 1000;
 
 /// No derived session is longer than this.
 pub const SESSION_LENGTH_MAX_MS: i64 = 24 * 3600 * 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceiling_of_untrusted_amounts_is_worth_much_the_same_in_every_currency() {
+        assert_eq!(untrusted_minor_max(1_000_000, "USD", 2), 100_000_000);
+        assert_eq!(untrusted_minor_max(1_000_000, "KWD", 3), 1_000_000_000);
+        assert_eq!(untrusted_minor_max(1_000_000, "JPY", 0), 100_000_000);
+        assert_eq!(untrusted_minor_max(1_000_000, "VND", 0), 10_000_000_000);
+        // However it is set, it stays far from where 64 bits end, after ten thousand events, too.
+        assert!(untrusted_minor_max(1_000_000, "LBP", 2) * 10_000 < i128::from(i64::MAX));
+    }
+}

@@ -25,6 +25,21 @@ pub fn exponent(currency: &str) -> Option<u32> {
     }
 }
 
+/// Units of a currency that are worth a dollar, rounded down to a power of ten; 1 where fewer than a hundred are. (By the
+/// rates of the end of 2025; what it is for needs the order of magnitude alone.)
+pub fn units_per_dollar(currency: &str) -> u32 {
+    match currency {
+        "AMD" | "AOA" | "BDT" | "CLP" | "CRC" | "CVE" | "DJF" | "DZD" | "GYD" | "HTG" | "HUF" | "ISK"
+        | "JMD" | "JPY" | "KES" | "KMF" | "KZT" | "LKR" | "LRD" | "NPR" | "PKR" | "RSD" | "SDG" | "SOS"
+        | "VES" | "VUV" | "XAF" | "XOF" | "XPF" | "YER" => 100,
+        "ARS" | "BIF" | "CDF" | "COP" | "GNF" | "IQD" | "KHR" | "KRW" | "MGA" | "MMK" | "MNT" | "MWK"
+        | "NGN" | "PYG" | "RWF" | "SSP" | "TZS" | "UGX" => 1_000,
+        "IDR" | "LAK" | "SYP" | "UZS" | "VND" => 10_000,
+        "IRR" | "LBP" => 100_000,
+        _ => 1,
+    }
+}
+
 /// `amount` in minor units of a currency with `exponent` decimals, half away from zero; `None` beyond 64 bits.
 pub fn to_minor(amount: Decimal, exponent: u32) -> Option<i64> {
     amount

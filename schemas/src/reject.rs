@@ -90,6 +90,8 @@ reasons! {
     InvalidUrl = "invalid_url", 422;
     /// A price, total, tax, shipping, discount or quantity below zero.
     NegativeAmount = "negative_amount", 422;
+    /// An amount or quantity above what a write key may name; a server says it with a secret key.
+    AmountTooLarge = "amount_too_large", 422;
     /// `currency` is not an ISO 4217 code.
     UnknownCurrency = "unknown_currency", 422;
     /// A purchase or refund without an `order_id`, or with an empty one: it could not be told from the next.

@@ -90,6 +90,47 @@ async fn a_bad_event_costs_its_neighbours_nothing() {
 }
 
 #[tokio::test]
+async fn amounts_with_a_write_key_have_a_ceiling_and_a_servers_have_none() {
+    let service = Service::start().await;
+    let event = |name: &str, fields: &str| format!(r#"{{"type":"event","name":"{name}",{fields}}}"#);
+    let order = |fields: &str| event("purchase", &format!(r#""order_id":"1",{fields}"#));
+    let refused = [
+        order(r#""value":92000000000000000"#),
+        order(r#""value":1000000.01,"currency":"USD""#),
+        order(r#""value":100000001,"currency":"JPY""#),
+        order(r#""value":1,"tax":1000001"#),
+        order(r#""value":1,"shipping":1e9"#),
+        order(r#""value":1,"discount":1e9"#),
+        order(r#""value":1,"items":[{"price":500001,"quantity":2}]"#),
+        order(r#""value":1,"items":[{"price":1},{"price":600000},{"price":600000}]"#),
+        order(r#""value":1,"items":[{"price":1,"discount":500001,"quantity":2}]"#),
+        order(r#""value":1,"items":[{"price":0,"quantity":4294967295}]"#),
+        event("refund", r#""order_id":"1","value":1000001"#),
+        event("add_to_cart", r#""items":[{"price":92000000000000000}]"#),
+        event("generate_lead", r#""value":-1e15,"currency":"EUR""#),
+    ];
+    let kept = [
+        order(r#""value":1000000,"currency":"USD""#),
+        order(r#""value":100000000,"currency":"JPY""#),
+        order(r#""value":1,"items":[{"price":500000,"quantity":2}]"#),
+        // No amount: milliseconds, say.
+        event("timing", r#""value":1e15"#),
+    ];
+    for event in &refused {
+        check(&service, event, "amount_too_large").await;
+        let answer = service.send(service.request(SECRET_KEY).body(event.clone())).await;
+        assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(1)), "{event}: {answer:?}");
+    }
+    for event in kept {
+        let answer = service.post(event.clone()).await;
+        assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(1)), "{event}: {answer:?}");
+    }
+    let answer = service.post(refused[1].clone()).await;
+    let detail = answer.body["rejected"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("1000000 USD") && detail.contains("--untrusted-amount-max"), "{detail}");
+}
+
+#[tokio::test]
 async fn invalid_utf8_costs_one_event() {
     let service = Service::start().await;
     let body = [

@@ -177,6 +177,7 @@ fn code(reason: Reason) -> &'static str {
         | Reason::OutOfRange
         | Reason::EventTooLarge
         | Reason::BodyTooLarge
+        | Reason::AmountTooLarge
         | Reason::NegativeAmount => "VALUE_OUT_OF_BOUNDS",
         Reason::DuplicateKey => "NAME_DUPLICATED",
         _ => "VALUE_INVALID",
