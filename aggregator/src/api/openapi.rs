@@ -231,6 +231,8 @@ fn receipt() -> Value {
         "days_kept": {"type": "array", "items": {"type": "string", "format": "date"},
                       "description": "Days whose rollups stay as they are: their events are no longer all there."},
         "final_by": {"type": ["string", "null"], "enum": ["log", "horizon", null]},
+        "links_ignored": {"type": "boolean", "description": "Servers named more visitors with the user than a person \
+                          has: what names no user stays."},
         "error": {"type": ["string", "null"]},
     }})
 }
@@ -244,9 +246,10 @@ fn privacy_paths() -> Vec<(String, Value)> {
                "responses": responses})
     };
     let mut paths = Vec::new();
-    for (kind, whose) in
-        [("visitor", "a visitor"), ("user", "a user and of the visitors seen with that user")]
-    {
+    for (kind, whose) in [
+        ("visitor", "a visitor"),
+        ("user", "a user, and what visitors did without a name whom servers named with that user alone"),
+    ] {
         let id = format!("{kind}_id");
         let at = format!("/api/v1/stores/{{store_id}}/{kind}s/{{{id}}}");
         let mut erase = admin(
@@ -254,11 +257,12 @@ fn privacy_paths() -> Vec<(String, Value)> {
             json!([store_id, path(&id)]),
             answers("202", "Under way; `Location` names the receipt.", &receipt()),
         );
-        erase["responses"]["409"] = error("Too many erasures of the store are not final yet.");
+        // More than so many at a time: not now, or not before others are final.
+        erase["responses"]["409"] = error("10,000 erasures of the store are not final.");
+        erase["responses"]["429"] = error("500 are not done yet.");
         erase["responses"]["202"]["headers"] =
             json!({"Location": {"description": "The receipt.", "schema": {"type": "string"}}});
         let mut lines = answers("200", "A row on each line.", &json!({"type": "object"}));
-        lines["409"] = error("It is too much for one export.");
         lines["200"]["content"] = json!({"application/x-ndjson": {"schema": {"type": "string"}}});
         let export = admin(format!("All rows of {whose}."), json!([store_id, path(&id)]), lines);
         paths.push((at.clone(), json!({"delete": erase})));

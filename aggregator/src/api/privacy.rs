@@ -15,18 +15,17 @@ use super::{
     Answer, Failure, State, admin,
     read::{Page, Parameters, refuse_rest},
 };
-use crate::{
-    error::Error,
-    privacy::{
-        erasure, export,
-        subject::{Kind, Subject},
-    },
+use crate::privacy::{
+    erasure, export,
+    subject::{Kind, Subject},
 };
 
 /// Bytes of an id, at most: no event's is longer.
 const ID_BYTES_MAX: usize = 32 << 10;
 /// Erasures of a store that are not final, at most.
 const UNDER_WAY_MAX: i64 = 10_000;
+/// Erasures of a store whose rows are not all deleted yet, at most: each holds up rollups while it works.
+const WAITING_MAX: i64 = 500;
 
 async fn check(state: &State, store_id: &str, id: &str) -> Answer<()> {
     if id.is_empty() || id.len() > ID_BYTES_MAX {
@@ -62,11 +61,19 @@ pub(super) async fn erase_user(
 async fn erase(state: &State, store_id: &str, kind: Kind, id: &str) -> Answer<Response> {
     check(state, store_id, id).await?;
     let mut transaction = state.pool.begin().await?;
-    let under_way: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM erasures WHERE store_id = $1 AND state <> 'final'")
-            .bind(store_id)
-            .fetch_one(&mut *transaction)
-            .await?;
+    let (under_way, waiting): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(*) FILTER (WHERE state IN ('requested', 'removed'))
+         FROM erasures WHERE store_id = $1 AND state <> 'final'",
+    )
+    .bind(store_id)
+    .fetch_one(&mut *transaction)
+    .await?;
+    if waiting >= WAITING_MAX {
+        let message = format!(
+            "{WAITING_MAX} erasures of the store are not done yet; ask again when receipts say `deleted`"
+        );
+        return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, message));
+    }
     if under_way >= UNDER_WAY_MAX {
         let message = format!("{UNDER_WAY_MAX} erasures of the store are not final yet; ask again later");
         return Err(Failure::new(StatusCode::CONFLICT, message));
@@ -93,7 +100,7 @@ const RECEIPT: &str = "jsonb_build_object(
                        WHERE EXISTS (SELECT 1 FROM thinned_days AS thinned
                                      WHERE thinned.store_id = erasures.store_id AND thinned.date = day)),
     'final_by', CASE WHEN state = 'final' THEN CASE WHEN log_ends IS NULL THEN 'horizon' ELSE 'log' END END,
-    'error', error)";
+    'links_ignored', links_ignored, 'error', error)";
 
 async fn receipt(postgres: &mut PgConnection, store_id: &str, erasure_id: &str) -> Answer<Value> {
     let sql = format!("SELECT {RECEIPT} FROM erasures WHERE store_id = $1 AND id = $2");
@@ -156,10 +163,7 @@ async fn export_lines(state: &State, store_id: &str, kind: Kind, id: &str) -> An
     check(state, store_id, id).await?;
     let now_ms = jiff::Timestamp::now().as_millisecond();
     let mut subject = Subject::new(store_id, kind, id, now_ms);
-    match subject.find_visitors(&state.warehouse).await {
-        Err(Error::Store { message, .. }) => return Err(Failure::new(StatusCode::CONFLICT, message)),
-        other => other?,
-    }
+    subject.find_visitors(&state.warehouse).await?;
     let mut postgres = state.pool.acquire().await?;
     admin::audit(&mut postgres, "export", Some(store_id), json!({"kind": kind.as_str()})).await?;
     drop(postgres);

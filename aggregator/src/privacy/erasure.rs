@@ -1,6 +1,7 @@
 //! Erasure: a job in Postgres (`erasures`) whose row is its receipt.
 //!
-//! 1. **Sweep.** Under the locks of whoever looks for arrivals and of whoever rolls the store up: find the subject's rows,
+//! 1. **Sweep**, in slices of so many rows in the order of their receipt, so that each ends and leaves the erasure further
+//!    on, however much anybody sent under the id; a slice on which ClickHouse gives up is halved. Under the locks of whoever looks for arrivals and of whoever rolls the store up: find the subject's rows,
 //!    write down how many and which days they decide, hide them, put the days on the list of what must be rolled up. The
 //!    locks make the days right: what arrives meanwhile is looked at afterwards, when the rows are gone, and finds what it
 //!    changes without them.
@@ -51,6 +52,7 @@ struct Erasure {
     state: String,
     removing: Option<Counts>,
     must_rewrite: bool,
+    slice_rows: u32,
     rewritten_at: Option<i64>,
     log_ends: Option<Value>,
     /// Seconds since the request, since the last sweep, and since letters were removed.
@@ -92,11 +94,16 @@ pub async fn step(warehouse: &Warehouse, pool: &PgPool, finality: &Finality) -> 
     }
     let row = sqlx::query(
         "SELECT id, store_id, kind, salt, subject_sha256, visitors, state, removing, must_rewrite, rewritten_at, log_ends,
+                slice_rows, links_ignored,
                 (extract(epoch FROM requested_at) * 1000)::bigint AS requested_ms,
                 extract(epoch FROM clock_timestamp() - requested_at)::bigint AS age,
                 extract(epoch FROM clock_timestamp() - swept_at)::bigint AS swept_ago,
                 extract(epoch FROM clock_timestamp() - letters_at)::bigint AS letters_ago
-         FROM erasures WHERE state <> 'final' AND next_at <= clock_timestamp()
+         FROM erasures
+         WHERE state <> 'final' AND next_at <= clock_timestamp()
+           -- A store that asks for thousands does not stand before all others.
+           AND store_id = (SELECT store_id FROM erasures WHERE state <> 'final' AND next_at <= clock_timestamp()
+                           GROUP BY store_id ORDER BY random() LIMIT 1)
          ORDER BY swept_at IS NOT NULL, next_at LIMIT 1",
     )
     .fetch_optional(&mut *transaction)
@@ -118,15 +125,31 @@ pub async fn step(warehouse: &Warehouse, pool: &PgPool, finality: &Finality) -> 
                 _ => "it failed and is tried again: see the aggregator's log".into(),
             };
             sqlx::query(
-                "UPDATE erasures SET error = $2, next_at = clock_timestamp() + interval '5 seconds' WHERE id = $1",
+                "UPDATE erasures
+                 SET error = $2, next_at = clock_timestamp() + interval '5 seconds',
+                     slice_rows = CASE WHEN $3 THEN greatest(slice_rows / 2, 1) ELSE slice_rows END
+                 WHERE id = $1",
             )
             .bind(&id)
             .bind(told)
+            .bind(is_too_much(&error))
             .execute(pool)
             .within()
             .await?;
             Ok(true)
         }
+    }
+}
+
+/// Whether ClickHouse gave up on what was asked: it was too much for its memory or its time.
+fn is_too_much(error: &Error) -> bool {
+    match error {
+        // MEMORY_LIMIT_EXCEEDED and TIMEOUT_EXCEEDED.
+        Error::ClickHouse(clickhouse::error::Error::BadResponse(text)) => {
+            ["Code: 241.", "Code: 159."].iter().any(|code| text.contains(code))
+        }
+        Error::ClickHouse(clickhouse::error::Error::TimedOut) => true,
+        _ => false,
     }
 }
 
@@ -146,6 +169,7 @@ impl Erasure {
                 salt: bytes("salt")?.try_into().map_err(wrong)?,
                 hash: bytes("subject_sha256")?.try_into().map_err(wrong)?,
                 visitors: visitors.into_iter().map(i64::cast_unsigned).collect(),
+                links_ignored: row.try_get("links_ignored")?,
                 until_ms: row.try_get("requested_ms")?,
             },
             state: row.try_get("state")?,
@@ -158,6 +182,7 @@ impl Erasure {
                 }
             }),
             must_rewrite: row.try_get("must_rewrite")?,
+            slice_rows: row.try_get::<i32, _>("slice_rows")?.unsigned_abs(),
             rewritten_at: row.try_get("rewritten_at")?,
             log_ends: row.try_get("log_ends")?,
             age: row.try_get("age")?,
@@ -234,12 +259,13 @@ impl Erasure {
             return Err(Error::Internal("an earlier removal of rows is still under way".into()));
         }
         beside(transaction, self.subject.find_visitors(warehouse)).await?;
-        let found = beside(transaction, self.subject.count(warehouse)).await?;
+        let (slice, has_more) = beside(transaction, self.subject.slice(warehouse, self.slice_rows)).await?;
+        let found = beside(transaction, slice.count(warehouse)).await?;
         if found.is_zero() && !was_cut_off {
             self.swept(transaction, found, true).await?;
             return Ok(false);
         }
-        let going = beside(transaction, self.decide(warehouse)).await?;
+        let going = beside(transaction, decide(&slice, warehouse)).await?;
         let store = Store::read(transaction, &self.subject.store_id).await?;
         let days: BTreeSet<Date> = store
             .iter()
@@ -257,7 +283,7 @@ impl Erasure {
             beside(transaction, tables.hide(warehouse, table, rows)).await?;
         }
         if found.dead_letters > 0 {
-            let letters = self.subject.letters();
+            let letters = slice.letters();
             beside(transaction, tables.hide(warehouse, "dead_letters", &letters)).await?;
         }
         if let Some(store) = store {
@@ -266,22 +292,8 @@ impl Erasure {
                 touch_everything(warehouse, transaction, &store).await?;
             }
         }
-        self.swept(transaction, removing, !going.has_more).await?;
+        self.swept(transaction, removing, !has_more && !going.has_more).await?;
         Ok(true)
-    }
-
-    /// What of `events` and `clicks` goes now.
-    async fn decide(&self, warehouse: &Warehouse) -> Result<Going> {
-        let (events, more_events) = self.subject.rows_with_copies(warehouse, TABLES[0]).await?;
-        let (clicks, more_clicks) = self.subject.rows_with_copies(warehouse, TABLES[1]).await?;
-        let quarters = decided_by(warehouse, &self.subject.store_id, [&events, &clicks]).await?;
-        let rows = [events, clicks];
-        let mut counts = [0; 2];
-        for ((table, rows), count) in TABLES.iter().zip(&rows).zip(&mut counts) {
-            let query = warehouse.long_query(&format!("SELECT count() FROM {table} WHERE {rows}"));
-            *count = warehouse.rows::<u64>(query).await?.first().copied().unwrap_or_default();
-        }
-        Ok(Going { rows, has_more: more_events || more_clicks, quarters, counts })
     }
 
     /// Writes down what will be removed, at once.
@@ -290,7 +302,8 @@ impl Erasure {
         let visitors: Vec<i64> = self.subject.visitors.iter().map(|hash| hash.cast_signed()).collect();
         sqlx::query(
             "UPDATE erasures
-             SET days = ARRAY(SELECT DISTINCT unnest(days || $2::date[]) ORDER BY 1), visitors = $3, removing = $4
+             SET days = ARRAY(SELECT DISTINCT unnest(days || $2::date[]) ORDER BY 1), visitors = $3, removing = $4,
+                 links_ignored = $5
              WHERE id = $1",
         )
         .bind(&self.id)
@@ -299,6 +312,7 @@ impl Erasure {
         .bind(json!({
             "events": removing.events, "clicks": removing.clicks, "dead_letters": removing.dead_letters,
         }))
+        .bind(self.subject.links_ignored)
         .execute(pool)
         .within()
         .await?;
@@ -411,6 +425,20 @@ impl Erasure {
 }
 
 const TABLES: [&str; 2] = ["events", "clicks"];
+
+/// What of `events` and `clicks` goes now.
+async fn decide(subject: &Subject, warehouse: &Warehouse) -> Result<Going> {
+    let (events, more_events) = subject.rows_with_copies(warehouse, TABLES[0]).await?;
+    let (clicks, more_clicks) = subject.rows_with_copies(warehouse, TABLES[1]).await?;
+    let quarters = decided_by(warehouse, &subject.store_id, [&events, &clicks]).await?;
+    let rows = [events, clicks];
+    let mut counts = [0; 2];
+    for ((table, rows), count) in TABLES.iter().zip(&rows).zip(&mut counts) {
+        let query = warehouse.long_query(&format!("SELECT count() FROM {table} WHERE {rows}"));
+        *count = warehouse.rows::<u64>(query).await?.first().copied().unwrap_or_default();
+    }
+    Ok(Going { rows, has_more: more_events || more_clicks, quarters, counts })
+}
 
 /// What of each of [`TABLES`] a sweep removes.
 struct Going {

@@ -1,5 +1,5 @@
-//! What is known of a visitor or a user: every row that an erasure would remove but copies, as lines of JSON, the
-//! table's name first. It streams: nothing is gathered, and a client that reads slowly slows ClickHouse down.
+//! What is known of a visitor or a user: every row that an erasure would remove but copies, and but dead letters that name
+//! other users as well, as lines of JSON, the table's name first. It streams: nothing is gathered, and a client that reads slowly slows ClickHouse down.
 
 use std::io;
 
@@ -26,7 +26,7 @@ struct Reading {
 
 /// The lines of a subject; its visitors must be known. A stream that breaks off ends in an error, never in silence.
 pub fn lines(warehouse: &Warehouse, subject: &Subject) -> impl Stream<Item = io::Result<Bytes>> + use<> {
-    let (rows, letters) = (subject.rows(), subject.letters());
+    let (rows, letters) = (subject.rows(), subject.exported_letters());
     // Taken from the end.
     let rest = vec![
         format!("SELECT 'dead_letters' AS `table`, * FROM dead_letters FINAL WHERE {letters}"),

@@ -56,6 +56,7 @@ impl Finality {
 pub async fn work(warehouse: &Warehouse, pool: &PgPool, finality: &Finality, shutdown: &CancellationToken) {
     let mut salts_at: Option<Instant> = None;
     loop {
+        let begun = Instant::now();
         let step = async {
             if salts_at.is_none_or(|at| at.elapsed() > SALTS_EVERY) {
                 retention::destroy_salts(pool).await?;
@@ -68,7 +69,8 @@ pub async fn work(warehouse: &Warehouse, pool: &PgPool, finality: &Finality, shu
             done = step => done,
         };
         let pause = match done {
-            Ok(true) => Duration::ZERO,
+            // Half of the time at most: who erases holds up whoever looks for arrivals.
+            Ok(true) => begun.elapsed(),
             Ok(false) => LOOK_EVERY,
             Err(error) => {
                 metrics::counter!(metric::AGGREGATOR_FAILURES).increment(1);

@@ -4,13 +4,17 @@
 //! row in Postgres holds the id of somebody who asked to be forgotten, also while the work is under way.
 //!
 //! * **A visitor's** rows are those with this visitor id, whatever user they name.
-//! * **A user's** rows are those with this user id, and those without any user id of visitors that were seen with this
-//!   user. On a browser that several people share, what names another user stays.
-//! * **Copies** of these rows (the same sorting key) are theirs too, whenever they were received and whomever they were
-//!   put down to: of an event without a visitor that is sent twice from two networks, each copy has a derived visitor of
-//!   its own, and the second would come to light when the first is gone.
+//! * **A user's** rows are those with this user id, and by **link** those without any user id of visitors whom servers
+//!   named with this user and with no other. A page's word links nobody: whoever has read the write key off it can name any
+//!   visitor with any user, and would have other people's rows erased, or handed out, as theirs. Where servers name more
+//!   visitors with one user than a person has (`guest`, `0`), nothing goes by link.
+//! * **Copies** of a derived visitor's rows (the same sorting key, without a visitor that was sent), where the row to be
+//!   erased is the one that counts: of an event that is sent twice from two networks each copy has a derived visitor of its
+//!   own, and the second would come to light when the first is gone. A copy that counts itself is not its row.
 //! * **Dead letters** that name the visitor or user, wherever in their bytes; damaged ones too, as far as the name is
-//!   whole.
+//!   whole. What a letter tells of other users as well is not handed out.
+
+use std::collections::BTreeSet;
 
 use clickhouse::Row;
 use rand::Rng as _;
@@ -18,12 +22,9 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::tables;
-use crate::{
-    clickhouse::Warehouse,
-    error::{Error, Result},
-};
+use crate::{clickhouse::Warehouse, error::Result};
 
-/// Visitors of one user, at most: beyond, it is no person's id (`guest`, `0`), and a statement would become too long.
+/// Visitors of one user, at most: beyond, it is no person's id.
 pub const VISITORS_MAX: usize = 2_000;
 /// Copies under other visitors that one statement names.
 const COPIES_MAX: usize = 300;
@@ -63,8 +64,10 @@ pub struct Subject {
     pub salt: [u8; 16],
     /// SHA-256 of salt and id.
     pub hash: [u8; 32],
-    /// Hashes of the visitors that were seen with a user.
+    /// Hashes of the visitors that are linked with a user.
     pub visitors: Vec<u64>,
+    /// There are more than [`VISITORS_MAX`], and none is taken.
+    pub links_ignored: bool,
     /// Epoch milliseconds.
     pub until_ms: i64,
 }
@@ -103,7 +106,15 @@ impl Subject {
         let mut salt = [0; 16];
         rand::rng().fill_bytes(&mut salt);
         let hash = Sha256::new().chain_update(salt).chain_update(id).finalize().into();
-        Self { store_id: store_id.to_owned(), kind, salt, hash, visitors: Vec::new(), until_ms }
+        Self {
+            store_id: store_id.to_owned(),
+            kind,
+            salt,
+            hash,
+            visitors: Vec::new(),
+            links_ignored: false,
+            until_ms,
+        }
     }
 
     fn hashed(&self, id: &str) -> String {
@@ -166,34 +177,78 @@ impl Subject {
         )
     }
 
-    /// Looks for visitors that were seen with the user, and adds those that are new.
+    /// Condition of the dead letters that are handed out as the subject's, in brackets: none that names another user.
+    pub fn exported_letters(&self) -> String {
+        match self.kind {
+            Kind::Visitor => self.letters(),
+            Kind::User => format!(
+                "({} AND arrayAll(v -> {}, {}))",
+                self.letters(),
+                self.is_subject("v"),
+                texts_of("user_id")
+            ),
+        }
+    }
+
+    /// Looks for visitors that servers named with the user, adds those that are new, and drops those that servers named with
+    /// another user as well.
     pub async fn find_visitors(&mut self, warehouse: &Warehouse) -> Result<()> {
-        if self.kind == Kind::Visitor {
+        if self.kind == Kind::Visitor || self.links_ignored {
             return Ok(());
         }
         let alone = Self { visitors: Vec::new(), ..self.clone() };
-        for table in ["events", "clicks"] {
-            let query = warehouse.long_query(&format!(
-                "SELECT DISTINCT {} AS hash FROM {table} WHERE visitor_id != '' AND {} LIMIT {}",
-                self.short_hash("visitor_id"),
-                alone.rows(),
-                VISITORS_MAX + 1
-            ));
-            let found: Vec<Visitor> = warehouse.rows(query).await?;
-            self.visitors.extend(found.iter().map(|visitor| visitor.hash));
-        }
+        self.visitors.extend(self.trusted_visitors(warehouse, &alone.rows()).await?);
         self.visitors.sort_unstable();
         self.visitors.dedup();
         if self.visitors.len() > VISITORS_MAX {
-            return Err(Error::Store {
-                store_id: self.store_id.clone(),
-                message: format!(
-                    "more than {VISITORS_MAX} visitors were seen with one user: that is no person's id; erase visitors \
-                     instead"
-                ),
-            });
+            self.visitors.clear();
+            self.links_ignored = true;
         }
+        if self.visitors.is_empty() {
+            return Ok(());
+        }
+        let of_others = format!(
+            "store_id = {} AND user_id != '' AND NOT {} AND {} IN ({})",
+            literal(&self.store_id),
+            self.is_subject("user_id"),
+            self.short_hash("visitor_id"),
+            self.visitor_list()
+        );
+        let shared = self.trusted_visitors(warehouse, &of_others).await?;
+        self.visitors.retain(|visitor| !shared.contains(visitor));
         Ok(())
+    }
+
+    /// Visitors of rows that servers sent, as hashes; one more than [`VISITORS_MAX`] of each table at most.
+    async fn trusted_visitors(&self, warehouse: &Warehouse, rows: &str) -> Result<BTreeSet<u64>> {
+        let mut visitors = BTreeSet::new();
+        for table in ["events", "clicks"] {
+            let query = warehouse.long_query(&format!(
+                "SELECT DISTINCT {} AS hash FROM {table} WHERE trusted = 1 AND visitor_id != '' AND {rows} LIMIT {}",
+                self.short_hash("visitor_id"),
+                VISITORS_MAX + 1
+            ));
+            let found: Vec<Visitor> = warehouse.rows(query).await?;
+            visitors.extend(found.iter().map(|visitor| visitor.hash));
+        }
+        Ok(visitors)
+    }
+
+    /// The part of the subject's rows that was received first, about so many of each table; and whether there are more.
+    pub async fn slice(&self, warehouse: &Warehouse, rows_max: u32) -> Result<(Self, bool)> {
+        let mut slice = self.clone();
+        for table in ["events", "clicks"] {
+            let query = warehouse.long_query(&format!(
+                "SELECT toUnixTimestamp64Milli(received_at) AS received_ms FROM {table} WHERE {}
+                 ORDER BY received_at LIMIT 1 OFFSET {rows_max}",
+                self.rows()
+            ));
+            for received_ms in warehouse.rows::<i64>(query).await? {
+                slice.until_ms = slice.until_ms.min(received_ms);
+            }
+        }
+        let has_more = slice.until_ms < self.until_ms;
+        Ok((slice, has_more))
     }
 
     /// How many rows there are. Letters first: who replays them stores their rows before they go, so that what is no
@@ -212,11 +267,16 @@ impl Subject {
         Ok(Counts { events, clicks, dead_letters })
     }
 
-    /// Condition of the subject's rows in a table together with their copies, in brackets. When there are too many copies
-    /// for one statement it is of copies alone, and the second is `true`: theirs must go before the rows by which they
-    /// are found.
+    /// Condition of the subject's rows in a table together with the copies that would come to light without them, in
+    /// brackets. When there are too many copies for one statement it is of copies alone, and the second is `true`: theirs
+    /// must go before the rows by which they are found.
     pub async fn rows_with_copies(&self, warehouse: &Warehouse, table: &str) -> Result<(String, bool)> {
         let (own, store) = (self.rows(), literal(&self.store_id));
+        // All copies of an event with a visitor name that visitor. A user's copies that name nobody are like other such
+        // rows: what was sent is not theirs because its `event_id` is.
+        if self.kind == Kind::User {
+            return Ok((own, false));
+        }
         // The sorting key, but for names as hashes: they may be long, and a statement holds this several times.
         let (name, name_literal) = match table {
             "events" => ("sipHash64(name), ", "toString(sipHash64(name)), ',', "),
@@ -227,7 +287,8 @@ impl Subject {
             "SELECT DISTINCT concat('(toDate(', toString(toUInt16(key_date)), '),', {name_literal}
                                     toString(visitor_hash), ',toUUID(''', toString(event_id), '''))')
              FROM {table}
-             WHERE store_id = {store} AND NOT {own} AND {key} IN (SELECT {key} FROM {table} WHERE {own})
+             WHERE store_id = {store} AND visitor_hash = 0 AND NOT {own}
+               AND {key} IN (SELECT {key} FROM {table} FINAL WHERE visitor_hash = 0 AND {own})
              LIMIT {COPIES_MAX}"
         ));
         let copies: Vec<String> = warehouse.rows(query).await?;
@@ -266,7 +327,7 @@ mod tests {
     fn no_statement_names_anybody() {
         let mut subject = Subject::new("demo", Kind::User, "jane@example.org", 1_700_000_000_000);
         subject.visitors = vec![7, 8];
-        for text in [subject.rows(), subject.letters()] {
+        for text in [subject.rows(), subject.letters(), subject.exported_letters()] {
             assert!(!text.contains("jane") && !text.contains(&hex::encode("jane")), "{text}");
             assert!(text.starts_with('(') && text.ends_with(')'));
         }
