@@ -3,14 +3,15 @@
 //! Which rows have come is told by their lanes (`lanes`). An arrival touches its own day, and the days whose numbers it
 //! changes from there:
 //!
-//! * the days of other copies of it: one that was received earlier may arrive later (out of a spool), and wins;
+//! * the days of other copies of it: one that counts before them (a server's, an earlier one) may arrive later, and wins.
+//!   Then it is the copies, too, whose order, showing and session lose an event: all of what follows is asked of them;
 //! * the days of all other reports of its order, and of its showing of a page;
 //! * the day on which its session begins, and the day on which it began before;
 //! * the days of its chain of events without session id, whose cuts it may move.
 //!
 //! A copy that a merge has dropped before anybody looked is not found: then the day that it was counted on stays as it is
-//! until something else touches it. That takes an event whose time is its receipt's, two copies of it received on
-//! different days, the later stored first, and a merge of both within one look.
+//! until something else touches it. That takes two copies of an event with times on different days, or of different
+//! sessions, the one that counts stored last, and a merge of both within one look.
 //!
 //! Days touched in vain cost time and nothing else. The watermarks move in the transaction that writes the days.
 
@@ -40,11 +41,18 @@ const QUARTER_MS: i64 = 900_000;
 const DAY_MS: i64 = 86_400_000;
 
 const SOURCES: [Source; 2] = [
-    Source { table: "events", days: text::arrivals_days, copies: text::arrivals_copies, has_sessions: true },
+    Source {
+        table: "events",
+        days: text::arrivals_days,
+        copies: text::arrivals_copies,
+        key: "store_id, key_date, name, visitor_hash, event_id",
+        has_sessions: true,
+    },
     Source {
         table: "clicks",
         days: text::arrivals_clicks,
         copies: text::arrivals_click_copies,
+        key: "store_id, key_date, visitor_hash, event_id",
         has_sessions: false,
     },
 ];
@@ -56,6 +64,14 @@ struct Arrived {
     received_ms: i64,
     order_reports: u64,
     showings: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct Copies {
+    store: String,
+    quarter: i64,
+    /// Those that have not arrived now.
+    others: u64,
 }
 
 #[derive(Row, Deserialize)]
@@ -128,19 +144,20 @@ async fn look_at(
     if range.moved.is_empty() {
         return Ok(range);
     }
-    let ask = |name: &str| range.param(warehouse.query(&text::assemble(name)));
-    touch_related(warehouse, source, ask, touched).await?;
+    let ask = |name: &str, rows: &str| range.param(warehouse.query(&text::assemble_of(name, rows)));
+    touch_related(warehouse, source, &text::assemble(text::lane_rows), ask, touched).await?;
     Ok(range)
 }
 
-/// The quarters that the rows which `ask` asks about decide, whether they come or go: it is the difference that counts.
+/// The quarters that rows decide, whether they come or go: it is the difference that counts.
 async fn touch_related(
     warehouse: &Warehouse,
     source: &Source,
-    ask: impl Fn(&str) -> Query,
+    rows: &str,
+    ask: impl Fn(&str, &str) -> Query,
     touched: &mut Touched,
 ) -> Result<()> {
-    let arrived: Vec<Arrived> = warehouse.rows(ask(source.days)).await?;
+    let arrived: Vec<Arrived> = warehouse.rows(ask(source.days, rows)).await?;
     let (mut orders, mut showings) = (0, 0);
     for row in &arrived {
         touched.add(&row.store, row.quarter);
@@ -156,17 +173,34 @@ async fn touch_related(
     let stores: Vec<&str> = stores.into_iter().collect();
     let mut first = arrived.iter().map(|row| row.quarter).min().unwrap_or(0);
     let mut last = arrived.iter().map(|row| row.quarter + QUARTER_MS).max().unwrap_or(0);
-    let mut wanted = vec![source.copies];
+    let mut others = 0;
+    for row in warehouse.rows::<Copies>(ask(source.copies, rows).param("stores", &stores)).await? {
+        touched.add(&row.store, row.quarter);
+        first = first.min(row.quarter);
+        last = last.max(row.quarter + QUARTER_MS);
+        others += row.others;
+    }
+    let with_copies;
+    let rows = if others > 0 {
+        let key = source.key;
+        with_copies = format!("({key}) IN (SELECT {key} FROM {} WHERE {rows})", source.table);
+        &with_copies
+    } else {
+        rows
+    };
+    let mut wanted = Vec::new();
     if orders > 0 {
         wanted.push(text::arrivals_orders);
     }
-    if showings > 0 {
+    if showings > 0 || others > 0 {
         wanted.push(text::arrivals_showings);
     }
     let (arrived_first, arrived_last) = (first, last);
     for name in wanted {
-        let query =
-            ask(name).param("stores", &stores).param("first", arrived_first).param("last", arrived_last);
+        let query = ask(name, rows)
+            .param("stores", &stores)
+            .param("first", arrived_first)
+            .param("last", arrived_last);
         for row in warehouse.rows::<Related>(query).await? {
             touched.add(&row.store, row.quarter);
             first = first.min(row.quarter);
@@ -177,7 +211,7 @@ async fn touch_related(
         return Ok(());
     }
     for name in [text::arrivals_sessions, text::arrivals_chains] {
-        let query = ask(name)
+        let query = ask(name, rows)
             .param("stores", &stores)
             .param("first", first)
             .param("last", last)
@@ -194,8 +228,8 @@ async fn touch_related(
 pub async fn decided_by(warehouse: &Warehouse, store_id: &str, rows: [&str; 2]) -> Result<BTreeSet<i64>> {
     let mut touched = Touched::default();
     for (source, rows) in SOURCES.into_iter().zip(rows) {
-        let ask = |name: &str| warehouse.long_query(&text::assemble_of(name, rows));
-        touch_related(warehouse, &source, ask, &mut touched).await?;
+        let ask = |name: &str, rows: &str| warehouse.long_query(&text::assemble_of(name, rows));
+        touch_related(warehouse, &source, rows, ask, &mut touched).await?;
     }
     Ok(touched.quarters.remove(store_id).unwrap_or_default())
 }

@@ -14,7 +14,7 @@ use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use millrace_schemas::clickhouse::{Layout, SOURCE_COLUMNS, statements};
+use millrace_schemas::clickhouse::{Layout, SOURCE_COLUMNS, statements, upgrades};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -125,6 +125,14 @@ impl Store {
         for statement in statements(&self.layout) {
             self.query(&statement).await?;
         }
+        for upgrade in upgrades(&self.layout) {
+            if self.number(&upgrade.waiting).await? > 0 {
+                tracing::info!("changing tables of an earlier release; their parts are rewritten meanwhile");
+                for statement in upgrade.statements {
+                    self.query(&statement).await?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -201,6 +209,14 @@ impl Store {
             }
         }
         insert.end().await
+    }
+
+    async fn number(&self, query: &str) -> Result<u64, StoreError> {
+        let answer = self.client.query_raw(query).fetch_one::<u64>();
+        match tokio::time::timeout(QUERY_TIMEOUT, answer).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(StoreError::passing("no answer within 30 s")),
+        }
     }
 
     async fn query(&self, statement: &str) -> Result<(), StoreError> {

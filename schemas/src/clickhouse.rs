@@ -3,7 +3,8 @@
 //! The tables' columns come from [`crate::row`]. Three rules carry the delivery guarantee:
 //!
 //! * the sorting key is a function of what was sent alone, so an event that is sent again meets its first copy;
-//! * of copies the one received first stays (`_version`), so a rollup does not depend on the order of arrival;
+//! * of copies that differ a server's stays, then the earliest (`_version`): nobody who knows only a public key takes the
+//!   place of what the shop itself said, and a rollup does not depend on the order of arrival;
 //! * the deduplication window is set, so a repeated insert with the same token stores nothing.
 //!
 //! And one carries the rollups': every row says what of its partition was stored before it (`_batch`), so a reader knows
@@ -38,6 +39,19 @@ pub const DEDUPLICATION_WINDOW: u32 = 10_000;
 /// from a spool. A merge needs no fsync: the parts it replaces stay for minutes. (On a cluster other replicas have it.)
 const SYNCED: &str = "fsync_after_insert = 1, fsync_part_directory = 1";
 
+/// The column that decides between copies: the greatest stays.
+const VERSION: &str = "_version";
+
+/// Its comment, which also says that the column of a table made by an earlier release holds these values by now.
+const VERSION_DOC: &str = "Of copies the greatest stays: a copy of a server, then the earliest event, then the earliest received, \
+                           then the smaller hash.";
+
+/// The greatest number of 44 bits, in which an instant fits: milliseconds since 1900, as far as tables hold them.
+const INSTANT_MAX: i64 = (1 << 44) - 1;
+
+/// Milliseconds from 1900 to 1970.
+const BEFORE_EPOCH_MS: i64 = 2_208_988_800_000;
+
 /// Rows of an earlier build, and rows of others who insert, have none of their own: they stand for themselves.
 const BATCH: &str = "_batch";
 
@@ -66,41 +80,7 @@ pub const DEAD_LETTER_COLUMNS: [Column; 4] = [
 pub fn statements(layout: &Layout) -> Vec<String> {
     let on_cluster = on_cluster(layout);
     let mut all = vec![format!("CREATE DATABASE IF NOT EXISTS {}{on_cluster}", layout.database)];
-    for table in [
-        Table {
-            name: EventRow::TABLE,
-            columns: EventRow::COLUMNS,
-            indexes: "INDEX event_time event_time TYPE minmax GRANULARITY 1,\n    \
-                      INDEX session_id session_id TYPE bloom_filter(0.01) GRANULARITY 4,\n    \
-                      INDEX order_id order_id TYPE bloom_filter(0.01) GRANULARITY 4,\n    \
-                      INDEX _offset _offset TYPE minmax GRANULARITY 1",
-            keeps_first_received: true,
-            partition: "toYYYYMM(received_at)",
-            order: "store_id, key_date, name, visitor_hash, event_id",
-            arrived: "received_at",
-        },
-        Table {
-            name: ClickRow::TABLE,
-            columns: ClickRow::COLUMNS,
-            indexes: "INDEX event_time event_time TYPE minmax GRANULARITY 1,\n    \
-                      INDEX _offset _offset TYPE minmax GRANULARITY 1",
-            keeps_first_received: true,
-            partition: "toYYYYMM(received_at)",
-            order: "store_id, key_date, visitor_hash, event_id",
-            arrived: "received_at",
-        },
-        Table {
-            name: "dead_letters",
-            columns: &DEAD_LETTER_COLUMNS,
-            indexes: "INDEX died_at died_at TYPE minmax GRANULARITY 1",
-            keeps_first_received: false,
-            partition: "toYYYYMM(died_at)",
-            order: "_topic, _partition, _offset, _row",
-            arrived: "died_at",
-        },
-    ] {
-        all.extend(table.statements(layout));
-    }
+    all.extend(TABLES.iter().flat_map(|table| table.statements(layout)));
     all.extend(VIEWS.iter().map(|(name, query)| {
         let query = query.replace("{db}", &layout.database);
         format!("CREATE OR REPLACE VIEW {}.{name}{on_cluster} AS\n{query}", layout.database)
@@ -108,12 +88,60 @@ pub fn statements(layout: &Layout) -> Vec<String> {
     all
 }
 
+/// What the tables of an earlier release need once, after [`statements`].
+pub fn upgrades(layout: &Layout) -> Vec<Upgrade> {
+    TABLES.iter().filter_map(|table| table.upgrade(layout)).collect()
+}
+
+/// A change of tables that costs work, so that it is made once and not at each start. Cut off, it is made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// A query whose one number says how many tables wait for it.
+    pub waiting: String,
+    /// What makes it, in order.
+    pub statements: Vec<String>,
+}
+
+const TABLES: [Table; 3] = [
+    Table {
+        name: EventRow::TABLE,
+        columns: EventRow::COLUMNS,
+        indexes: "INDEX event_time event_time TYPE minmax GRANULARITY 1,\n    \
+                      INDEX session_id session_id TYPE bloom_filter(0.01) GRANULARITY 4,\n    \
+                      INDEX order_id order_id TYPE bloom_filter(0.01) GRANULARITY 4,\n    \
+                      INDEX _offset _offset TYPE minmax GRANULARITY 1",
+        has_version: true,
+        partition: "toYYYYMM(received_at)",
+        order: "store_id, key_date, name, visitor_hash, event_id",
+        arrived: "received_at",
+    },
+    Table {
+        name: ClickRow::TABLE,
+        columns: ClickRow::COLUMNS,
+        indexes: "INDEX event_time event_time TYPE minmax GRANULARITY 1,\n    \
+                      INDEX _offset _offset TYPE minmax GRANULARITY 1",
+        has_version: true,
+        partition: "toYYYYMM(received_at)",
+        order: "store_id, key_date, visitor_hash, event_id",
+        arrived: "received_at",
+    },
+    Table {
+        name: "dead_letters",
+        columns: &DEAD_LETTER_COLUMNS,
+        indexes: "INDEX died_at died_at TYPE minmax GRANULARITY 1",
+        has_version: false,
+        partition: "toYYYYMM(died_at)",
+        order: "_topic, _partition, _offset, _row",
+        arrived: "died_at",
+    },
+];
+
 struct Table {
     name: &'static str,
     columns: &'static [Column],
     indexes: &'static str,
-    /// Of copies the one received first stays; else the one inserted last, where all copies are alike.
-    keeps_first_received: bool,
+    /// Copies may differ, and a column decides between them; else all are alike, and the one inserted last stays.
+    has_version: bool,
     partition: &'static str,
     order: &'static str,
     arrived: &'static str,
@@ -125,7 +153,7 @@ impl Table {
         let Self { name, indexes, partition, order, arrived, .. } = self;
         let on_cluster = on_cluster(layout);
         let columns = self.column_list();
-        let version = if self.keeps_first_received { "_version" } else { "" };
+        let version = if self.has_version { VERSION } else { "" };
         let (stored, engine, window) = match cluster {
             None => (
                 name.to_string(),
@@ -179,6 +207,51 @@ impl Table {
         actions.collect::<Vec<_>>().join(",\n    ")
     }
 
+    /// Definition of the column that decides between copies, without its comment. From the left: one bit for a server's
+    /// word, 44 for the event's time and 44 for its receipt, the earlier the greater, and 39 of a hash of the row, so that
+    /// no order of arrival decides between copies that have all of these in common.
+    fn version(&self) -> String {
+        let earlier = |column: &str, shift: u32| {
+            let last = INSTANT_MAX - BEFORE_EPOCH_MS;
+            format!("bitShiftLeft(toUInt128({last} - toUnixTimestamp64Milli({column})), {shift})")
+        };
+        let columns: Vec<String> = self.columns.iter().map(|column| format!("`{}`", column.name)).collect();
+        format!(
+            "`{VERSION}` UInt128 MATERIALIZED bitShiftLeft(toUInt128(trusted != 0), 127) + {} + {} \
+             + bitShiftRight(bitNot(cityHash64(tuple({}))), 25)",
+            earlier("event_time", 83),
+            earlier("received_at", 39),
+            columns.join(", ")
+        )
+    }
+
+    /// Gives a table that an earlier release made the column of this one. There it knew the time of receipt alone, so a
+    /// copy that anybody sent could stand before a server's.
+    fn upgrade(&self, layout: &Layout) -> Option<Upgrade> {
+        let Self { name, .. } = self;
+        let Layout { database, cluster, .. } = layout;
+        let on_cluster = on_cluster(layout);
+        let stored = cluster.as_ref().map_or_else(|| (*name).to_owned(), |_| format!("{name}_local"));
+        let alter = |table: &str, change: &str| {
+            // Nobody waits for it: old values are read until each part is rewritten.
+            format!(
+                "ALTER TABLE {database}.{table}{on_cluster} {change} SETTINGS alter_sync = 0, mutations_sync = 0"
+            )
+        };
+        let tables = [Some(stored.as_str()), cluster.as_ref().map(|_| *name)];
+        let modify = format!("MODIFY COLUMN {}", self.version());
+        let mut statements: Vec<String> =
+            tables.into_iter().flatten().map(|table| alter(table, &modify)).collect();
+        statements.push(alter(&stored, &format!("MATERIALIZE COLUMN `{VERSION}`")));
+        // Last: from here on it counts as made.
+        statements.push(alter(&stored, &format!("COMMENT COLUMN `{VERSION}` '{VERSION_DOC}'")));
+        let waiting = format!(
+            "SELECT count() FROM system.columns WHERE database = '{database}' AND table = '{stored}' \
+             AND name = '{VERSION}' AND comment != '{VERSION_DOC}'"
+        );
+        self.has_version.then_some(Upgrade { waiting, statements })
+    }
+
     fn column_list(&self) -> String {
         let mut list = String::new();
         for (index, column) in self.all_columns().enumerate() {
@@ -187,11 +260,8 @@ impl Table {
             }
             list.push_str(&definition(column));
         }
-        if self.keeps_first_received {
-            list.push_str(
-                ",\n    `_version` UInt64 MATERIALIZED bitNot(toUInt64(toUnixTimestamp64Milli(received_at))) \
-                 COMMENT 'Of copies the one received first stays.'",
-            );
+        if self.has_version {
+            list.push_str(&format!(",\n    {} COMMENT '{VERSION_DOC}'", self.version()));
         }
         list
     }

@@ -43,6 +43,8 @@ pub(super) struct Source {
     pub(super) days: &'static str,
     /// Of the days on which other copies of it lie.
     pub(super) copies: &'static str,
+    /// The table's sorting key: what copies have in common.
+    pub(super) key: &'static str,
     /// Whether its rows belong to sessions.
     pub(super) has_sessions: bool,
 }

@@ -36,6 +36,8 @@ pub struct Order {
     pub quantities: Vec<u32>,
     /// Discounts on one of each item.
     pub item_discounts: Vec<i64>,
+    /// 1: a server reported it.
+    pub trusted: u8,
 }
 
 impl Order {
@@ -77,9 +79,17 @@ pub struct Refund {
     pub prices: Vec<i64>,
     /// Quantities of its items.
     pub quantities: Vec<u32>,
+    /// 1: a server reported it.
+    pub trusted: u8,
 }
 
 impl Refund {
+    /// What anybody may have sent takes nothing off but what anybody may have sent: it counts against an order that is
+    /// known, and that no server reported.
+    fn counts_against(&self, order: Option<&Order>) -> bool {
+        self.trusted == 1 || order.is_some_and(|order| order.trusted == 0)
+    }
+
     /// What is asked for; without an amount and items the whole of the order.
     fn amount(&self, order: Option<&Order>) -> i128 {
         match self.total {
@@ -113,6 +123,9 @@ pub fn settle(orders: &[Order], refunds: &[Refund]) -> Vec<Settled> {
     let mut settled = Vec::with_capacity(refunds.len());
     for refund in refunds {
         let order = by_id.get(refund.order_id.as_str()).copied();
+        if !refund.counts_against(order) {
+            continue;
+        }
         let order = order.filter(|order| order.currency == refund.currency);
         let mut amount = refund.amount(order);
         if let Some(order) = order {
@@ -173,7 +186,7 @@ mod tests {
     }
 
     fn refund(order_id: &str, total: Option<i64>) -> Refund {
-        Refund { order_id: order_id.into(), currency: "USD".into(), total, ..Refund::default() }
+        Refund { order_id: order_id.into(), currency: "USD".into(), total, trusted: 1, ..Refund::default() }
     }
 
     #[test]
@@ -189,6 +202,15 @@ mod tests {
         let refunds = [refund("1", Some(700)), refund("1", Some(700)), refund("1", None)];
         let amounts: Vec<_> = settle(&orders, &refunds).iter().map(|refund| refund.amount).collect();
         assert_eq!(amounts, [700, 300, 0]);
+    }
+
+    #[test]
+    fn what_anybody_sent_takes_nothing_off_a_servers_order() {
+        let sent = |id: &str| Refund { trusted: 0, ..refund(id, Some(300)) };
+        let orders = [Order { trusted: 1, ..order("1", Some(1000)) }, order("2", Some(200))];
+        let refunds = [sent("1"), refund("1", Some(100)), sent("2"), sent("unknown")];
+        let amounts: Vec<_> = settle(&orders, &refunds).iter().map(|refund| refund.amount).collect();
+        assert_eq!(amounts, [100, 200]);
     }
 
     #[test]

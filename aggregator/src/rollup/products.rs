@@ -24,9 +24,6 @@ use crate::{
 
 /// Days over which stock turns are taken.
 const STOCK_DAYS: i64 = 30;
-/// The greatest mean that `average_rating` holds, in hundredths.
-const RATING_MAX: i128 = 9_999;
-
 #[derive(Default, Row, Deserialize)]
 struct Counts {
     day: i64,
@@ -38,8 +35,22 @@ struct Counts {
     reviews: u64,
     ratings: u64,
     rating_sum: i128,
+    told_reviews: u64,
+    told_ratings: u64,
+    told_rating_sum: i128,
     stock: u64,
     stock_reports: u64,
+}
+
+impl Counts {
+    /// How many reviews count, how many of them rate, and the sum of the ratings in millionths. Where a server has told of
+    /// any, what others sent is no review: who reads a public key off the page cannot rate beside the shop's own word.
+    fn reviews(&self) -> (u64, u64, i128) {
+        match self.told_reviews {
+            0 => (self.reviews, self.ratings, self.rating_sum),
+            told => (told, self.told_ratings, self.told_rating_sum),
+        }
+    }
 }
 
 #[derive(Row, Deserialize)]
@@ -66,7 +77,7 @@ struct Line {
     entries: u64,
     bounces: u64,
     orders: u64,
-    units: u64,
+    units: i128,
     sums: BTreeMap<String, i128>,
 }
 
@@ -92,7 +103,7 @@ pub async fn rows(
         for (product, quantity, amount) in order.items().filter(|(product, _, _)| !product.is_empty()) {
             let line = lines.entry((date, product.to_owned())).or_default();
             line.orders += u64::from(named.insert(product));
-            line.units += u64::from(quantity);
+            line.units += i128::from(quantity);
             *line.sums.entry(order.currency.clone()).or_default() += amount;
         }
     }
@@ -134,9 +145,8 @@ fn row(date: Date, product_id: &str, line: &Line, rates: &Rates) -> serde_json::
     for (currency, sum) in &line.sums {
         revenue.add(rates, date, currency, *sum);
     }
-    // Ratings are summed in millionths.
-    let rating =
-        divide(counts.rating_sum, i128::from(counts.ratings) * 10_000).clamp(-RATING_MAX, RATING_MAX);
+    let (reviews, ratings, rating_sum) = counts.reviews();
+    let rating = divide(rating_sum, i128::from(ratings) * 10_000);
     json!({
         "product_id": product_id,
         "views_count": counts.views,
@@ -145,7 +155,7 @@ fn row(date: Date, product_id: &str, line: &Line, rates: &Rates) -> serde_json::
         "cart_removal_count": counts.removals,
         "checkout_count": line.checkouts,
         "purchase_count": line.orders,
-        "units_sold": line.units,
+        "units_sold": saturate(line.units),
         "revenue_cents": saturate(revenue.minor),
         "currency": rates.base(),
         "unconverted": revenue.unconverted_json(),
@@ -153,8 +163,8 @@ fn row(date: Date, product_id: &str, line: &Line, rates: &Rates) -> serde_json::
         "bounce_rate": ratio(i128::from(line.bounces), i128::from(line.entries), 4),
         "conversion_rate": ratio(i128::from(line.orders), i128::from(counts.unique_views), 4),
         "stock_level": (counts.stock_reports > 0).then_some(counts.stock),
-        "average_rating": (counts.ratings > 0).then(|| super::money::decimal_text(rating, 2)),
-        "review_count": counts.reviews,
+        "average_rating": (ratings > 0).then(|| super::money::decimal_text(rating, 2)),
+        "review_count": reviews,
     })
 }
 

@@ -1,12 +1,12 @@
 -- The winning report of every refund of the orders that were refunded in the period, in the order in which they are
 -- taken from the order's total.
 SELECT order_id, winner.1 AS at_ms, winner.2 AS currency, winner.3 AS total, winner.4 AS prices,
-       winner.5 AS quantities
+       winner.5 AS quantities, winner.7 AS trusted
 FROM
 (
     SELECT order_id, refund_id,
            argMin((toUnixTimestamp64Milli(event_time), toString(currency), total_minor, item_price_minor,
-                   item_quantity, UUIDToNum(event_id)),
+                   item_quantity, UUIDToNum(event_id), trusted),
                   (trusted = 0, event_time, UUIDToNum(event_id), key_date, visitor_hash)) AS winner
     FROM events FINAL
     WHERE store_id = {store:String} AND is_bot = 0 AND name = 'refund' AND order_id != ''

@@ -156,8 +156,13 @@ async fn orders_and_refunds_count_once_and_exactly() {
         EventRow { currency: "EUR", ..order(6, "purchase", "2026-10-02 10:00:00", "o3", Some(10_000)) },
         EventRow { currency: "GBP", ..order(7, "purchase", "2026-10-02 10:00:00", "o4", Some(500)) },
         // o1 of 100.01: 60 back, then 60 more, cut to 40.01; the second names an item.
-        EventRow { refund_id: "r1", ..order(8, "refund", "2026-10-02 12:00:00", "o1", Some(6_000)) },
         EventRow {
+            trusted: 1,
+            refund_id: "r1",
+            ..order(8, "refund", "2026-10-02 12:00:00", "o1", Some(6_000))
+        },
+        EventRow {
+            trusted: 1,
             refund_id: "r2",
             item_product_id: vec!["a"],
             item_price_minor: vec![2_000],
@@ -165,7 +170,7 @@ async fn orders_and_refunds_count_once_and_exactly() {
             item_discount_minor: vec![0],
             ..order(9, "refund", "2026-10-03 12:00:00", "o1", None)
         },
-        EventRow { refund_id: "r2", ..order(10, "refund", "2026-10-04 12:00:00", "o1", Some(1)) },
+        EventRow { trusted: 1, refund_id: "r2", ..order(10, "refund", "2026-10-04 12:00:00", "o1", Some(1)) },
     ])
     .await;
     bed.roll().await;
@@ -321,6 +326,96 @@ async fn nobody_stops_rollups_by_what_they_send() {
     );
     let revenue = bed.rows("SELECT gross_revenue_cents AS g FROM revenue_analytics").await;
     assert_eq!(revenue, [json!({"g": i64::MAX})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_anybody_sends_never_takes_the_place_of_a_servers_word() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    bed.clickhouse("", "SYSTEM STOP MERGES").await;
+    let told = |row: EventRow<'static>| EventRow { trusted: 1, ..row };
+    let bought =
+        |number, order_id, total| order(number, "purchase", "2026-10-01 10:00:00", order_id, Some(total));
+    let of = |number, name, value| EventRow {
+        item_product_id: vec!["a"],
+        item_price_minor: vec![0],
+        item_quantity: vec![7],
+        item_discount_minor: vec![0],
+        value,
+        ..event(number, name, "2026-10-01 10:00:00", "v1", "")
+    };
+    let shop = [
+        told(bought(1, "o1", 9_900)),
+        told(bought(2, "o2", 5_000)),
+        told(bought(3, "o3", 2_000)),
+        told(EventRow { refund_id: "r", ..order(4, "refund", "2026-10-01 12:00:00", "o3", Some(500)) }),
+        told(of(5, "inventory_level", None)),
+        told(of(6, "review", Some(4.0))),
+    ];
+    let early = |row: EventRow<'static>| {
+        let (event_time, received_at) = (row.event_time - 3_600_000, row.received_at - 3_600_000);
+        EventRow { event_time, received_at, ..row }
+    };
+    let others = [
+        // Copies of what the server told: earlier in every respect, of other amounts, a bot's, of another order.
+        early(bought(1, "o1", 1)),
+        EventRow { is_bot: 1, bot_reason: "rate", ..early(bought(2, "o2", 5_000)) },
+        early(bought(3, "elsewhere", 77)),
+        EventRow { refund_id: "r", ..order(4, "refund", "2026-10-01 12:00:00", "o3", Some(2_000)) },
+        // Words of their own about the server's orders.
+        EventRow { visitor_hash: 9, ..early(bought(1, "o1", 3)) },
+        order(10, "refund", "2026-10-01 12:00:00", "o1", None),
+        order(11, "refund", "2026-10-01 12:00:00", "nobodys", Some(4_000)),
+        EventRow { item_quantity: vec![0], ..of(12, "inventory_level", None) },
+        of(13, "review", Some(1.0)),
+        of(14, "review", Some(1.0)),
+        // An order that no server reported: refunds take it back, and no more.
+        bought(20, "theirs", 300),
+        order(21, "refund", "2026-10-01 12:00:00", "theirs", Some(900)),
+        // Ratings where nobody has told any: only what is one.
+        EventRow { item_product_id: vec!["b"], ..of(22, "review", Some(-1e8)) },
+        EventRow { item_product_id: vec!["b"], ..of(23, "review", Some(3.0)) },
+        EventRow { item_product_id: vec!["only-theirs"], ..of(24, "inventory_level", None) },
+    ];
+    // Whichever comes first, and once all copies are merged.
+    for (store, parts) in [("s", [&shop[..], &others[..]]), ("t", [&others[..], &shop[..]])] {
+        if store == "t" {
+            bed.add_store("t", "UTC", "USD").await;
+        }
+        for part in parts {
+            let part: Vec<_> = part.iter().map(|row| EventRow { store_id: store, ..row.clone() }).collect();
+            bed.insert(&part).await;
+            bed.roll().await;
+        }
+    }
+    for is_merged in [false, true] {
+        if is_merged {
+            bed.clickhouse("", "SYSTEM START MERGES").await;
+            bed.clickhouse("", "OPTIMIZE TABLE millrace.events FINAL").await;
+            bed.forget().await;
+            bed.roll().await;
+        }
+        for store in ["s", "t"] {
+            let revenue = bed
+                .rows(&format!(
+                    "SELECT orders_count AS n, gross_revenue_cents AS g, refunds_amount_cents AS r
+                     FROM revenue_analytics WHERE store_id = '{store}'"
+                ))
+                .await;
+            let total = 9_900 + 5_000 + 2_000 + 300;
+            assert_eq!(revenue, [json!({"n": 4, "g": total, "r": 800})], "{store}, merged: {is_merged}");
+            let products = bed
+                .rows(&format!(
+                    "SELECT product_id AS p, stock_level AS s, average_rating::text AS a, review_count AS n
+                     FROM product_analytics WHERE store_id = '{store}' ORDER BY product_id"
+                ))
+                .await;
+            let expected = [
+                json!({"p": "a", "s": 7, "a": "4.00", "n": 1}),
+                json!({"p": "b", "s": null, "a": "3.00", "n": 2}),
+            ];
+            assert_eq!(products, expected, "{store}, merged: {is_merged}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,11 +52,15 @@ const PAGES: [&str; 6] = ["", "p1", "p2", "p3", "p4", "p5"];
 const MINUTE: i64 = 60_000;
 
 fn random_event<'a>(dice: &mut Dice, number: u128, store: &'a str) -> EventRow<'a> {
+    let name = dice.pick(&NAMES);
+    random_event_of(dice, number, store, name)
+}
+
+fn random_event_of<'a>(dice: &mut Dice, number: u128, store: &'a str, name: &'a str) -> EventRow<'a> {
     let start = at("2026-10-30 00:00:00");
     // Bunched, so that sessions have more than one event: six days in steps of three minutes around some hours.
     let hour = dice.below(48) as i64 * 3;
     let ms = start + hour * 60 * MINUTE + dice.below(40) as i64 * 3 * MINUTE + dice.below(60) as i64 * 1000;
-    let name = dice.pick(&NAMES);
     let is_order = name == "purchase" || name == "refund";
     let visitor_id = dice.pick(&VISITORS);
     EventRow {
@@ -83,6 +87,28 @@ fn random_event<'a>(dice: &mut Dice, number: u128, store: &'a str) -> EventRow<'
         value: dice.one_in(2).then(|| dice.below(50) as f64 / 10.0),
         ..event(number, name, "2026-10-30 00:00:00", visitor_id, "")
     }
+}
+
+/// What others say of some of the events, under the same sorting key: of another day, session, order, and by another key.
+fn other_words<'a>(dice: &mut Dice, events: &[EventRow<'a>]) -> Vec<EventRow<'a>> {
+    let mut words = Vec::new();
+    for row in events.iter().filter(|row| row.visitor_id != "awake") {
+        if dice.one_in(6) {
+            let mut word = EventRow {
+                event_id: row.event_id,
+                visitor_id: row.visitor_id,
+                visitor_hash: row.visitor_hash,
+                trusted: dice.below(2) as u8,
+                ..random_event_of(dice, 0, row.store_id, row.name)
+            };
+            let len = word.item_product_id.len();
+            word.item_price_minor.truncate(len);
+            word.item_quantity.truncate(len);
+            word.item_discount_minor.truncate(len);
+            words.push(word);
+        }
+    }
+    words
 }
 
 /// A store's events: random ones, and a visitor who never pauses for three days, without a session id.
@@ -139,8 +165,12 @@ pub(crate) fn random_clicks<'a>(dice: &mut Dice, store: &'a str) -> Vec<ClickRow
 
 /// Inserts everything in pieces, rolling up after each.
 async fn arrive(bed: &Bed, dice: &mut Dice, store: &str) {
-    let events = random_events(dice, store);
+    let mut events = random_events(dice, store);
+    events.extend(other_words(dice, &events));
+    dice.shuffle(&mut events);
     let clicks = random_clicks(dice, store);
+    // A copy that counted and is merged away before anybody looks is not found (see `arrival`).
+    bed.clickhouse("", "SYSTEM STOP MERGES").await;
     let mut rest = &events[..];
     let mut clicks = &clicks[..];
     while !rest.is_empty() {
@@ -154,6 +184,7 @@ async fn arrive(bed: &Bed, dice: &mut Dice, store: &str) {
     }
     bed.insert(clicks).await;
     bed.roll().await;
+    bed.clickhouse("", "SYSTEM START MERGES").await;
 }
 
 pub(crate) async fn define(bed: &Bed, store: &str) {

@@ -188,6 +188,7 @@ impl Campaign {
         let mut scenario = Scenario {
             seed: self.seed.wrapping_mul(1_000).wrapping_add(self.chapters),
             events: self.rate as usize * ROUND_SECONDS * rounds.max(2),
+            has_copies: false,
             ..Scenario::over_clock_change(Timestamp::now(), 3, zone)?
         };
         // A visitor without an id is another one on the next day, and the ledger does not know when that begins.

@@ -3,7 +3,7 @@
 
 use jiff::{Timestamp, ToSpan as _, civil::Date};
 use rand::RngExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     orders::Placed,
@@ -30,6 +30,7 @@ impl World<'_> {
         self.long_sessions(day);
         self.odd_sessions(day);
         self.strange_orders(day);
+        self.false_words(day);
         self.funnel_limits(day);
         self.rage(day);
     }
@@ -255,6 +256,83 @@ impl World<'_> {
         let fields = json!({ "order_id": self.order_id(), "value": 999, "currency": currency });
         self.event(&bot, &mut visit, &page, "purchase", fields);
         self.click(&bot, &mut visit, &page, (10, 10), 0);
+    }
+
+    /// What anybody can say with the key that stands in the page, beside what the shop's server says.
+    fn false_words(&mut self, day: Date) {
+        let currency = self.scenario.currency.clone();
+        let visitor = self.plain();
+        // Half a minute to either side is the same date in UTC: a copy lies on the same key.
+        let noon = self.local(day, (12, 1, 30, 0), false);
+        let whose = json!({ "visitor_id": visitor.id });
+        for (value, copied_at, is_bot) in [(99.0, noon - 30_000, false), (45.5, noon + 30_000, true)] {
+            let order_id = self.order_id();
+            let fields = json!({ "order_id": order_id, "currency": currency, "value": value });
+            self.server(noon, "purchase", &whose, fields);
+            self.copy_of_last(&visitor, copied_at, json!({ "value": 0.01 }), is_bot);
+            let mut visit = self.arrive(&visitor, noon + MINUTE_MS);
+            let page = self.show(&visitor, &mut visit, "/thanks", "Thank you");
+            let money_back =
+                json!({ "order_id": order_id, "refund_id": "R-1", "currency": currency, "value": value });
+            self.event(&visitor, &mut visit, &page, "refund", money_back);
+        }
+        // Orders that only browsers report: of copies the earliest counts, and refunds do.
+        let mut visit = self.arrive(&visitor, noon);
+        let page = self.show(&visitor, &mut visit, "/thanks", "Thank you");
+        for copied_at in [noon - 15_000, noon + 15_000] {
+            let order_id = self.order_id();
+            let fields = json!({ "order_id": order_id, "currency": currency, "value": 20 });
+            self.event(&visitor, &mut visit, &page, "purchase", fields);
+            self.copy_of_last(&visitor, copied_at, json!({ "value": 30 }), false);
+            let money_back = json!({ "order_id": order_id, "currency": currency, "value": 25 });
+            self.event(&visitor, &mut visit, &page, "refund", money_back);
+        }
+        let nobodys = json!({ "order_id": "O-nobodys", "currency": currency, "value": 1_000 });
+        self.event(&visitor, &mut visit, &page, "refund", nobodys);
+        // Levels and ratings, of a product of which the server speaks, and of one of which it does not.
+        let told = json!({ "value": 5, "items": [{ "product_id": self.shop.products[4].id }] });
+        self.server(noon, "review", &json!({}), told);
+        for product in [4, 5] {
+            let items = json!([{ "product_id": self.shop.products[product].id, "quantity": 77_777 }]);
+            for value in [1, 99] {
+                let fields = json!({ "value": value, "items": items });
+                self.event(&visitor, &mut visit, &page, "review", fields);
+            }
+            self.event(&visitor, &mut visit, &page, "inventory_level", json!({ "items": items }));
+        }
+        if self.scenario.has_copies {
+            self.server(
+                noon,
+                "inventory_level",
+                &whose,
+                json!({ "items": [{ "product_id": "p-told", "quantity": 3 }] }),
+            );
+            let items = json!([{ "product_id": "p-told", "quantity": 0 }]);
+            self.copy_of_last(&visitor, noon - 1_000, json!({ "items": items }), false);
+        }
+    }
+
+    /// The last event once more, with another time and other fields, as a browser sends it: this one, or a bot that pretends
+    /// to be.
+    fn copy_of_last(&mut self, visitor: &Visitor, at: i64, fields: Value, is_bot: bool) {
+        let Some(last) = self.made.last().filter(|_| self.scenario.has_copies) else { return };
+        let mut json = last.json.clone();
+        json.insert("timestamp".into(), at.into());
+        if let Value::Object(fields) = fields {
+            json.extend(fields);
+        }
+        let sender = if is_bot {
+            self.senders.push(Sender {
+                agent: BOTS[0].into(),
+                is_server: false,
+                is_bot: true,
+                is_anonymous: false,
+            });
+            self.senders.len() - 1
+        } else {
+            visitor.sender
+        };
+        self.push(sender, at, json);
     }
 
     /// Steps at the very end of a window, and at the same time.

@@ -44,7 +44,7 @@ use world::World;
 pub struct Scenario {
     /// The same seed gives the same traffic.
     pub seed: u64,
-    /// Different events that are accepted.
+    /// Events that are accepted, each once; copies that differ count.
     pub events: usize,
     /// Nothing happens at or after this moment.
     pub now: Timestamp,
@@ -66,6 +66,9 @@ pub struct Scenario {
     pub bots: f64,
     /// Share of visitors that send no `visitor_id`.
     pub anonymous: f64,
+    /// Whether some events are sent again by others, in other words: a ledger by `event_id` alone cannot tell which of them
+    /// was accepted.
+    pub has_copies: bool,
 }
 
 /// What a [`Scenario`] comes to.
@@ -96,6 +99,7 @@ impl Scenario {
             malformed: 0.01,
             bots: 0.04,
             anonymous: 0.02,
+            has_copies: true,
         }
     }
 

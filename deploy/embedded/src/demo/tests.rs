@@ -51,7 +51,7 @@ fn it_sends_as_many_events_as_it_was_asked_for() {
     let traffic = scenario(6_000).generate().unwrap();
     assert_eq!(traffic.ledger.len(), 6_000);
     let ids: BTreeSet<_> = traffic.ledger.iter().map(|sent| sent.json["event_id"].to_string()).collect();
-    assert_eq!(ids.len(), 6_000);
+    assert_eq!(ids.len(), 5_995, "five are sent in other words by others");
 
     let accepted: usize = traffic.requests.iter().map(|request| request.expected.accepted).sum();
     let rejected: usize = traffic.requests.iter().map(|request| request.expected.rejected.len()).sum();

@@ -24,7 +24,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 pub use compare::{Difference, Patience, Verdict, compare, verify};
 pub use event::Sent;
@@ -63,14 +63,24 @@ pub fn recount(sent: &[Sent], store: &Store, rolled_up_ms: (i64, i64)) -> anyhow
     Ok(tables)
 }
 
-/// The events of the ledger, each once: the same identity is the same event, however often it was sent.
+/// The events of the ledger, each once: the same identity is the same event, however often it was sent. Of copies that
+/// differ a server's counts, then the earliest, then the one that was sent first.
 fn distinct(sent: &[Sent], calendar: &Calendar, currency: &str) -> anyhow::Result<Vec<Event>> {
-    let mut seen = BTreeSet::new();
-    let mut events = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let mut events: Vec<Event> = Vec::new();
     for sent in sent {
         let event = Event::read(sent, calendar, currency)?;
-        if seen.insert(event.id.clone()) {
-            events.push(event);
+        match places.get(&event.id) {
+            None => {
+                places.insert(event.id.clone(), events.len());
+                events.push(event);
+            }
+            Some(&place) => {
+                let known = &mut events[place];
+                if (!event.trusted, event.at) < (!known.trusted, known.at) {
+                    *known = event;
+                }
+            }
         }
     }
     Ok(events)

@@ -57,6 +57,11 @@ impl<'e> Book<'e> {
         let mut refunded: BTreeMap<&str, i64> = BTreeMap::new();
         let refunds = reports
             .into_iter()
+            // Without a server's word a refund counts against an order, and against none that a server reported.
+            .filter(|report| {
+                let order = orders.get(report.order_id.as_str());
+                report.trusted || order.is_some_and(|order| !order.report.trusted)
+            })
             .map(|report| {
                 let order = orders
                     .get(report.order_id.as_str())

@@ -53,7 +53,7 @@ fn by_product(events: &[Event]) -> BTreeMap<&str, Vec<&Event>> {
 
 /// The last level of each day.
 fn stock_levels(events: &[&Event], product_id: &str) -> BTreeMap<Date, i64> {
-    let mut levels: Vec<_> = events.iter().filter(|event| event.name == "inventory_level").collect();
+    let mut levels: Vec<_> = events.iter().filter(|event| tells_stock(event)).collect();
     levels.sort_by_key(|event| event.order());
     let mut by_day = BTreeMap::new();
     for event in levels {
@@ -62,6 +62,11 @@ fn stock_levels(events: &[&Event], product_id: &str) -> BTreeMap<Date, i64> {
         }
     }
     by_day
+}
+
+/// Only the shop's own server knows what it has.
+fn tells_stock(event: &Event) -> bool {
+    event.name == "inventory_level" && event.trusted
 }
 
 struct Product<'e> {
@@ -76,12 +81,11 @@ struct Product<'e> {
 impl Product<'_> {
     /// The days that get a row.
     fn days(&self) -> BTreeSet<Date> {
-        let counted =
-            ["view_item", "add_to_cart", "remove_from_cart", "begin_checkout", "inventory_level", "review"];
+        let counted = ["view_item", "add_to_cart", "remove_from_cart", "begin_checkout", "review"];
         let mut days: BTreeSet<Date> = self
             .events
             .iter()
-            .filter(|event| counted.contains(&event.name.as_str()))
+            .filter(|event| counted.contains(&event.name.as_str()) || tells_stock(event))
             .map(|event| event.day)
             .collect();
         days.extend(self.orders.iter().map(|order| order.report.day));
@@ -103,7 +107,10 @@ impl Product<'_> {
         }
         let revenue = takings.convert(&store.rates, &store.currency);
         let units: i64 = orders.iter().map(|order| self.units(order)).sum();
-        let reviews = of_day("review");
+        let mut reviews = of_day("review");
+        if reviews.iter().any(|event| event.trusted) {
+            reviews.retain(|event| event.trusted);
+        }
         let purchases = orders.len() as i64;
         Row::from([
             ("product_id", self.id.into()),
@@ -204,7 +211,11 @@ fn time_on_page(shown: &Showings<'_>, views: &[&Event]) -> i64 {
 }
 
 fn average_rating(reviews: &[&Event]) -> Value {
-    let ratings: Vec<Decimal> = reviews.iter().filter_map(|event| event.value).collect();
+    let ratings: Vec<Decimal> = reviews
+        .iter()
+        .filter_map(|event| event.value)
+        .filter(|value| (Decimal::ONE..=Decimal::from(5)).contains(value))
+        .collect();
     if ratings.is_empty() {
         return Value::Null;
     }

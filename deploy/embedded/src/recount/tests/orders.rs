@@ -57,6 +57,23 @@ fn a_servers_report_beats_browsers() {
 }
 
 #[test]
+fn what_anybody_sent_takes_nothing_off_a_servers_order() {
+    let forged = |order: &str, value: i64| json!({ "name": "refund", "order_id": order, "value": value });
+    let tables = count(&[
+        (0.0, purchase("1", json!({ "value": 100, "trusted": true, "event_id": "copied" }))),
+        (-9.0, purchase("1", json!({ "value": 1, "event_id": "copied" }))),
+        (0.0, purchase("2", json!({ "value": 50 }))),
+        (1.0, forged("1", 30)),
+        (1.0, forged("2", 60)),
+        (1.0, forged("nobody's", 70)),
+    ]);
+    assert_eq!(
+        cells(&tables, "revenue_analytics", &[DAY, "USD"], &MONEY),
+        ["2", "15000", "5000", "10000", "0", "0"]
+    );
+}
+
+#[test]
 fn refunds_are_cut_at_the_orders_total() {
     let item = json!([{ "product_id": "p", "price": 30, "quantity": 2 }]);
     let tables = count(&[

@@ -45,6 +45,8 @@ fn products() {
         (7.0, with(at("review", "b"), json!({ "value": 4 }))),
         (8.0, with(at("review", "a"), json!({ "value": 4.5 }))),
         (9.0, with(at("review", "a"), json!({ "value": 5 }))),
+        // Not what rates, nor who knows a level.
+        (9.0, json!({ "name": "inventory_level", "items": item(json!({ "quantity": 999 })) })),
         (9.0, at("select_item", "b")),
     ]);
     let columns = [
@@ -74,4 +76,21 @@ fn products() {
         ["20", "0.0000", "null", "0"]
     );
     assert_eq!(tables["product_analytics"].rows.len(), 2);
+}
+
+#[test]
+fn a_servers_reviews_are_the_reviews() {
+    let review = |value: f64| json!({ "name": "review", "value": value, "items": [{ "product_id": "p" }] });
+    let told = |value: f64| with(review(value), json!({ "trusted": true }));
+    let day = 86_400.0;
+    let tables = count(&[
+        (0.0, told(4.0)),
+        (1.0, review(1.0)),
+        (2.0, review(-999.0)),
+        (day, review(2.0)),
+        (day, review(99.0)),
+    ]);
+    let columns = ["average_rating", "review_count"];
+    assert_eq!(cells(&tables, "product_analytics", &[DAY, "p"], &columns), ["4.0", "1"]);
+    assert_eq!(cells(&tables, "product_analytics", &[NEXT, "p"], &columns), ["2.0", "2"]);
 }
