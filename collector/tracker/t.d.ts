@@ -53,7 +53,8 @@ export interface Fields {
   items?: Item[]
   /** Whether a person did it; one that is false does not end a bounce. */
   interactive?: boolean
-  properties?: Record<string, string | number | boolean | null | undefined>
+  /** A `Date` is sent as its milliseconds. */
+  properties?: Record<string, string | number | boolean | Date | null | undefined>
   [more: string]: unknown
 }
 
@@ -67,9 +68,9 @@ export interface Millrace {
   (command: 'event', name: Name | (string & {}), fields?: Fields): void
   /** A page was shown: the one before is left. `fields` may say its `url` and `title`. */
   (command: 'page', fields?: { url?: string; title?: string; properties?: Fields['properties'] }): void
-  /** Who this is, until `reset`. */
+  /** Who this is, until `reset`. Another user than before is somebody else, as after `reset`; nothing (`''`, `null`) is ignored. */
   (command: 'identify', user_id: string): void
-  /** From here on it is somebody else: a new visitor, a new session, no user. */
+  /** From here on it is somebody else, in every tab: a new visitor, a new session, no user. The view of the page that is shown ends. */
   (command: 'reset'): void
   /** What the visitor agreed to. What was kept is forgotten where it is less than `full`. */
   (command: 'consent', consent: Consent): void

@@ -1,6 +1,7 @@
 /** Clicks for heatmaps, and whether anything came of them. */
-import { isOff, page, push } from './core'
-import { d, guard, hidden, on, w } from './page'
+import { type Event, era, fill, isOff, page, push } from './core'
+import { closest, of } from './element'
+import { guard, hidden, on, own, w } from './page'
 
 /** A page that has not moved for so long after a click has not answered it. */
 const DEAD_MS = 1e3
@@ -10,32 +11,34 @@ const ANSWERS = 'a[href],input,select,textarea,label,summary,video,audio,[conten
 /** A short path that finds the element: down from the nearest id, four levels at most. */
 export const selector = (element: Element) => {
   const path: string[] = []
-  for (let at: Element | null = element; at && path.length < 4; at = at.parentElement) {
-    const name = at.tagName.toLowerCase()
-    if (at.id) {
-      path.unshift('#' + CSS.escape(at.id))
+  for (let at: Element | null = element, above; at && path.length < 4; at = above) {
+    const name = of(at, 'localName')
+    const id = of(at, 'id')
+    above = of(at, 'parentElement')
+    if (id) {
+      path.unshift('#' + CSS.escape(id))
       break
     }
-    const alike = [...(at.parentElement?.children || [])].filter((other) => other.tagName == at!.tagName)
+    const alike = above ? [...of(above, 'children')].filter((other) => of(other, 'localName') == name) : []
     path.unshift(alike.length > 1 ? name + `:nth-of-type(${alike.indexOf(at) + 1})` : name)
   }
   return path.join('>').slice(0, 500)
 }
 
 /** What an element is called; never what somebody typed. */
-export const text = (element: Element) => (element.closest('a,button,label,h1,h2,h3')?.textContent || '').trim().slice(0, 80)
+export const text = (element: Element) => (closest(element, 'a,button,label,h1,h2,h3')?.textContent || '').trim().slice(0, 80)
 
 export const clicks = () => {
   if (isOff('clicks')) return
   let open: (() => void)[] = []
   hidden(() => open.map((f) => f()))
 
-  on<MouseEvent>(d, 'click', (event) => {
+  on<MouseEvent>('click', (event) => {
     const element = event.target as Element
     // A key's or a program's click has no place.
     if (!event.isTrusted || !event.detail) return
-    const all = d.documentElement
-    const click = {
+    const all = own('documentElement')
+    const click: Event = {
       type: 'click',
       timestamp: Date.now(),
       url: page.url!,
@@ -47,7 +50,10 @@ export const clicks = () => {
       selector: selector(element),
       text: text(element),
     }
-    let isAnswered: unknown = element.closest(ANSWERS)
+    // Now, not when it is decided: somebody else may be here by then.
+    fill(click)
+    const then = era
+    let isAnswered: unknown = closest(element, ANSWERS)
     const answer = () => {
       isAnswered = 1
     }
@@ -58,11 +64,13 @@ export const clicks = () => {
       if (observer.takeRecords()[0]) answer()
       observer.disconnect()
       w.removeEventListener('scroll', answer, true)
-      push(isAnswered || event.defaultPrevented || d.hidden || '' + getSelection() ? click : { ...click, properties: { dead: true } })
+      if (then != era) return
+      if (!(isAnswered || event.defaultPrevented || own('hidden') || '' + getSelection())) click.properties = { dead: true }
+      push(click)
     })
     open.push(done)
     if (isAnswered) return done()
-    observer.observe(d, { attributes: true, characterData: true, childList: true, subtree: true })
+    observer.observe(document, { attributes: true, characterData: true, childList: true, subtree: true })
     w.addEventListener('scroll', answer, { capture: true, passive: true })
     w.setTimeout(done, DEAD_MS)
   })

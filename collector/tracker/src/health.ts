@@ -1,6 +1,6 @@
 /** How the page fared: web vitals and errors. Nobody's doing, so neither ends a bounce. */
-import { isOff, page, push } from './core'
-import { hidden, on, w } from './page'
+import { era, isOff, page, push } from './core'
+import { hidden, on } from './page'
 
 const ERRORS_MAX = 10
 
@@ -13,7 +13,8 @@ interface Entry extends PerformanceEntry {
 /** One event for each vital, when the page is first hidden. */
 export const vitals = () => {
   if (isOff('vitals')) return
-  const { url, page_view_id } = page
+  const view = page
+  const then = era
   const values: Record<string, number | undefined> = {}
   const interactions: Record<number, number> = {}
   let first = 0
@@ -59,7 +60,10 @@ export const vitals = () => {
 
   let isSent = 0
   hidden(() => {
-    if (isSent++) return
+    if (isSent++ || then != era) return
+    // Of the page as it was opened, and of whoever opened it; one that is left at once is counted after this.
+    const { url, page_view_id, visitor_id, session_id, sequence, user_id } = view
+    const who = session_id != null && { visitor_id, session_id, sequence, user_id }
     observers.map(([observer, f]) => (observer.takeRecords() as Entry[]).map(f))
     // The slowest, leaving out one of every fifty.
     const slowest = Object.values(interactions).sort((a, b) => b - a)
@@ -69,7 +73,8 @@ export const vitals = () => {
       const value = values[label]
       if (value != null) {
         push({
-          type: 'event', name: 'web_vitals', interactive: false, url: url!, page_view_id: page_view_id!, label,
+          type: 'event', name: 'web_vitals', interactive: false, label,
+          url: url!, page_view_id: page_view_id!, ...(who as object),
           value: Math.round(value * 1e4) / 1e4,
         })
       }
@@ -97,9 +102,9 @@ export const errors = () => {
       },
     })
   }
-  on<ErrorEvent>(w, 'error', (event) => {
+  on<ErrorEvent>('error', (event) => {
     // One that has no message is an image's or a script's that did not load.
     if (event.message) report(event.error, event.message.replace(/^Uncaught (\w*Error: )?/, ''), event.filename, event.lineno, event.colno)
   })
-  on<PromiseRejectionEvent>(w, 'unhandledrejection', ({ reason }) => report(reason, '' + (reason?.message || reason)))
+  on<PromiseRejectionEvent>('unhandledrejection', ({ reason }) => report(reason, '' + (reason?.message || reason)))
 }

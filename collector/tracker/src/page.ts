@@ -1,7 +1,6 @@
 /** What everything here does with the page it stands in: it never throws into it, and never holds it up. */
 
 export const w = window as Window & typeof globalThis
-export const d = document
 
 /** The same function, but what goes wrong in it stays in it. */
 export const guard =
@@ -12,18 +11,21 @@ export const guard =
     } catch {}
   }
 
-/** Listens, before the page's own listeners and without a say in what happens. */
-export const on = <E extends Event>(target: EventTarget, type: string, f: (event: E) => void) =>
-  target.addEventListener(type, guard(f) as EventListener, { capture: true, passive: true })
+/** What the browser says of the document. Markup can put an element of its own over that: `<img name=referrer>`. */
+export const own = (name: string) => Reflect.get(Document.prototype, name, document)
+
+/** Listens, before the page's own listeners and without a say in what happens. On the window: markup can cover the document's method. */
+export const on = <E extends Event>(type: string, f: (event: E) => void) =>
+  addEventListener(type, guard(f) as EventListener, { capture: true, passive: true })
 
 /** When the page is hidden or left; called before the core's own, so that what it adds leaves with the page. */
 export const hidden = (f: () => void) => {
-  on(w, 'pagehide', f)
-  on(d, 'visibilitychange', () => d.hidden && f())
+  on('pagehide', f)
+  on('visibilitychange', () => own('hidden') && f())
 }
 
-/** What the collector takes of an address. */
-export const cut = (text: string) => text.slice(0, 4096)
+/** A text, as much of it as the collector takes of an address. */
+export const cut = (text: any) => ('' + (text || '')).slice(0, 4096)
 
 let last = 0
 

@@ -4,7 +4,8 @@
  * collector has answered for it. A page that is left cannot hear the answer: the next page sends again, and the
  * collector counts an event_id once.
  */
-import { guard, on, w } from './page'
+import { json, parse } from './json'
+import { on, w } from './page'
 
 /** Events kept; the oldest go first. */
 const EVENTS_MAX = 500
@@ -12,6 +13,8 @@ const EVENTS_MAX = 500
 const EVENT_LENGTH_MAX = 6e4
 /** A letter takes three bytes at most, and browsers let 64 KB leave with a page. */
 const BODY_LENGTH_MAX = 2e4
+/** So old may an event become while the collector does not know its key: one that is new, or was exchanged, it soon does. */
+const UNKNOWN_KEY_MS = 864e5
 const GATHER_MS = 300
 const ANSWER_MS = 3e4
 /** And up to twice as long, so that not all pages come at once. */
@@ -27,23 +30,24 @@ let memory: Record<string, string> = {}
 const flying: Record<string, unknown> = {}
 let address = ''
 let tries = 0
+/** Less than the most where something on the way takes less. */
+let room = BODY_LENGTH_MAX
+let isTold = 0
+/** The collector did not know the key. */
+let isUnknown = false
 /** While it rests after failures, nothing is sent but from a page that is left. */
 let rests = 0
 let timer = 0
 
-const names = (start: string) =>
+const names = () =>
   Object.keys(storage || 0)
     .concat(Object.keys(memory))
-    .filter((name) => !name.indexOf(start))
+    .filter((name) => !name.indexOf(prefix + '.'))
     .sort()
 
-const drop = guard((name: string) => {
+const drop = (name: string) => {
   delete memory[name]
-  storage?.removeItem(name)
-})
-
-const later = (ms: number) => {
-  timer ||= setTimeout(flush, ms) as unknown as number
+  delete storage?.[name]
 }
 
 /** Sends what waits; of a page that is left in at most this many requests at once. */
@@ -51,17 +55,23 @@ export const flush = async (leaving?: number) => {
   if (rests && !leaving) return
   const batch: string[] = []
   let body = ''
-  // Seconds until what was not taken is sent again; below zero: it was taken.
+  // Seconds until what was not taken is sent again.
   let wait = 0
+  // Stored, or refused for good.
+  let isDone
   try {
     timer = 0
-    const waiting = names(prefix + '.')
-    waiting.splice(0, waiting.length - EVENTS_MAX).map(drop)
+    const waiting = names()
+    waiting.slice(0, -EVENTS_MAX).map(drop)
     for (const name of waiting) {
-      const event = !flying[name] && (memory[name] || storage!.getItem(name))
-      if (event && (!body || body.length + event.length < BODY_LENGTH_MAX)) {
-        body += (body && ',') + event
-        batch.push(name)
+      const event = !flying[name] && (memory[name] || storage![name])
+      if (event && (!body || body.length + event.length < room)) {
+        // One that is none any more would take those beside it along.
+        const { type, timestamp } = parse(event)
+        if (type && !(isUnknown && Date.now() - timestamp > UNKNOWN_KEY_MS)) {
+          body += (body && ',') + event
+          batch.push(name)
+        } else drop(name)
       }
     }
     if (!body) return
@@ -72,13 +82,14 @@ export const flush = async (leaving?: number) => {
       timezone: w.Intl?.DateTimeFormat().resolvedOptions().timeZone,
       screen_width: screen.width,
       screen_height: screen.height,
-      webdriver: !!navigator.webdriver,
+      webdriver: navigator.webdriver,
     }
-    body = `{"sent_at":${Date.now()},"context":${JSON.stringify(context)},"events":[${body}]}`
+    body = `{"sent_at":${Date.now()},"context":${json(context)},"events":[${body}]}`
     const answer = await (leaving && !('keepalive' in Request.prototype)
       ? // Nobody hears what becomes of it: it stays in the queue.
         (navigator.sendBeacon(address, body) as never)
       : fetch(address, {
+          __proto__: null,
           method: 'POST',
           body,
           // A longer body may not leave with the page.
@@ -88,33 +99,35 @@ export const flush = async (leaving?: number) => {
         } as RequestInit))
     // What is not read to its end counts against what may leave with a page.
     await answer.text()
-    // Stored, or refused for good?
-    wait = /2..|40[013]|41[35]|422/.test(answer.status as never) ? -1 : +answer.headers.get('retry-after')! || 0
+    const { status } = answer
+    if ((isUnknown = status == 401) && !isTold++) console.warn(address, status)
+    wait = +answer.headers.get('retry-after')! || 0
+    // Too much at once: less may pass.
+    if (status == 413 && batch[1]) room /= 2
+    else isDone = /2..|40[03]|41[35]|422/.test(status as never)
   } catch {}
   batch.map((name) => delete flying[name])
-  if (wait < 0) {
-    tries = 0
+  if (isDone) {
+    tries = wait = 0
     batch.map(drop)
-    later(0)
-  } else {
-    rests++
-    setTimeout(() => {
-      rests--
-      flush()
-    }, wait * 1e3 + Math.min(RETRY_MS * 2 ** tries++, RETRY_MS_MAX) * (1 + Math.random()))
-  }
+  } else wait = wait * 1e3 + Math.min(RETRY_MS * 2 ** tries++, RETRY_MS_MAX) * (1 + Math.random())
+  rests++
+  setTimeout(() => {
+    rests--
+    flush()
+  }, wait)
 }
 
 /** Keeps an event until it is answered for. */
 export const add = (id: string, event: object) => {
-  const text = JSON.stringify(event)
+  const text = json(event)
   if (text.length < EVENT_LENGTH_MAX) {
     try {
-      storage!.setItem(prefix + '.' + id, text)
+      storage![prefix + '.' + id] = text
     } catch {
       memory[prefix + '.' + id] = text
     }
-    later(GATHER_MS)
+    timer ||= setTimeout(flush, GATHER_MS) as unknown as number
   }
 }
 
@@ -122,17 +135,9 @@ export const add = (id: string, event: object) => {
 export const keep = (full: boolean) => {
   try {
     storage = localStorage
-    if (!full) {
-      names(prefix).map(drop)
-      lose()
-    }
-  } catch {
-    lose()
-  }
-}
-
-/** The storage turned out not to work. */
-export const lose = () => {
+    if (full) return
+    names().concat(prefix).map(drop)
+  } catch {}
   storage = undefined
 }
 
@@ -140,5 +145,5 @@ export const open = (to: string, key: string) => {
   address = to + '?key=' + key
   prefix = 'mr.' + key
   // As if the page was left: whether it rests or not.
-  on(w, 'online', flush as never)
+  on('online', flush as never)
 }

@@ -61,7 +61,9 @@ async function away() {
   const blind = await arrive(browser, wrong)
   await blind.addInitScript(() => Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError') } }))
   const full = await arrive(browser, wrong)
-  await full.addInitScript(() => (Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }))
+  await full.addInitScript(() => {
+    for (let size = 1 << 22; size >= 1; size >>= 1) for (let i = 0; i < 4; i++) try { localStorage[`shop${size}.${i}`] = 'x'.repeat(size) } catch {}
+  })
   const [blocked, filled] = await Promise.all([open(blind, 'blocked', shop), open(full, 'filled', shop)])
   const [fromBlocked, fromFilled] = [accepted(blocked), accepted(filled)]
   await gate.close()
@@ -103,18 +105,15 @@ async function tabs() {
   await context.close()
 }
 
-/// A refusal is final.
+/// A key that is not known, now: what was queued waits.
 async function refused() {
   const context = await arrive(browser, wrong)
   const page = await context.newPage()
   const statuses = []
   page.on('response', (response) => response.url().includes('/v1/collect') && statuses.push(response.status()))
   await page.goto(`${shop.origin}/no/home`)
-  await until('a refusal', () => statuses.length > 0)
-  await empty(page)
-  const before = statuses.length
-  await page.waitForTimeout(3000)
-  ledger.refused = { labels: [], statuses, more: statuses.length - before }
+  await until('two refusals', () => statuses.length > 1)
+  ledger.refused = { labels: [], statuses, waiting: (await kept(page)).waiting }
   await context.close()
 }
 

@@ -21,7 +21,7 @@ const args = [
 const env = { ...process.env, TZ: 'Europe/Zurich' }
 
 const snippet = '../../../../collector/tracker/dist/'
-const file = (name) => readFileSync(new URL((name.endsWith('.mjs') ? snippet : 'shop/') + name, import.meta.url), 'utf8')
+const file = (name) => readFileSync(new URL((/^t\.|\.mjs$/.test(name) ? snippet : 'shop/') + name, import.meta.url), 'utf8')
 const types = { css: 'text/css', js: 'text/javascript', mjs: 'text/javascript' }
 
 /// `/<run>/<page>` is a page; the run says which attributes its script tag has.
@@ -49,7 +49,7 @@ export async function openShop(collector, key, attributes, build = 't.js') {
     const title = `${name} of ${run}`
     const more = run === 'ahead' ? '<script src="/ahead.js"></script>' : ''
     const own = attributes[run] ?? {}
-    const values = { title, more, script: own.script ?? `${collector}/${own.build ?? build}`, attributes: `data-key="${own.key ?? key}" ${own.tag ?? ''}` }
+    const values = { title, more, before: own.before ?? '', script: own.script ?? `${collector}/${own.build ?? build}`, attributes: `data-key="${own.key ?? key}" ${own.tag ?? ''}` }
     response.writeHead(200, {
       'content-type': 'text/html; charset=utf-8',
       ...(name === 'door' && { 'speculation-rules': `"/${run}/rules"` }),
@@ -65,6 +65,30 @@ export async function openShop(collector, key, attributes, build = 't.js') {
     told: () => told,
     close: () => (server.closeAllConnections(), server.close()),
   }
+}
+
+/// In a collector's place, where a test wants to see what is sent or to choose the answer: `answer(events)` says a status.
+export async function openCollector() {
+  const collector = { posts: [], events: [], answer: () => 202 }
+  const server = createServer(async (request, response) => {
+    const { pathname } = new URL(request.url, 'http://collector')
+    if (request.method === 'GET') return response.writeHead(200, { 'content-type': 'text/javascript' }).end(file(pathname.slice(1)))
+    const body = await text(request)
+    let events
+    try {
+      ({ events } = JSON.parse(body))
+    } catch {}
+    const status = events ? collector.answer(events, body) : 400
+    collector.posts.push({ status, at: Date.now(), bytes: body.length, names: events?.map(({ name, type }) => name ?? type), url: request.url })
+    // What left with a page is sent again by the next one, and counts once.
+    const ids = new Set(collector.events.map(({ event_id }) => event_id))
+    if (status === 202) collector.events.push(...events.filter(({ event_id }) => !ids.has(event_id)))
+    response.writeHead(status, { 'access-control-allow-origin': '*' }).end('{}')
+  })
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  collector.url = `http://127.0.0.1:${server.address().port}`
+  collector.close = () => (server.closeAllConnections(), server.close())
+  return collector
 }
 
 /// What stands between the shop's visitors and a collector. Closed, nothing listens there.
@@ -168,7 +192,7 @@ export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
 /// Waits until something holds.
 export async function until(what, holds) {
-  const deadline = Date.now() + 180_000
+  const deadline = Date.now() + (+process.env.PATIENCE_MS || 180_000)
   while (!(await holds())) {
     if (Date.now() > deadline) throw new Error(`in vain waited for: ${what}`)
     await pause(20)

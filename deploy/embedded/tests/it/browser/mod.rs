@@ -21,7 +21,7 @@ use self::{faults::check_faults, features::check_features, rollups::check_rollup
 use crate::{clients::starting_collector, pipeline::OneMachine};
 
 const PATIENCE: Duration = Duration::from_secs(180);
-const BROWSER_PATIENCE: Duration = Duration::from_secs(400);
+const BROWSER_PATIENCE: Duration = Duration::from_secs(900);
 
 /// Runs a script with node; what it printed.
 async fn node(folder: &str, arguments: &[&str]) -> String {
@@ -149,6 +149,18 @@ async fn what_is_done_in_a_browser_is_what_is_counted() {
     let done = ledger(&["faults.mjs", &collector, "demo-write-key", &narrow, &starting]).await;
     check_faults(&stored, &done).await;
     assert!(running.stop(Signal::INT, PATIENCE).await.unwrap().success());
+}
+
+/// Two people at one device, for every call of the snippet: what one did is never told as the other's.
+#[tokio::test]
+async fn what_one_did_is_never_told_as_anothers() {
+    node("tests/browser", &["people.mjs"]).await;
+}
+
+/// Markup, storage and scripts against the snippet, and collectors that do not know its key.
+#[tokio::test]
+async fn the_snippet_withstands_its_page() {
+    node("tests/browser", &["attacks.mjs"]).await;
 }
 
 /// Types, budgets, and that what is committed is what the sources build.
