@@ -10,6 +10,8 @@
 #       --heap SIZE              Java heap (320m)
 #   kafka.sh topics --port PORT NAME:PARTITIONS...
 #                                         create topics that do not exist yet
+#   kafka.sh pin                          after another version was written into pom.xml: download it and write
+#                                         SHA512SUMS, to be read before it is committed
 #
 # `start` becomes the broker (exec), so whoever starts it owns its process: TERM stops it cleanly, and after
 # KILL the same command on the same directory recovers it. Each broker needs its own directory and ports;
@@ -32,6 +34,15 @@ usage() {
 
 require() {
     command -v "$1" >/dev/null || die "$1 is missing; install it with: apt-get install -y $2 (or run: deploy/install/deps.sh test)"
+}
+
+# Every jar, and no other, is the one whose SHA-512 is committed. Half a second at most, so at every use.
+verify() {
+    local differing
+    differing=$(cd "$home/lib" && sha512sum -- *.jar | { diff - "$here/SHA512SUMS" || true; } |
+        sed -n 's/^[<>] [0-9a-f]*  //p' | sort -u)
+    [ -z "$differing" ] || die "not what SHA512SUMS says: ${differing//$'\n'/, }. Nothing of it was run;" \
+        "remove $home and run: $0 fetch"
 }
 
 # The class archive below is valid for exactly this class path, so it is the same, sorted, everywhere.
@@ -112,13 +123,27 @@ fetch() {
     if [ -e "$home/ready" ]; then
         return
     fi
+    download
+    verify
+    prepare
+    touch "$home/ready"
+    echo "Kafka $version: ready"
+}
+
+download() {
     echo "Kafka $version: downloading (45 MB)"
     rm -rf "${home:?}/lib" "$home/storage" "$home/classes.jsa"
     mvn -B -q -ntp -C -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$home/lib" ||
         die "Maven could not download Kafka $version; look at the lines above, then run again: $0 fetch"
-    prepare
-    touch "$home/ready"
-    echo "Kafka $version: ready"
+}
+
+pin() {
+    require mvn maven
+    mkdir -p "$home"
+    rm -f "$home/ready"
+    download
+    (cd "$home/lib" && sha512sum -- *.jar) >"$here/SHA512SUMS"
+    echo "$here/SHA512SUMS: $(wc -l <"$here/SHA512SUMS") jars; now run: $0 fetch"
 }
 
 # Formats the storage directory that every broker starts from, and runs one broker once to record the
@@ -174,6 +199,7 @@ start() {
     [ -n "$data" ] || die "start needs --data DIR"
     require java default-jre-headless
     [ -e "$home/ready" ] || die "Kafka is not here yet; fetch it with: $here/kafka.sh fetch"
+    verify
     mkdir -p "$data"
     data=$(cd "$data" && pwd)
     [ -e "$data/log" ] || format_storage "$data"
@@ -189,6 +215,7 @@ topics() {
         shift 2
     fi
     [ $# -gt 0 ] || die "topics needs NAME:PARTITIONS"
+    verify
     mapfile -t options < <(java_options "$home" 96m)
     for topic in "$@"; do
         java "${options[@]}" org.apache.kafka.tools.TopicCommand --bootstrap-server "127.0.0.1:$port" --create \
@@ -203,6 +230,7 @@ case $command in
 fetch) fetch ;;
 start) start "$@" ;;
 topics) topics "$@" ;;
+pin) pin ;;
 help | -h | --help) usage ;;
 *) die "unknown command $command; see: $0 help" ;;
 esac
