@@ -1,7 +1,7 @@
 # Millrace's commands. `make` alone lists them. Arguments go through ARGS: make demo ARGS=--help
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check bench chaos fuzz build
+.PHONY: help run demo test accept check bench chaos fuzz build
 
 # rustup asks for a new shell before its programs are found.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -24,6 +24,10 @@ demo: build ## send a realistic store's traffic to the running pipeline
 test: ## run every test, against real Kafka, Postgres and ClickHouse
 	@deploy/install/deps.sh test
 	@.ci/test $(CARGO_FLAGS)
+
+# ARGS names some of: attack backlog documents simulation power chaos fuzz. See .ci/accept.
+accept: ## the long proofs, all in full: hours, with progress; results go to benches/results/
+	@.ci/accept $(ARGS)
 
 check: ## formatting, lints, shell scripts, licences, tidiness
 	@deploy/install/deps.sh check

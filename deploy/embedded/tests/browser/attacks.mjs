@@ -17,7 +17,7 @@ const covers = ['currentScript', 'title', 'referrer', 'hidden', 'documentElement
   'dispatchEvent', 'cookie', 'defaultView', 'readyState']
 const over = (element) => covers.map((name) => element.replaceAll('NAME', name)).join('')
 const markups = {
-  images: over(`<img name=NAME data-endpoint="${thief.url}/v1/collect" data-key="theirs">`),
+  images: over(`<img name=NAME src="${thief.url}/t.js" data-endpoint="${thief.url}/v1/collect" data-key="theirs">`),
   forms: over(`<form name=NAME data-endpoint="${thief.url}/v1/collect" data-key="theirs"><input name=src value="${thief.url}/t.js"></form>`),
   embeds: over(`<embed name=NAME src="${thief.url}/t.js" data-endpoint="${thief.url}/v1/collect">`),
   objects: over('<object name=NAME id=NAME></object>'),

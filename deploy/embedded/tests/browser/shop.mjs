@@ -120,7 +120,9 @@ export async function openGate(target) {
   }
 }
 
-export const launch = () => chromium.launch({ executablePath, args, env, ignoreDefaultArgs: ['--disable-back-forward-cache'] })
+export const launch = (more = []) => chromium.launch({
+  executablePath, args: [...args, ...more], env, ignoreDefaultArgs: ['--disable-back-forward-cache'],
+})
 
 /// A browser that nobody drives, at this address: a driven one renders nothing ahead.
 export function release(url) {

@@ -80,7 +80,10 @@ async fn a_jar_that_is_not_ours_is_not_run() {
         // A port on which nobody answers: a class path that is taken gets that far.
         let output = Command::new(&script).args(["topics", "--port", "1", "none:1"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains("SHA512SUMS") && said.contains(file), "{what}: {said}");
+        assert!(
+            !output.status.success() && said.contains("SHA512SUMS") && said.contains(file),
+            "{what}: {said}"
+        );
         let data = dir.path().join("data");
         let output = Command::new(&script).arg("start").arg("--data").arg(&data).output().unwrap();
         assert!(!output.status.success() && !data.exists(), "{what}");

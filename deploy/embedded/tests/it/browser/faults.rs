@@ -24,7 +24,11 @@ pub(super) async fn check_faults(stored: &Stored<'_>, ledger: &Value) {
             assert_eq!(row["session_id"], "", "what cannot be kept is not made up: {row:#}");
         }
     }
-    assert!(ledger["refused"]["waiting"].as_u64().unwrap() >= 2, "its key may become known: {}", ledger["refused"]);
+    assert!(
+        ledger["refused"]["waiting"].as_u64().unwrap() >= 2,
+        "its key may become known: {}",
+        ledger["refused"]
+    );
     assert!(ledger["refused"]["statuses"].as_array().unwrap().iter().all(|status| *status == 401));
     assert_eq!(stored.rows("events", "no").await, Vec::<Value>::new());
     for (run, refusal) in [("busy", 429), ("unavailable", 503)] {

@@ -1,6 +1,7 @@
 //! The snippet in a real browser, on the pages of a shop with a strict Content-Security-Policy: what was done there against
 //! the rows and rollups that came of it. `tests/browser` drives the pages and keeps the ledger.
 
+mod attacks;
 mod faults;
 mod features;
 mod rollups;
@@ -20,7 +21,7 @@ use tokio::process::Command;
 use self::{faults::check_faults, features::check_features, rollups::check_rollups};
 use crate::{clients::starting_collector, pipeline::OneMachine};
 
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 const BROWSER_PATIENCE: Duration = Duration::from_secs(900);
 
 /// Runs a script with node; what it printed.
@@ -39,10 +40,15 @@ async fn node(folder: &str, arguments: &[&str]) -> String {
     said
 }
 
+/// The last line of what a script prints, which is JSON.
+pub(crate) async fn ledger_of(arguments: &[&str]) -> Value {
+    let said = node("tests/browser", arguments).await;
+    serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap()
+}
+
 /// What the script says was done; nothing went wrong in any page.
 async fn ledger(arguments: &[&str]) -> Value {
-    let said = node("tests/browser", arguments).await;
-    let ledger: Value = serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap();
+    let ledger = ledger_of(arguments).await;
     assert_eq!(ledger["wrong"], json!([]), "errors in pages");
     ledger
 }
@@ -149,18 +155,6 @@ async fn what_is_done_in_a_browser_is_what_is_counted() {
     let done = ledger(&["faults.mjs", &collector, "demo-write-key", &narrow, &starting]).await;
     check_faults(&stored, &done).await;
     assert!(running.stop(Signal::INT, PATIENCE).await.unwrap().success());
-}
-
-/// Two people at one device, for every call of the snippet: what one did is never told as the other's.
-#[tokio::test]
-async fn what_one_did_is_never_told_as_anothers() {
-    node("tests/browser", &["people.mjs"]).await;
-}
-
-/// Markup, storage and scripts against the snippet, and collectors that do not know its key.
-#[tokio::test]
-async fn the_snippet_withstands_its_page() {
-    node("tests/browser", &["attacks.mjs"]).await;
 }
 
 /// Types, budgets, and that what is committed is what the sources build.
