@@ -8,6 +8,7 @@ use millrace_collector::{
     EnrichConfig, Step,
     chain::{accept, collect_body},
     decode::{Form, Scratch, decode},
+    encode::Topic,
     enrich::Enricher,
 };
 use millrace_schemas::{
@@ -43,7 +44,7 @@ fn collector(criterion: &mut Criterion) {
         });
         group.bench_function("validate, enrich, encode", |bencher| {
             let mut decoded = decode(&body, Form::Json, &limits, &mut scratch).expect("it is a request");
-            bencher.iter(|| accept(&mut decoded, &request, enricher()));
+            bencher.iter(|| accept(&mut decoded, &request, enricher(), [usize::MAX; Topic::ALL.len()]));
         });
         group.bench_function("decode, validate, enrich, encode", |bencher| {
             bencher.iter(|| collect_body(&body, Form::Json, &request, enricher(), &mut scratch));
