@@ -65,7 +65,12 @@ async fn listen(counter: Shared) -> String {
 #[tokio::test]
 async fn every_event_arrives_and_every_answer_is_checked() {
     let now: Timestamp = "2026-11-20T13:00:00Z".parse().unwrap();
-    let scenario = Scenario { events: 1_500, malformed: 0.0, ..Scenario::until(now, 5, TimeZone::UTC) };
+    let scenario = Scenario {
+        events: 1_500,
+        malformed: 0.0,
+        has_copies: false,
+        ..Scenario::until(now, 5, TimeZone::UTC)
+    };
     let traffic = scenario.generate().unwrap();
     let keys = Keys { write: "w".into(), secret: "s".into() };
     let client = reqwest::Client::new();
