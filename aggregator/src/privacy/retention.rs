@@ -114,7 +114,9 @@ pub async fn step(warehouse: &Warehouse, pool: &PgPool) -> Result<bool> {
     if due.is_empty() {
         return Ok(false);
     }
-    let Some(tables) = Tables::find(warehouse).await? else { return Ok(false) };
+    // In tables that are still being made there is nothing old.
+    let tables = Tables::find(warehouse).await?.filter(|tables| tables.are_complete);
+    let Some(tables) = tables else { return Ok(false) };
     let (mut has_run, mut has_hidden) = (false, false);
     for row in due {
         let (store_id, days): (String, Option<i32>) = (row.try_get("id")?, row.try_get("retention_days")?);

@@ -15,10 +15,13 @@ pub struct Tables {
     cluster: Option<String>,
     /// Days after which ClickHouse itself removes rows.
     pub ttl_days: Option<i64>,
+    /// All of them are there: the consumer makes one after the other.
+    pub are_complete: bool,
 }
 
 #[derive(Row, Deserialize)]
 struct Found {
+    name: String,
     database: String,
     engine: String,
     made: String,
@@ -27,16 +30,21 @@ struct Found {
 impl Tables {
     /// The tables; `None`: the consumer has not made them yet.
     pub async fn find(warehouse: &Warehouse) -> Result<Option<Self>> {
-        let query = warehouse.query(
-            "SELECT toString(database) AS database, engine_full AS engine, create_table_query AS made
-             FROM system.tables WHERE database = currentDatabase() AND name IN ('events', 'events_local')",
-        );
+        let names: Vec<String> = ALL.iter().map(|table| format!("'{table}', '{table}_local'")).collect();
+        let query = warehouse.query(&format!(
+            "SELECT toString(name) AS name, toString(database) AS database, engine_full AS engine,
+                    create_table_query AS made
+             FROM system.tables WHERE database = currentDatabase() AND name IN ({})",
+            names.join(", ")
+        ));
         let found: Vec<Found> = warehouse.rows(query).await?;
         let Some(any) = found.first() else { return Ok(None) };
+        let of_events = || found.iter().filter(|found| found.name.starts_with(ALL[0]));
         Ok(Some(Self {
             database: any.database.clone(),
-            cluster: found.iter().find_map(|table| cluster_of(&table.engine)),
-            ttl_days: found.iter().find_map(|table| ttl_days_of(&table.made)),
+            cluster: of_events().find_map(|table| cluster_of(&table.engine)),
+            ttl_days: of_events().find_map(|table| ttl_days_of(&table.made)),
+            are_complete: ALL.iter().all(|table| found.iter().any(|found| found.name == *table)),
         }))
     }
 
@@ -126,6 +134,7 @@ mod tests {
             database: "millrace".into(),
             cluster: cluster.map(str::to_owned),
             ttl_days: None,
+            are_complete: true,
         };
         assert_eq!(tables(Some("main")).local("events"), "`millrace`.`events_local` ON CLUSTER 'main'");
         assert_eq!(tables(Some("main")).system("parts"), "clusterAllReplicas('main', system.parts)");

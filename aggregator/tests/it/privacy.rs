@@ -647,3 +647,13 @@ async fn old_salts_go_without_any_collector_and_leave_nothing_on_the_disk() {
     assert!(holds(160), "today's is there");
     assert!((163..=165).all(|byte| !holds(byte)), "destroyed ones are");
 }
+
+/// At a first start the consumer makes one table after the other, and the aggregator looks meanwhile.
+#[tokio::test]
+async fn tables_that_are_being_made_are_no_failure() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    for table in ["dead_letters", "clicks", "events"] {
+        bed.clickhouse(&format!("DROP TABLE millrace.{table} SYNC"), "").await;
+        assert!(!privacy::step(&bed.warehouse, &bed.pool, &at_once()).await.unwrap(), "without {table}");
+    }
+}
