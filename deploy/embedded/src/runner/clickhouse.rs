@@ -23,21 +23,27 @@ pub(super) struct Login {
     pub(super) user: &'static str,
     pub(super) password: String,
     /// Arguments of `millrace-clickhouse`.
-    pub(super) arguments: [OsString; 4],
+    pub(super) arguments: [OsString; 6],
 }
 
 impl Login {
     /// Makes what the data directory lacks, and writes the address for people.
-    pub(super) fn keep(data_dir: &DataDir, port: u16) -> anyhow::Result<Self> {
+    pub(super) fn keep(data_dir: &DataDir, port: u16, database: &str) -> anyhow::Result<Self> {
         let (services, reader) = (data_dir.join(PASSWORD), data_dir.join(READER_PASSWORD));
         let password = kept_password(&services)?;
         let people = kept_password(&reader)?;
         let url = data_dir.join(URL);
-        let address = format!("http://{READER}:{people}@127.0.0.1:{port}/?database=millrace");
+        let address = format!("http://{READER}:{people}@127.0.0.1:{port}/?database={database}");
         private::write(&url, address.as_bytes())
             .with_context(|| format!("cannot write {}", url.display()))?;
-        let arguments =
-            ["--password-file".into(), services.into(), "--reader-password-file".into(), reader.into()];
+        let arguments = [
+            "--password-file".into(),
+            services.into(),
+            "--reader-password-file".into(),
+            reader.into(),
+            "--database".into(),
+            database.into(),
+        ];
         Ok(Self { user: SERVICES, password, arguments })
     }
 }

@@ -42,6 +42,8 @@ const ENGINE_SETTINGS: [(&str, &str, &str); 2] = [
     ("MILLRACE_CLICKHOUSE_MEMORY_BYTES_MAX", "--memory-bytes-max", "536870912"),
     ("MILLRACE_CLICKHOUSE_STATEMENTS_MAX", "--statements-max", "4"),
 ];
+/// With which a service's settings are those of its environment variables.
+const NO_ARGUMENTS: [&str; 1] = ["millrace"];
 /// How long the services may take to be ready at a start.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,7 +52,8 @@ pub async fn run(config: Config, shutdown: CancellationToken, up: impl FnOnce(St
     let data_dir = DataDir::take(&config.data_dir)?;
     let AdminToken { token: admin_token, source } = data_dir.admin_token(config.admin_token.as_deref())?;
     // Addresses first: one that is taken should be known before anything was started.
-    let clickhouse = clickhouse::Login::keep(&data_dir, config.clickhouse_port)?;
+    let database = millrace_consumer::Config::try_parse_from(NO_ARGUMENTS)?.clickhouse_database;
+    let clickhouse = clickhouse::Login::keep(&data_dir, config.clickhouse_port, &database)?;
     let settings = Settings::new(&config, &data_dir, &admin_token, &clickhouse)?;
     let listeners = Listeners::bind(&settings.collector).await?;
     let api_listener = listen(config.api_address, "--api-address").await?;
@@ -236,10 +239,9 @@ impl Settings {
         admin_token: &str,
         clickhouse: &clickhouse::Login,
     ) -> anyhow::Result<Self> {
-        let nothing = ["millrace"; 1];
-        let mut collector = millrace_collector::Config::try_parse_from(nothing)?;
-        let mut consumer = millrace_consumer::Config::try_parse_from(nothing)?;
-        let mut aggregator = AggregatorSettings::try_parse_from(nothing)?.config;
+        let mut collector = millrace_collector::Config::try_parse_from(NO_ARGUMENTS)?;
+        let mut consumer = millrace_consumer::Config::try_parse_from(NO_ARGUMENTS)?;
+        let mut aggregator = AggregatorSettings::try_parse_from(NO_ARGUMENTS)?.config;
         let clickhouse_url = format!("http://127.0.0.1:{}", config.clickhouse_port);
         let spool = data_dir.join("spool");
 
