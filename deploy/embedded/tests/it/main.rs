@@ -11,6 +11,7 @@ mod clients;
 mod clock;
 mod demo;
 mod engine;
+mod engine_memory;
 mod kafka;
 mod listeners;
 mod pipeline;
