@@ -9,7 +9,10 @@ use anyhow::Context;
 use clap::Parser;
 use millrace_embedded::engine::{self, Config, access::Passwords, environment, sandbox};
 use millrace_service::private;
-use rustix::{fs::Mode, process::umask};
+use rustix::{
+    fs::Mode,
+    process::{Resource, Rlimit, getrlimit, setrlimit, umask},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -50,6 +53,9 @@ fn run() -> anyhow::Result<()> {
 fn confine(config: &mut Config) -> anyhow::Result<()> {
     // The engine makes its files with the rights that this leaves: its owner's.
     umask(Mode::RWXG | Mode::RWXO);
+    // Its parts are files, of which it may open as many as there may be.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     let place = |path: &std::path::Path| format!("cannot use {}", path.display());
     private::create_dir_all(&config.data_dir).with_context(|| place(&config.data_dir))?;
     config.data_dir = config.data_dir.canonicalize().with_context(|| place(&config.data_dir))?;

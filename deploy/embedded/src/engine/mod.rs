@@ -41,17 +41,23 @@ pub mod statement;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use axum::serve::ListenerExt;
-use millrace_service::host::Hosts;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
+use millrace_service::{
+    host::Hosts,
+    serve::{Options, Share, serve},
 };
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use access::Passwords;
 pub use config::Config;
 use pool::{Engine, StartError};
+
+/// Connections beside those whose statements run or wait.
+const IDLE_CONNECTIONS: usize = 128;
+/// Of a request's head.
+const HEAD_BYTES_MAX: usize = 256 << 10;
+/// How long answers on their way may keep the process from ending.
+const SERVED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why the server does not start or did not end as it should.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +65,9 @@ pub enum Error {
     /// The engine does not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The listener failed.
-    #[error("the HTTP listener failed: {0}")]
-    Listener(#[from] std::io::Error),
+    /// The engine's start was cut off.
+    #[error("the engine's start was cut off: {0}")]
+    Cut(#[from] tokio::task::JoinError),
     /// A statement did not end when it was killed, so the engine could not be closed in order. Nothing that
     /// was acknowledged is lost; the process must end now.
     #[error("statements are still running after the time to shut down")]
@@ -78,16 +84,16 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
     let hosts = Hosts::new(&config.hosts);
+    let options = listener_options(&config);
     let config = Arc::new(config);
     let starting = Arc::clone(&config);
-    let engine = tokio::task::spawn_blocking(move || Engine::start(&starting))
-        .await
-        .map_err(std::io::Error::other)??;
+    let engine = tokio::task::spawn_blocking(move || Engine::start(&starting)).await??;
     tracing::info!(version = engine.version(), address = ?listener.local_addr().ok(), "engine started");
 
     let grace = config.shutdown_grace();
     let give_up = CancellationToken::new();
     let requests = Arc::new(Semaphore::new(config.statements_max as usize + usize::from(config.queue_max)));
+    let hooks = Arc::new(server::Refusals { version: engine.version().to_owned() });
     let app = server::App {
         engine: Arc::clone(&engine),
         config,
@@ -101,9 +107,8 @@ pub async fn run(
     let serving = tokio::spawn({
         let stopping = stopping.clone();
         async move {
-            axum::serve(listener.tap_io(without_delay), server::router(app))
-                .with_graceful_shutdown(stopping.cancelled_owned())
-                .await
+            let patience = 3 * grace + SERVED_PATIENCE;
+            serve(listener, server::router(app), options, hooks, stopping, patience).await;
         }
     });
     tokio::spawn(async move {
@@ -120,19 +125,19 @@ pub async fn run(
     let closed = engine.stop(grace).await;
     bodies.abort();
     // Idle keep-alive connections end by themselves; answers on their way get a moment.
-    let served = tokio::time::timeout(Duration::from_secs(1), serving).await;
-    if !closed {
-        return Err(Error::StillRunning);
-    }
-    if let Ok(Ok(result)) = served {
-        result?;
-    }
-    Ok(())
+    let _ = tokio::time::timeout(SERVED_PATIENCE, serving).await;
+    if closed { Ok(()) } else { Err(Error::StillRunning) }
 }
 
-/// Answers are small and awaited, so they must not wait to be joined to something larger.
-fn without_delay(stream: &mut TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot turn Nagle's algorithm off");
+/// The listener's bounds. A statement may stand in the address, and an answer may be read slowly.
+fn listener_options(config: &Config) -> Options {
+    let statements = config.statements_max as usize + usize::from(config.queue_max);
+    Options {
+        share: Share::Eighth,
+        head_bytes_max: HEAD_BYTES_MAX,
+        write_timeout: config.receive_timeout(),
+        body_bytes_max: server::DRAIN_BYTES_MAX,
+        body_timeout: config.receive_timeout(),
+        ..Options::api(statements + IDLE_CONNECTIONS)
     }
 }

@@ -6,12 +6,13 @@ use axum::{
     Router,
     body::Body,
     extract::{Request as HttpRequest, State},
+    http::StatusCode,
     middleware::{self, Next},
     response::Response,
     routing::any,
 };
 use bytes::{Bytes, BytesMut};
-use millrace_service::host::Hosts;
+use millrace_service::{host::Hosts, serve::Hooks};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,7 @@ const OUTPUT_PIECES: usize = 2;
 const INPUT_PIECES: usize = 2;
 /// Of a body nobody wants any more, how much is still read so that the client can read the error: a client
 /// that is cut off while sending does not look for an answer.
-const DRAIN_BYTES_MAX: usize = 64 << 20;
+pub(super) const DRAIN_BYTES_MAX: usize = 64 << 20;
 /// How much of a result `wait_end_of_query` holds back; a larger one is streamed.
 const HELD_BYTES_MAX: usize = 16 << 20;
 
@@ -69,11 +70,32 @@ async fn known_hosts_only(State(app): State<App>, http: HttpRequest, next: Next)
     let Some((status, message)) = app.hosts.refusal(http.uri(), http.headers()) else {
         return next.run(http).await;
     };
+    refusal(status, message, app.engine.version())
+}
+
+/// A request that is no statement, in ClickHouse's words.
+fn refusal(status: StatusCode, message: &str, version: &str) -> Response {
     let error = Exception::new(code::ACCESS_DENIED, "ACCESS_DENIED", message);
     let reply = Reply { query_id: String::new(), format: DEFAULT_FORMAT.to_owned(), compress: false };
-    let mut response = reply.failure(&error.with_version(app.engine.version()));
+    let mut response = reply.failure(&error.with_version(version));
     *response.status_mut() = status;
     response
+}
+
+/// What the listener itself answers.
+pub struct Refusals {
+    /// The engine's version.
+    pub version: String,
+}
+
+impl Hooks for Refusals {
+    type Request = ();
+
+    fn began(&self, _: &hyper::Request<hyper::body::Incoming>) {}
+
+    fn bad_request(&self, message: &'static str) -> Response {
+        refusal(StatusCode::BAD_REQUEST, message, &self.version)
+    }
 }
 
 async fn ok() -> &'static str {
