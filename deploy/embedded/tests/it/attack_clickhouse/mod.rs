@@ -195,7 +195,6 @@ async fn the_services_and_people_can_do_their_work() {
         "ALTER TABLE events ADD CONSTRAINT calm CHECK name != 'angry'",
         "ALTER TABLE events DROP CONSTRAINT calm",
         "ALTER TABLE events DROP PARTITION 202001",
-        "ALTER TABLE events UPDATE label = 'x' WHERE store_id = 's'",
         "OPTIMIZE TABLE events FINAL",
         "SYSTEM STOP MERGES events",
         "SYSTEM START MERGES events",
