@@ -82,10 +82,9 @@ impl UrlRules {
 
     /// The address without what must not be kept.
     pub(crate) fn normalise<'u>(&self, url: &'u str) -> Cow<'u, str> {
-        match Look::at(url) {
-            Look::Plain => return Cow::Borrowed(url),
-            Look::MayHideASecret if !has_secret(path(url)) => return Cow::Borrowed(url),
-            Look::MayHideASecret | Look::HasMoreThanAPath => {}
+        let Look { is_path, may_hide } = Look::at(url);
+        if is_path && !(may_hide && has_secret(path(url))) {
+            return Cow::Borrowed(url);
         }
         let mut out = String::with_capacity(url.len());
         // Looked for once: of most addresses no part is then looked at again.
@@ -105,10 +104,10 @@ impl UrlRules {
             }
         };
         let (rest, fragment) = cut(rest, b'#');
-        self.push_path_and_query(&mut out, rest, scheme.is_some(), has_email);
+        self.push_path_and_query(&mut out, rest, scheme.is_some(), may_hide, has_email);
         if let Some(route) = fragment.filter(|fragment| self.keeps_routes && is_route(fragment)) {
             out.push('#');
-            self.push_path_and_query(&mut out, cut(route, b'#').0, true, has_email);
+            self.push_path_and_query(&mut out, cut(route, b'#').0, true, may_hide, has_email);
         }
         Cow::Owned(out)
     }
@@ -147,6 +146,7 @@ impl UrlRules {
         out: &mut String,
         text: &str,
         has_authority: bool,
+        may_hide: bool,
         has_email: impl Fn(&str) -> bool + Copy,
     ) {
         let (path, query) = cut(text, b'?');
@@ -156,7 +156,7 @@ impl UrlRules {
             let segment = if has_authority { cut(segment, b';').0 } else { segment };
             out.push_str(match segment {
                 _ if has_email(segment) => EMAIL,
-                _ if judge.is_secret(start, segment) => TOKEN,
+                _ if may_hide && judge.is_secret(start, segment) => TOKEN,
                 _ => segment,
             });
             out.push_str(end);
@@ -174,8 +174,9 @@ impl UrlRules {
                 out.push('=');
                 match value {
                     _ if has_email(value) => out.push_str(EMAIL),
+                    _ if !may_hide => out.push_str(value),
                     _ if is_jwt(value) => out.push_str(TOKEN),
-                    _ if Look::at(value) == Look::Plain || is_campaign(name) => out.push_str(value),
+                    _ if is_campaign(name) => out.push_str(value),
                     _ => push_value(out, value, judge.context_at(path.len())),
                 }
             }
@@ -204,15 +205,14 @@ impl UrlRules {
     }
 }
 
-/// What a first look at an address finds.
+/// What a first look at an address finds. Most have a path alone, and nothing in it that could have to go: they are not
+/// copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    /// Nothing that could have to go. Most are so, and are not copied.
-    Plain,
-    /// Letters and digits that may be a secret, in a path.
-    MayHideASecret,
-    /// Parameters, a fragment, a user or what is encoded.
-    HasMoreThanAPath,
+struct Look {
+    /// No parameters, fragment or user, and nothing that is encoded.
+    is_path: bool,
+    /// Letters and digits somewhere that may be a secret.
+    may_hide: bool,
 }
 
 const LOWER: u8 = 1;
@@ -220,6 +220,7 @@ const UPPER: u8 = 2;
 const DIGIT: u8 = 4;
 const SEPARATOR: u8 = 8;
 const SPECIAL: u8 = 16;
+const AMPERSAND: u8 = 32;
 
 /// Of each byte, what it is to the first look.
 const KINDS: [u8; 256] = {
@@ -231,6 +232,7 @@ const KINDS: [u8; 256] = {
             b'A'..=b'Z' => UPPER,
             b'0'..=b'9' => DIGIT,
             b'/' | b'\\' => SEPARATOR,
+            b'&' => AMPERSAND,
             b'?' | b'#' | b'@' | b'%' | b';' => SPECIAL,
             _ => 0,
         };
@@ -245,10 +247,9 @@ impl Look {
     #[inline]
     fn at(text: &str) -> Self {
         let (mut segment, mut run, mut kinds, mut capitals) = (0_usize, 0_usize, 0_u8, 0_usize);
-        let (mut may_hide, mut seen) = (false, 0_u8);
+        let (mut may_hide, mut is_path) = (false, true);
         for byte in text.bytes() {
             let kind = KINDS[byte as usize];
-            seen |= kind;
             segment += 1;
             if kind & (LOWER | UPPER | DIGIT) != 0 {
                 run += 1;
@@ -258,17 +259,21 @@ impl Look {
             }
             may_hide |= is_striking(run, kinds, capitals);
             (run, kinds, capitals) = (0, 0, 0);
-            if kind == SEPARATOR {
+            is_path &= kind != SPECIAL;
+            // Behind these another segment begins, or another parameter.
+            let is_end = match kind {
+                SEPARATOR => true,
+                SPECIAL => matches!(byte, b'?' | b'#'),
+                AMPERSAND => !is_path,
+                _ => false,
+            };
+            if is_end {
                 may_hide |= segment > TOKEN_BYTES_MIN;
                 segment = 0;
             }
         }
         may_hide |= is_striking(run, kinds, capitals) || segment >= TOKEN_BYTES_MIN;
-        match (seen & SPECIAL != 0, may_hide) {
-            (true, _) => Self::HasMoreThanAPath,
-            (false, true) => Self::MayHideASecret,
-            (false, false) => Self::Plain,
-        }
+        Self { is_path, may_hide }
     }
 }
 
@@ -575,8 +580,22 @@ mod tests {
         /// A first look sees whatever a second would change.
         #[test]
         fn nothing_is_missed_at_first_sight(path in "(/(reset|orders|product|[a-zA-Z0-9._-]{1,40})){1,4}") {
-            if Look::at(&path) == Look::Plain {
+            if !Look::at(&path).may_hide {
                 prop_assert!(!has_secret(&path), "{}", path);
+            }
+        }
+
+        /// Nor anywhere in an address.
+        #[test]
+        fn a_first_look_changes_nothing(url in dirty_url()) {
+            for rules in [rules(), with_routes(), UrlRules::new(["*"], true)] {
+                // What is striking at its end is looked at whole.
+                let looked_at = format!("{url}#a1B2");
+                let clean = rules.normalise(&url);
+                let expected = rules.normalise(&looked_at);
+                if !url.contains('#') {
+                    prop_assert_eq!(clean, expected);
+                }
             }
         }
 
