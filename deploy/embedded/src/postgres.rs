@@ -390,6 +390,9 @@ fn settings(config: &Config) -> Vec<String> {
     settings
 }
 
+/// What Postgres's programs need of our environment; tests set its clock by the last one.
+const NEEDED_VARIABLES: [&str; 6] = ["PATH", "TZ", "TZDIR", "LANG", "LD_LIBRARY_PATH", "LD_PRELOAD"];
+
 /// A command line that opens `dir` as file 9, drops root and becomes `program`, in the same process.
 fn in_data_dir(dir: &Path, program: &OsStr) -> Command {
     // QUIT is Postgres's immediate shutdown: it ends its workers before itself.
@@ -401,7 +404,12 @@ fn in_data_dir(dir: &Path, program: &OsStr) -> Command {
         command.args(["--clear-groups", "--no-new-privs", "--pdeathsig", name(Signal::QUIT), "--"]);
     }
     command.arg(program);
-    command.env_remove("PGDATA").env_remove("PGPORT").env("LC_ALL", "C.UTF-8");
+    // Its environment stands in /proc, and whoever may read files by it reads that, too: nothing of ours, and no PGDATA.
+    let needed = std::env::vars_os().filter(|(name, _)| {
+        let name = name.to_string_lossy();
+        NEEDED_VARIABLES.contains(&&*name) || name.starts_with("FAKETIME_")
+    });
+    command.env_clear().envs(needed).env("LC_ALL", "C.UTF-8");
     command
 }
 

@@ -5,6 +5,8 @@
 
 // The longest come first: tests run in the order of their names.
 mod attack_clickhouse;
+mod attack_files;
+mod attack_rebinding;
 mod browser;
 mod chaos;
 mod clients;
