@@ -31,6 +31,7 @@ use crate::{
     calendar::Calendar,
     clickhouse::{Warehouse, is_unknown_table, text},
     error::Result,
+    locks::Work,
     postgres::{Answer as _, beside},
 };
 
@@ -87,18 +88,10 @@ struct Touched {
     received_ms: HashMap<String, i64>,
 }
 
-/// Waits for the lock of whoever looks for arrivals.
-pub const LOCK_SQL: &str = "SELECT pg_advisory_xact_lock(hashtextextended('millrace arrivals', 0))";
-
 /// Looks once for arrivals; says how many store-days they touch. `None`: another instance is looking.
 pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<Option<usize>> {
     let mut transaction = pool.begin().within().await?;
-    let locked: bool =
-        sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended('millrace arrivals', 0))")
-            .fetch_one(&mut *transaction)
-            .within()
-            .await?;
-    if !locked {
+    if !Work::Arrivals.try_take(&mut transaction).await? {
         return Ok(None);
     }
     let watermarks = watermarks(&mut transaction).await?;
@@ -123,7 +116,11 @@ pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discover
     for (lane, watermark) in ranges.iter().flat_map(|range| &range.moved) {
         write_watermark(&mut transaction, lane, watermark).await?;
     }
-    transaction.commit().within().await?;
+    if ranges.iter().any(|range| !range.moved.is_empty()) {
+        transaction.commit().within().await?;
+    } else {
+        transaction.rollback().within().await?;
+    }
     Ok(Some(days))
 }
 

@@ -14,6 +14,7 @@ use crate::{
     calendar,
     clickhouse::{Warehouse, is_unknown_table, text},
     error::{Error, Result},
+    locks::Work,
     postgres::{Answer as _, parse_date},
     rollup::{
         self,
@@ -91,7 +92,7 @@ pub fn progress_bar() -> ProgressBar {
 pub async fn forget(pool: &PgPool) -> Result<()> {
     let mut transaction = pool.begin().within().await?;
     // Nobody may write a watermark afterwards that was read before.
-    sqlx::query(crate::arrival::LOCK_SQL).execute(&mut *transaction).within().await?;
+    Work::Arrivals.take(&mut transaction).await?;
     for table in table::ALL {
         let forget = AssertSqlSafe(forget_sql(&table));
         sqlx::query(forget).execute(&mut *transaction).within().await?;

@@ -15,6 +15,15 @@ pub enum Error {
     /// The migrations could not be applied.
     #[error("migrations: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A superuser has something to do.
+    #[error(
+        "Postgres is not set up for Millrace{}: run `millrace-aggregator postgres-setup | psql -d <its database>` as a \
+         superuser of Postgres (README, Growing)", if *is_old { " as it is now" } else { "" }
+    )]
+    NotSetUp {
+        /// Whether an earlier version's set-up was run.
+        is_old: bool,
+    },
     /// A store's settings cannot be used.
     #[error("store {store_id}: {message}")]
     Store {

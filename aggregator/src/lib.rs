@@ -7,6 +7,8 @@
 //! * [`rollup`]: touched days, computed anew and replaced in one transaction;
 //! * [`worker`]: the loop that does both, at half of the time at most;
 //! * [`backfill`]: the same for days that somebody asks for;
+//! * [`locks`]: who does what, of several instances;
+//! * [`logins`]: logins of Postgres for people;
 //! * [`privacy`]: erasure, export and retention;
 //! * [`api`]: reading rollups, and administering stores.
 //!
@@ -21,6 +23,8 @@ pub mod clickhouse;
 pub mod config;
 pub mod error;
 pub mod funnel;
+pub mod locks;
+pub mod logins;
 pub mod postgres;
 pub mod privacy;
 pub mod rollup;
@@ -59,6 +63,12 @@ pub async fn run(config: Config, api_listener: TcpListener, shutdown: Cancellati
             tokio::join!(
                 worker::work(&warehouse, &pool, &health, config.interval(), &shutdown),
                 privacy::work(&warehouse, &pool, &finality, &shutdown),
+                async {
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        never = logins::watch(&pool) => match never {},
+                    }
+                },
             );
         }
     };

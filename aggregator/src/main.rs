@@ -43,6 +43,13 @@ enum Command {
     /// Forgets every rollup of every store; whatever serves then rolls up anew all that ClickHouse holds. Days older than
     /// its retention are lost.
     Rebuild,
+    /// Prints what a superuser of Postgres has to run in Millrace's database, once, and again when a start asks for it:
+    /// `millrace-aggregator postgres-setup | psql -d millrace`. One machine (`millrace run`) does it by itself.
+    PostgresSetup {
+        /// The role that the services log in as; without it, the one in --postgres-url. It is made if it is not there.
+        #[arg(long)]
+        role: Option<String>,
+    },
 }
 
 #[tokio::main]
@@ -65,6 +72,12 @@ async fn main() -> anyhow::Result<()> {
             let run = backfill::run(&warehouse, &pool, &store, from, to, &bar);
             let days = postgres::patient(&config, run).await?;
             writeln!(std::io::stdout(), "{days} days of {store} rolled up, {from} to {to}")?;
+            Ok(())
+        }
+        Some(Command::PostgresSetup { role }) => {
+            let options: sqlx::postgres::PgConnectOptions = config.postgres_url.parse()?;
+            let role = role.unwrap_or_else(|| options.get_username().to_owned());
+            write!(std::io::stdout(), "{}", millrace_schemas::postgres::set_up(&role)?)?;
             Ok(())
         }
         Some(Command::Rebuild) => {

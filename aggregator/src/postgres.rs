@@ -5,21 +5,44 @@
 //! transaction is gone with its locks, so when it wakes up it can commit nothing. We give up an answer that does not
 //! come ([`Answer::within`]): a server that is frozen, or behind a cut network, refuses nothing and closes nothing.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use jiff::civil::Date;
+use millrace_schemas::postgres::SET_UP_VERSION;
 use millrace_service::setting;
 use sqlx::{
-    Executor as _, PgConnection, PgPool,
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, SqlSafeStr as _,
+    migrate::{Migration, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
 use crate::{
     config::Config,
     error::{Error, Result},
+    logins,
 };
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../schemas/postgres");
+/// The migrations. Without sqlx's lock, which is one that anybody can take.
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let with_text = |migration: &Migration| {
+        let text = millrace_schemas::postgres::migration_text(migration.version, migration.sql.as_str());
+        Migration { sql: AssertSqlSafe(text).into_sql_str(), ..migration.clone() }
+    };
+    let all = sqlx::migrate!("../schemas/postgres").iter().map(with_text).collect();
+    let mut migrator = Migrator::with_migrations(all);
+    migrator.set_locking(false);
+    migrator
+});
+
+/// Makes the row whose lock the migrator holds. Another instance may be making it.
+const MAKE_LOCK: &str = "DO $$
+BEGIN
+    IF to_regclass('migration_lock') IS NULL THEN
+        CREATE TABLE migration_lock (only_row BOOLEAN PRIMARY KEY DEFAULT true CHECK (only_row));
+    END IF;
+    INSERT INTO migration_lock DEFAULT VALUES ON CONFLICT DO NOTHING;
+EXCEPTION WHEN duplicate_table OR unique_violation THEN NULL;
+END $$";
 
 /// Longest wait for a free connection, and for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,22 +116,67 @@ pub fn pool(config: &Config) -> Result<PgPool> {
         .after_connect(move |connection, _| {
             let limits = limits.clone();
             Box::pin(async move {
-                connection.execute(sqlx::AssertSqlSafe(limits)).await?;
+                connection.execute(AssertSqlSafe(limits)).await?;
                 Ok(())
             })
         })
         .connect_lazy_with(options.application_name("millrace-aggregator")))
 }
 
-/// Brings the schema up to date. Under the migrator's lock: of several instances one migrates, the others wait.
+/// Brings the schema up to date, whole or not at all. Under a lock: of several instances one migrates, the others wait.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
     // A connection of its own, without the limits on a statement.
     let options = pool.connect_options().as_ref().clone();
-    let own =
-        PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options);
-    let migrated = tokio::time::timeout(MIGRATE_TIMEOUT, MIGRATIONS.run(&own)).await;
+    let connecting = tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options));
+    let mut own = connecting.await.map_err(|_| Error::PostgresSilent)??;
+    let migrated = tokio::select! {
+        migrated = tokio::time::timeout(MIGRATE_TIMEOUT, migrate_on(&mut own)) => migrated,
+        // A table that changes waits for everybody who reads it.
+        never = logins::watch(pool) => match never {},
+    };
     drop(tokio::time::timeout(GRACE, own.close()).await);
-    Ok(migrated.map_err(|_| Error::PostgresSilent)??)
+    migrated.map_err(|_| Error::PostgresSilent)?
+}
+
+async fn migrate_on(postgres: &mut PgConnection) -> Result<()> {
+    check_set_up(postgres).await?;
+    postgres.execute(MAKE_LOCK).await?;
+    let silence = format!("SET idle_in_transaction_session_timeout = {}", SILENCE_MAX.as_millis());
+    postgres.execute(AssertSqlSafe(silence)).await?;
+    let mut transaction = postgres.begin().await?;
+    transaction.execute("SELECT FROM migration_lock FOR UPDATE").await?;
+    MIGRATIONS.run_direct(None, &mut *transaction, false).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Whether a superuser has done what the services may not, and what they may do that they should not.
+async fn check_set_up(postgres: &mut PgConnection) -> Result<()> {
+    let is_there: bool =
+        sqlx::query_scalar("SELECT to_regprocedure('millrace_admin.set_up_version()') IS NOT NULL")
+            .fetch_one(&mut *postgres)
+            .await?;
+    if !is_there {
+        return Err(Error::NotSetUp { is_old: false });
+    }
+    let version: i32 =
+        sqlx::query_scalar("SELECT millrace_admin.set_up_version()").fetch_one(&mut *postgres).await?;
+    if version < SET_UP_VERSION {
+        return Err(Error::NotSetUp { is_old: true });
+    }
+    let excess: bool = sqlx::query_scalar(
+        "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls
+         FROM pg_roles WHERE rolname = current_user",
+    )
+    .fetch_one(postgres)
+    .await?;
+    if excess {
+        tracing::warn!(
+            "the role of MILLRACE_POSTGRES_URL may do more than Millrace needs (superuser, or making roles): give it a \
+             plain role, and run `millrace-aggregator postgres-setup --role <it>`"
+        );
+    }
+    Ok(())
 }
 
 /// A date as Postgres reads and writes it.

@@ -11,7 +11,8 @@
 //! * [`money`]: ISO 4217 minor units;
 //! * [`topic`]: Kafka topics, keys, headers;
 //! * [`spool`]: the on-disk log of one machine, as bytes;
-//! * [`clickhouse`]: tables and views; the Postgres migrations stand beside it in `schemas/postgres/`;
+//! * [`clickhouse`]: tables and views;
+//! * [`postgres`]: roles and their rights; the migrations stand in `schemas/postgres/`;
 //! * [`metric`]: names of all metrics.
 
 pub mod clickhouse;
@@ -20,6 +21,7 @@ pub mod event;
 pub mod limits;
 pub mod metric;
 pub mod money;
+pub mod postgres;
 pub mod reject;
 pub mod row;
 pub mod spool;

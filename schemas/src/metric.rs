@@ -102,6 +102,8 @@ metrics! {
     AGGREGATOR_WATERMARK_AGE_SECONDS = "millrace_aggregator_watermark_age_seconds";
     /// Seconds from an event's receipt to its rollup's commit.
     AGGREGATOR_FRESHNESS_SECONDS = "millrace_end_to_end_freshness_seconds";
+    /// Sessions of logins for people that were ended because they went beyond their bounds.
+    AGGREGATOR_LOGIN_SESSIONS_ENDED = "millrace_aggregator_login_sessions_ended_total";
     /// Requests to the read and admin API, by `endpoint` and `status`.
     AGGREGATOR_REQUESTS = "millrace_aggregator_requests_total";
 }

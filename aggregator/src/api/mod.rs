@@ -7,6 +7,7 @@ mod admin;
 mod around;
 mod auth;
 mod keys;
+mod logins;
 mod openapi;
 mod privacy;
 mod read;

@@ -32,13 +32,13 @@ static TIME_ZONES: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// A text as it is taken: neither empty nor with a NUL in it.
-fn text(description: &str) -> Value {
+pub(super) fn text(description: &str) -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": TEXT_BYTES_MAX, "pattern": "^[^\\u0000]*$",
            "description": description})
 }
 
 /// The same, or null.
-fn or_null(mut schema: Value) -> Value {
+pub(super) fn or_null(mut schema: Value) -> Value {
     schema["type"] = json!([schema["type"], "null"]);
     if let Some(Value::Array(values)) = schema.get_mut("enum") {
         values.push(Value::Null);
@@ -73,7 +73,12 @@ pub(super) fn error(description: &str) -> Value {
         "schema": {"$ref": "#/components/schemas/Error"}}}})
 }
 
-fn answers(ok: &str, description: &str, schema: &Value) -> Value {
+/// A part of the path.
+pub(super) fn parameter_of_path(name: &str) -> Value {
+    json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
+}
+
+pub(super) fn answers(ok: &str, description: &str, schema: &Value) -> Value {
     json!({
         ok: {"description": description, "content": {"application/json": {"schema": schema}}},
         "400": error("A parameter or field is wrong; `error.field` names it."),
@@ -239,8 +244,7 @@ fn receipt() -> Value {
 
 fn privacy_paths() -> Vec<(String, Value)> {
     let store_id = json!({"$ref": "#/components/parameters/store_id"});
-    let path =
-        |name: &str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
+    let path = parameter_of_path;
     let admin = |summary: String, parameters: Value, responses: Value| {
         json!({"summary": summary, "tags": ["privacy"], "security": [{"admin": []}], "parameters": parameters,
                "responses": responses})
@@ -357,7 +361,7 @@ fn keys_paths() -> Vec<(String, Value)> {
     ]
 }
 
-fn body(schema: &Value) -> Value {
+pub(super) fn body(schema: &Value) -> Value {
     json!({"required": true, "content": {"application/json": {"schema": schema}}})
 }
 
@@ -475,6 +479,7 @@ pub(super) fn document() -> Value {
     paths.insert("/api/v1/stores/{store_id}/funnels/{funnel_name}".into(), json!({"delete": remove}));
     paths.extend(privacy_paths());
     paths.extend(keys_paths());
+    paths.extend(super::logins::paths());
     paths.insert("/api/v1/exchange_rates".into(), json!({"post": set_rates, "put": set_rates}));
     paths.extend(open_paths());
     paths.values_mut().for_each(around::describe);

@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{State, admin, around, auth, keys, openapi, privacy, read, readyz};
+use super::{State, admin, around, auth, keys, logins, openapi, privacy, read, readyz};
 
 /// Whose token a route asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,10 @@ pub fn routes() -> Vec<Route> {
     add(Admin, Method::POST, "/api/v1/stores/{store_id}/keys", post(keys::create));
     add(Admin, Method::DELETE, "/api/v1/stores/{store_id}/keys/{key_id}", delete(keys::revoke));
     add(Admin, Method::POST, "/api/v1/stores/{store_id}/keys/{key_id}/rotate", post(keys::rotate));
+
+    add(Admin, Method::GET, "/api/v1/stores/{store_id}/logins", get(logins::list));
+    add(Admin, Method::POST, "/api/v1/stores/{store_id}/logins", post(logins::create));
+    add(Admin, Method::DELETE, "/api/v1/stores/{store_id}/logins/{login}", delete(logins::remove));
 
     add(Store, Method::GET, "/api/v1/stores/{store_id}/funnels", get(read::funnels));
     add(Admin, Method::POST, "/api/v1/stores/{store_id}/funnels", post(admin::put_funnel));

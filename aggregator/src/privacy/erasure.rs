@@ -31,12 +31,13 @@ use super::{
     tables::Tables,
 };
 use crate::{
-    arrival::{LOCK_SQL, decided_by, touch},
+    arrival::{decided_by, touch},
     backfill::touch_everything,
     clickhouse::Warehouse,
     error::{Error, Result},
+    locks::{self, Work},
     postgres::{Answer as _, beside},
-    rollup::{self, scope::Store},
+    rollup::scope::Store,
 };
 
 /// How long a run of `millrace replay` may hold a letter that has been removed meanwhile.
@@ -83,13 +84,8 @@ pub async fn request(postgres: &mut PgConnection, store_id: &str, kind: Kind, id
 /// One step of the erasure that is due. `false`: none was.
 pub async fn step(warehouse: &Warehouse, pool: &PgPool, finality: &Finality) -> Result<bool> {
     let mut transaction = pool.begin().within().await?;
-    // One at a time, whatever the number of instances. Not by a lock of the row: it is written beside this transaction.
-    let is_free: bool =
-        sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended('millrace erasures', 0))")
-            .fetch_one(&mut *transaction)
-            .within()
-            .await?;
-    if !is_free {
+    // One at a time, whatever the number of instances. Not by a lock of its row: that is written beside this transaction.
+    if !Work::Erasures.try_take(&mut transaction).await? {
         return Ok(false);
     }
     let row = sqlx::query(
@@ -252,8 +248,8 @@ impl Erasure {
         };
         // Nobody looks for arrivals until this transaction ends, and nobody rolls the store up: a row of the subject that
         // comes in between goes without ever having been counted.
-        sqlx::query(LOCK_SQL).execute(&mut **transaction).within().await?;
-        rollup::wait_for_lock(transaction, &self.subject.store_id).await?;
+        Work::Arrivals.take(transaction).await?;
+        locks::take_store(transaction, &self.subject.store_id).await?;
         let was_cut_off = self.removing.is_some();
         if was_cut_off && beside(transaction, tables.is_changing(warehouse)).await? {
             return Err(Error::Internal("an earlier removal of rows is still under way".into()));

@@ -29,8 +29,9 @@ use crate::{
     calendar::{Period, shift},
     clickhouse::Warehouse,
     error::Result,
+    locks,
     postgres::{Answer as _, beside, parse_date},
-    rollup::{self, scope::Store},
+    rollup::scope::Store,
 };
 
 /// Stores that one step takes.
@@ -141,7 +142,7 @@ async fn thin(
     retention_days: Option<i64>,
 ) -> Result<Option<bool>> {
     let mut transaction = pool.begin().within().await?;
-    if !rollup::lock(&mut transaction, store_id).await? {
+    if !locks::try_take_store(&mut transaction, store_id).await? {
         return Ok(None);
     }
     let now_ms = jiff::Timestamp::now().as_millisecond();

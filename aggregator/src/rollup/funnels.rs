@@ -19,6 +19,7 @@ use crate::{
     clickhouse::{Warehouse, text},
     error::{Error, Result},
     funnel::{Definition, OrderMode},
+    locks,
     postgres::{Answer as _, beside, parse_date},
     privacy::retention::Frozen,
 };
@@ -251,7 +252,7 @@ pub async fn close_passed(pool: &PgPool) -> Result<()> {
     .await?;
     for store_id in stores {
         let mut transaction = pool.begin().within().await?;
-        if super::lock(&mut transaction, &store_id).await? {
+        if locks::try_take_store(&mut transaction, &store_id).await? {
             close_passed_of(&mut transaction, &store_id).await?;
             transaction.commit().within().await?;
         }

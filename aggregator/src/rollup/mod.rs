@@ -1,7 +1,7 @@
 //! Rolling a store up: its touched days are computed anew from ClickHouse and written, in one transaction with the
 //! watermark and the removal of the days from the list.
 //!
-//! One instance at a time rolls a store up, by a lock that belongs to the transaction: taken before anything is read, and
+//! One instance at a time rolls a store up, by a lock ([`crate::locks`]) that belongs to the transaction: taken before anything is read, and
 //! gone in the moment the transaction is committed, or can no longer be. An instance that was frozen or cut off and comes
 //! back has lost both or neither, so it never commits an older computation over a newer one; and the list of days is read
 //! under the lock, so the next owner computes from what the last one left. Statements see what is committed when they
@@ -39,6 +39,7 @@ use crate::{
     calendar::Period,
     clickhouse::Warehouse,
     error::Result,
+    locks,
     postgres::{Answer as _, beside, parse_date},
     privacy::retention::Frozen,
 };
@@ -59,30 +60,11 @@ pub struct Done {
     pub received_ms: i64,
 }
 
-/// Makes the transaction the one that writes a store's rollups. `false`: another one is.
-pub async fn lock(postgres: &mut PgConnection, store_id: &str) -> Result<bool> {
-    sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended('millrace rollup ' || $1, 0))")
-        .bind(store_id)
-        .fetch_one(postgres)
-        .within()
-        .await
-}
-
-/// The same, waiting for the one that is at it.
-pub async fn wait_for_lock(postgres: &mut PgConnection, store_id: &str) -> Result<()> {
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('millrace rollup ' || $1, 0))")
-        .bind(store_id)
-        .execute(postgres)
-        .within()
-        .await?;
-    Ok(())
-}
-
 /// Rolls up the newest touched days of a store. `None`: another instance is at it, nothing is touched, or the store's
 /// settings have changed meanwhile.
 pub async fn roll_up(warehouse: &Warehouse, pool: &PgPool, store_id: &str) -> Result<Option<Done>> {
     let mut transaction = pool.begin().within().await?;
-    if !lock(&mut transaction, store_id).await? {
+    if !locks::try_take_store(&mut transaction, store_id).await? {
         return Ok(None);
     }
     let touched = touched(&mut transaction, store_id).await?;

@@ -194,10 +194,12 @@ async fn a_silent_owner_loses_its_store_after_two_minutes() {
         .execute(&mut *silent)
         .await
         .unwrap();
-    assert!(millrace_aggregator::rollup::lock(&mut silent, "s").await.unwrap());
+    assert!(millrace_aggregator::locks::try_take_store(&mut silent, "s").await.unwrap());
     let mut next = bed.pool.acquire().await.unwrap();
-    eventually("the lock is free", async || millrace_aggregator::rollup::lock(&mut next, "s").await.unwrap())
-        .await;
+    eventually("the lock is free", async || {
+        millrace_aggregator::locks::try_take_store(&mut next, "s").await.unwrap()
+    })
+    .await;
     assert!(silent.commit().await.is_err());
 }
 

@@ -5,12 +5,14 @@
 
 mod api;
 mod arrival;
+mod attack_postgres;
 mod away;
 mod days;
 mod equal;
 mod harness;
 mod instances;
 mod keys;
+mod logins;
 mod openapi;
 mod privacy;
 mod routes;

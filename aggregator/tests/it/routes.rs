@@ -94,7 +94,9 @@ impl Matrix {
     /// All that a request could change.
     async fn everything(&self) -> Vec<Value> {
         let mut all = Vec::new();
-        for table in ["stores", "store_keys", "funnels", "erasures", "exchange_rates", "admin_audit"] {
+        for table in
+            ["stores", "store_keys", "store_logins", "funnels", "erasures", "exchange_rates", "admin_audit"]
+        {
             all.extend(self.bed.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2")).await);
         }
         all
@@ -125,10 +127,11 @@ fn fill(path: &str, store: &str, ids: &[(&str, String)]) -> String {
     filled
 }
 
-fn some_ids(key_id: &str, erasure_id: &str) -> Vec<(&'static str, String)> {
+fn some_ids(key_id: &str, erasure_id: &str, login: &str) -> Vec<(&'static str, String)> {
     [
         ("key_id", key_id),
         ("erasure_id", erasure_id),
+        ("login", login),
         ("visitor_id", "v"),
         ("user_id", "u"),
         ("funnel_name", "f"),
@@ -150,6 +153,7 @@ fn good_body(method: &Method, path: &str) -> Option<Value> {
             let steps = json!([{"name": "a", "event": "a"}, {"name": "b", "event": "b"}]);
             Some(json!({"name": "f", "steps": steps}))
         }
+        ("POST", "logins") => Some(json!({"name": "n"})),
         ("POST", "keys") => Some(json!({"kind": "secret"})),
         ("GET" | "DELETE", _) | ("POST", "rotate") => None,
         _ => panic!("say here what a good request to {method} {path} holds"),
@@ -161,7 +165,7 @@ async fn nobody_gets_through_a_route_that_is_not_theirs() {
     let matrix = Matrix::new().await;
     let routes = routes();
     let before = matrix.everything().await;
-    let ids = some_ids("none", "none");
+    let ids = some_ids("none", "none", "none");
     for Route { path, .. } in &routes {
         for method in METHODS {
             let route = routes.iter().find(|route| route.path == *path && route.method == method);
@@ -235,13 +239,15 @@ async fn what_the_operator_changes_is_written_down() {
         if access != Access::Admin {
             continue;
         }
-        // Each has a key of its own, and the latest receipt.
+        // Each has a key of its own, the latest receipt, and the login.
         let keys = format!("/api/v1/stores/{}/keys", matrix.own);
         let made = matrix.ask(&Method::POST, &keys, Some(&admin), Some(json!({"kind": "write"}))).await;
         let made: Value = made.json().await.unwrap();
         let erasures = matrix.bed.rows("SELECT id FROM erasures ORDER BY requested_at DESC").await;
         let erasure = erasures.first().map_or("none", |row| row["id"].as_str().unwrap());
-        let at = fill(path, &matrix.own, &some_ids(made["key_id"].as_str().unwrap(), erasure));
+        let logins = matrix.bed.rows("SELECT login FROM store_logins").await;
+        let login = logins.first().map_or("none", |row| row["login"].as_str().unwrap());
+        let at = fill(path, &matrix.own, &some_ids(made["key_id"].as_str().unwrap(), erasure, login));
 
         let before = matrix.audited().await;
         let answer = matrix.ask(&method, &at, Some(&admin), good_body(&method, path)).await;

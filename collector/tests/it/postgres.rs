@@ -11,7 +11,7 @@ pub(crate) const GOOD: &str = r#"{"type":"event","name":"test"}"#;
 
 pub(crate) async fn migrated(postgres: &Postgres) -> PgPool {
     let pool = PgPool::connect(postgres.url()).await.unwrap();
-    sqlx::migrate!("../schemas/postgres").run(&pool).await.unwrap();
+    Postgres::migrate(&pool).await.unwrap();
     sqlx::query("INSERT INTO stores (id, name, timezone, currency) VALUES ('shop', 'Shop', 'UTC', 'EUR')")
         .execute(&pool)
         .await
@@ -106,7 +106,7 @@ async fn it_waits_for_a_postgres_that_is_not_ready_yet() {
     assert_eq!(service.get("/readyz").await.status, 503);
     assert_eq!(status(&service, "first").await, 503);
     let pool = PgPool::connect(postgres.url()).await.unwrap();
-    sqlx::migrate!("../schemas/postgres").run(&pool).await.unwrap();
+    Postgres::migrate(&pool).await.unwrap();
     eventually("it gets ready", async || service.get("/readyz").await.status == 200).await;
     assert_eq!(status(&service, "first").await, 401);
 

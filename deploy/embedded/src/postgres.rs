@@ -7,25 +7,28 @@
 //! * A new data directory is made beside its place and renamed into it when complete: a start that was killed
 //!   half-way leaves nothing that looks like a database. One that is given up takes its set-up step with it.
 //! * Settings are given on the command line at every start. A setting changed here reaches old directories.
-//! * The server listens on loopback (chaos runs alone, in a network of their own, say otherwise), no Unix socket. The one
-//!   role that can log in is `millrace`; whoever is on the machine may, unless a password is required (it is made at
-//!   initialisation). It owns its database and may create roles, but is no superuser: row level security applies to
-//!   what it grants, and SQL cannot read the server's files.
-//! * Beside `<data_dir>` lie `<data_dir>.log` and `<data_dir>.password`.
+//! * The server listens on loopback (chaos runs alone, in a network of their own, say otherwise), no Unix socket, and asks
+//!   everybody for a password. Who may log in: the services' role `millrace`, and the logins that it makes for people through
+//!   one function. None of them has any attribute; the superuser that initdb made cannot log in at all.
+//! * What takes a superuser is done in single-user mode while the server is down (`set_up`).
+//! * Beside `<data_dir>` lie `<data_dir>.log` and `<data_dir>.url`: the address with the role's password.
+
+mod set_up;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use millrace_service::private;
+
 use crate::process::{Process, Signal, bound, name};
 
-/// The database, and the role that owns it.
-const NAME: &str = "millrace";
+/// The database, and the services' role.
+const NAME: &str = millrace_schemas::postgres::SERVICE_ROLE;
 /// Debian's server package creates this user; only used when we are root.
 const SYSTEM_USER: &str = "postgres";
 /// Where the data directory is open for Postgres and for everything Postgres starts.
@@ -37,13 +40,17 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// The log is cut at a start when it has grown beyond this.
 const LOG_BYTES_MAX: u64 = 4 << 20;
+/// Kilobytes of address space that one process of the server may have, 150,000 of them taken from the beginning. A
+/// statement that wants more is refused; without it, one `repeat('x', 1000000000)` after the other ends with the kernel
+/// killing whom it likes.
+const PROCESS_KB_MAX: u32 = 1 << 20;
 
 /// Where a local Postgres keeps its data, and how large it may grow.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The data directory; made when absent.
     pub data_dir: PathBuf,
-    /// Where it listens. Beyond loopback, whoever reaches it is treated as whoever is on the machine.
+    /// Where it listens.
     pub address: Ipv4Addr,
     /// The port there.
     pub port: u16,
@@ -51,8 +58,6 @@ pub struct Config {
     pub shared_buffers_mb: u32,
     /// Connections at the same time; each costs about 2 MB while it is in use.
     pub connections_max: u16,
-    /// Whether the role `millrace` must give its password. Roles made later always must.
-    pub password_required: bool,
     /// `false` for tests: a crash of the machine (not of Postgres) may then damage the data.
     pub durable: bool,
     /// The directory of `initdb` and `postgres`; searched for when absent.
@@ -67,11 +72,20 @@ impl Config {
             address: Ipv4Addr::LOCALHOST,
             port,
             shared_buffers_mb: 32,
-            connections_max: 40,
-            password_required: false,
+            connections_max: 100,
             durable: true,
             bin_dir: None,
         }
+    }
+
+    /// The file with the connection string of the role and database `millrace`. It is there once the server was.
+    pub fn url_file(&self) -> PathBuf {
+        beside(&self.data_dir, "url")
+    }
+
+    fn absolute(&self) -> Result<Self, Error> {
+        let data_dir = std::path::absolute(&self.data_dir).map_err(io_error("resolve", &self.data_dir))?;
+        Ok(Self { data_dir, ..self.clone() })
     }
 }
 
@@ -137,63 +151,29 @@ pub enum Error {
 #[derive(Debug)]
 pub struct LocalPostgres {
     config: Config,
-    password: String,
+    url: String,
     process: Process,
 }
 
 impl LocalPostgres {
-    /// Makes the data directory with its role and database, unless it exists.
-    pub async fn initialise(config: &Config) -> Result<(), Error> {
-        let data_dir = absolute(&config.data_dir)?;
-        if data_dir.join("PG_VERSION").exists() {
-            return Ok(());
-        }
-        let bin_dir = bin_dir(config)?;
-        let fresh = beside(&data_dir, "new");
-        let parent = data_dir.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(parent).map_err(io_error("create", parent))?;
-        if fresh.exists() {
-            fs::remove_dir_all(&fresh).map_err(io_error("remove", &fresh))?;
-        }
-        make_data_dir(&fresh).await?;
-
-        let mut initdb = in_data_dir(&fresh, bin_dir.join("initdb").as_os_str());
-        initdb.args(["--pgdata", DATA_FD, "--username", "postgres", "--auth", "reject"]);
-        initdb.args(["--encoding", "UTF8", "--locale", "C.UTF-8"]);
-        if !config.durable {
-            initdb.arg("--no-sync");
-        }
-        run("initdb", initdb, "").await?;
-        // The superuser gets no password and can thus not log in; what it has to do is done here.
-        let password = uuid::Uuid::new_v4().simple().to_string();
-        let mut single = in_data_dir(&fresh, bin_dir.join("postgres").as_os_str());
-        single.args(["--single", "-D", DATA_FD]);
-        if !config.durable {
-            single.args(["-c", "fsync=off"]);
-        }
-        single.arg("postgres");
-        let statements = format!(
-            "CREATE ROLE {NAME} LOGIN CREATEROLE CREATEDB PASSWORD '{password}'\n\
-             CREATE DATABASE {NAME} OWNER {NAME}\n"
-        );
-        run("postgres --single", single, &statements).await?;
-
-        let password_file = beside(&data_dir, "password");
-        write_private(&password_file, &password).map_err(io_error("write", &password_file))?;
-        fs::rename(&fresh, &data_dir).map_err(io_error("rename", &fresh))
+    /// Makes the data directory with its roles and database, unless it exists; answers the address with the password.
+    pub async fn initialise(config: &Config) -> Result<String, Error> {
+        let config = config.absolute()?;
+        set_up::initialise(&config).await?;
+        set_up::bring_up_to_date(&config).await
     }
 
-    /// Initialises if necessary, starts the server and waits until it accepts connections.
+    /// Initialises if necessary, brings what an earlier build made up to date, starts the server and waits until it
+    /// accepts connections.
     pub async fn start(config: &Config) -> Result<Self, Error> {
-        Self::initialise(config).await?;
-        let config = Config { data_dir: absolute(&config.data_dir)?, ..config.clone() };
-        let password_file = beside(&config.data_dir, "password");
-        let password = fs::read_to_string(&password_file).map_err(io_error("read", &password_file))?;
+        let config = config.absolute()?;
+        set_up::initialise(&config).await?;
         let deadline = Instant::now() + START_PATIENCE;
         wait_for_predecessor(&config.data_dir, deadline).await?;
+        let url = set_up::bring_up_to_date(&config).await?;
         loop {
             let process = spawn_server(&config)?;
-            let mut server = Self { config: config.clone(), password: password.clone(), process };
+            let mut server = Self { config: config.clone(), url: url.clone(), process };
             match server.ready(deadline).await {
                 // Workers of a killed server end a moment after it and keep its memory until then.
                 Err(Error::Died { tail, .. })
@@ -207,11 +187,16 @@ impl LocalPostgres {
         }
     }
 
-    /// The connection string of the role and database `millrace`, with its password where that is required.
-    pub fn url(&self) -> String {
-        let password =
-            if self.config.password_required { format!(":{}", self.password) } else { String::new() };
-        format!("postgres://{NAME}{password}@{}:{}/{NAME}", self.config.address, self.config.port)
+    /// What a superuser says while the server is down, in the database `millrace`. A command ends with a semicolon and an
+    /// empty line. Answers the warnings.
+    pub async fn single_user(config: &Config, commands: &str) -> Result<Vec<String>, Error> {
+        let config = config.absolute()?;
+        set_up::single_user(&config, &config.data_dir, NAME, commands).await
+    }
+
+    /// The connection string of the role and database `millrace`, with its password.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// The server's process id.
@@ -311,8 +296,8 @@ async fn wait_for_predecessor(data_dir: &Path, deadline: Instant) -> Result<(), 
     Ok(())
 }
 
-/// Runs a set-up step with `input` on its standard input. Whoever gives up waiting ends it.
-async fn run(step: &'static str, mut command: Command, input: &str) -> Result<(), Error> {
+/// Runs a set-up step with `input` on its standard input; answers what it said. Whoever gives up waiting ends it.
+async fn run(step: &'static str, mut command: Command, input: &str) -> Result<String, Error> {
     let failed = |source| Error::Io { action: format!("run {step}"), source };
     let file_with = |text: &str| {
         let mut file = tempfile::tempfile()?;
@@ -328,22 +313,23 @@ async fn run(step: &'static str, mut command: Command, input: &str) -> Result<()
     let said = String::from_utf8_lossy(&said).trim().to_owned();
     // Single-user mode reports a failed statement and carries on.
     if status.success() && !said.contains("ERROR:") {
-        return Ok(());
+        return Ok(said);
     }
     Err(Error::SetUp { step, status, output: said })
 }
 
 fn spawn_server(config: &Config) -> Result<Process, Error> {
     let access = config.data_dir.join("pg_hba.conf");
-    let method = if config.password_required { "scram-sha-256" } else { "trust" };
     let clients = if config.address.is_loopback() { "127.0.0.1/32" } else { "0.0.0.0/0" };
-    let rules = format!("host all {NAME} {clients} {method}\nhost all all {clients} scram-sha-256\n");
+    let rule = |who: &str| format!("host {NAME} {who} {clients} scram-sha-256\n");
+    let rules = rule(NAME) + &rule("+millrace_reader");
     fs::write(&access, rules).map_err(io_error("write", &access))?;
     let bin_dir = bin_dir(config)?;
     let log_path = beside(&config.data_dir, "log");
     let log = open_log(&log_path).map_err(io_error("open", &log_path))?;
     let log_too = log.try_clone().map_err(io_error("open", &log_path))?;
-    let mut command = in_data_dir(&config.data_dir, bin_dir.join("postgres").as_os_str());
+    let limit = format!("ulimit -v {PROCESS_KB_MAX}");
+    let mut command = in_data_dir_with(&limit, &config.data_dir, bin_dir.join("postgres").as_os_str());
     command.args(["-D", DATA_FD]);
     for setting in settings(config) {
         command.arg("-c").arg(setting);
@@ -364,6 +350,10 @@ fn settings(config: &Config) -> Vec<String> {
         "logging_collector=off",
         "log_line_prefix=%m [%p] ",
         "log_checkpoints=off",
+        "password_encryption=scram-sha-256",
+        // Somebody who connects and then says nothing takes a place.
+        "authentication_timeout=10s",
+        "max_prepared_transactions=0",
         // Rollups sort and upsert at most some 10,000 rows at a time.
         "work_mem=8MB",
         "maintenance_work_mem=32MB",
@@ -395,9 +385,14 @@ const NEEDED_VARIABLES: [&str; 6] = ["PATH", "TZ", "TZDIR", "LANG", "LD_LIBRARY_
 
 /// A command line that opens `dir` as file 9, drops root and becomes `program`, in the same process.
 fn in_data_dir(dir: &Path, program: &OsStr) -> Command {
+    in_data_dir_with(":", dir, program)
+}
+
+/// The same, after a command of the shell.
+fn in_data_dir_with(first: &str, dir: &Path, program: &OsStr) -> Command {
     // QUIT is Postgres's immediate shutdown: it ends its workers before itself.
     let mut command = bound(Signal::QUIT, "sh");
-    command.args(["-c", r#"exec 9<"$0" && cd / && exec "$@""#]).arg(dir);
+    command.arg("-c").arg(format!(r#"{first} && exec 9<"$0" && cd / && exec "$@""#)).arg(dir);
     if is_root() {
         command.arg("setpriv").arg(format!("--reuid={SYSTEM_USER}")).arg(format!("--regid={SYSTEM_USER}"));
         // Changing the user clears the death signal, so it is set again here.
@@ -420,7 +415,7 @@ async fn make_data_dir(dir: &Path) -> Result<(), Error> {
         command.args(["-o", SYSTEM_USER, "-g", SYSTEM_USER]);
     }
     command.arg(dir);
-    run("install -d", command, "").await
+    run("install -d", command, "").await.map(drop)
 }
 
 /// The newest server on the machine, or the one that wrote the data directory.
@@ -462,13 +457,9 @@ fn open_log(path: &Path) -> io::Result<File> {
     if fs::metadata(path).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) {
         fs::remove_file(path)?;
     }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
-}
-
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+    let file = private::options().create(true).append(true).open(path)?;
+    private::narrow_file(&file)?;
+    Ok(file)
 }
 
 fn tail(log: &Path) -> String {
@@ -483,10 +474,6 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     PathBuf::from(name)
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path).map_err(io_error("resolve", path))
 }
 
 fn is_root() -> bool {

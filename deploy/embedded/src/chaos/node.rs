@@ -125,10 +125,12 @@ impl Stack {
             connections_max: 60,
             ..postgres::Config::new(dir.path().join("postgres"), postgres.port())
         };
+        // Its address holds the password that is made with it.
+        let postgres_url = LocalPostgres::initialise(&postgres_config).await?;
         let urls = Urls {
             kafka,
             clickhouse: format!("http://{clickhouse}"),
-            postgres: format!("postgres://millrace@{postgres}/millrace"),
+            postgres: postgres_url,
             dir: dir.path().to_owned(),
         };
         let mut recipes = vec![

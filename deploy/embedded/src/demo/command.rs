@@ -20,14 +20,9 @@ pub struct Config {
     /// Base URL of the admin and read API.
     #[arg(long, env = "MILLRACE_API_URL", default_value = "http://127.0.0.1:8090")]
     pub api_url: String,
-    /// Postgres that holds the rollups.
-    #[arg(
-        long,
-        env = "MILLRACE_POSTGRES_URL",
-        default_value = "postgres://millrace@127.0.0.1:5433/millrace",
-        hide_env_values = true
-    )]
-    pub postgres_url: String,
+    /// Postgres that holds the rollups; without one, the one in the data directory.
+    #[arg(long, env = "MILLRACE_POSTGRES_URL", hide_env_values = true)]
+    pub postgres_url: Option<String>,
     /// Token of the admin API, as `millrace run` prints it; without one, the one in the data directory.
     #[arg(long, env = "MILLRACE_ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
@@ -65,11 +60,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .admin_token
         .context("there is no admin token in --data-dir; is `make run` up? Else give --admin-token")?;
     let admin_token = setting::admin_token(&admin_token)?.to_owned();
-    setting::check_postgres_url(&config.postgres_url)?;
+    let postgres_url = match config.postgres_url {
+        Some(url) => url,
+        None => std::fs::read_to_string(config.data_dir.join("postgres.url"))
+            .context("there is no postgres.url in --data-dir; is `make run` up? Else give --postgres-url")?,
+    };
+    setting::check_postgres_url(&postgres_url)?;
     let postgres = PgPoolOptions::new()
         .max_connections(2)
         .acquire_timeout(Duration::from_secs(10))
-        .connect(&config.postgres_url)
+        .connect(&postgres_url)
         .await
         .context("Postgres does not answer; is `make run` up?")?;
     let scenario = Scenario {

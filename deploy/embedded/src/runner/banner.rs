@@ -9,7 +9,6 @@ pub(super) struct Banner {
     pub(super) collector: String,
     pub(super) api: String,
     pub(super) admin_token: String,
-    pub(super) postgres: String,
     pub(super) clickhouse: String,
     pub(super) metrics: String,
     pub(super) data_dir: String,
@@ -44,13 +43,13 @@ impl fmt::Display for Demo {
 
 impl fmt::Display for Banner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { collector, api, admin_token, postgres, clickhouse, metrics, data_dir, demo } = self;
+        let Self { collector, api, admin_token, clickhouse, metrics, data_dir, demo } = self;
         write!(
             f,
             "\nMillrace is up. Ctrl-C drains and stops it.\n
   post events to   {collector}/v1/collect
   read rollups at  {api}/api/v1/stores/demo/analytics_summary
-  or by SQL from   {postgres}
+  or by SQL        psql \"$(cat {data_dir}/postgres.url)\"
   raw events       {clickhouse} (ClickHouse's HTTP protocol; with user and password: {data_dir}/clickhouse.url)
   metrics          {metrics}/metrics
   data             {data_dir}

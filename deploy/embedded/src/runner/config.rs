@@ -35,13 +35,9 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_CLICKHOUSE_PORT", default_value_t = 8123)]
     pub clickhouse_port: u16,
 
-    /// Port of Postgres on 127.0.0.1.
+    /// Port of Postgres on 127.0.0.1. The address with user and password is in the data directory, in `postgres.url`.
     #[arg(long, env = "MILLRACE_POSTGRES_PORT", default_value_t = 5433)]
     pub postgres_port: u16,
-
-    /// Ask for a password even from this machine; it is kept in the data directory, in `postgres.password`.
-    #[arg(long, env = "MILLRACE_POSTGRES_PASSWORD_REQUIRED")]
-    pub postgres_password_required: bool,
 
     /// The engine library; `make run` puts it where it is looked for.
     #[arg(long, env = "MILLRACE_CHDB_LIBRARY", default_value = ".tools/chdb/libchdb.so")]

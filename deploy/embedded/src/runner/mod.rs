@@ -81,7 +81,6 @@ pub async fn run(config: Config, shutdown: CancellationToken, up: impl FnOnce(St
             Source::File => format!("in {}", data_dir.join(data_dir::ADMIN_TOKEN).display()),
             Source::Setting => "as MILLRACE_ADMIN_TOKEN says".to_owned(),
         },
-        postgres: engines.postgres_url.clone(),
         clickhouse: settings.consumer.clickhouse_url.clone(),
         metrics: format!("http://{}", metrics_listener.local_addr()?),
         data_dir: data_dir.path().display().to_string(),
@@ -139,16 +138,13 @@ impl Engines {
         clickhouse: &clickhouse::Login,
     ) -> anyhow::Result<Self> {
         let engine_config = engine_config(config, data_dir, clickhouse)?;
-        let postgres_config = postgres::Config {
-            password_required: config.postgres_password_required,
-            ..postgres::Config::new(data_dir.join("postgres"), config.postgres_port)
-        };
+        let postgres_config = postgres::Config::new(data_dir.join("postgres"), config.postgres_port);
         let (engine, postgres) =
             tokio::try_join!(async { Ok(LocalEngine::start(&engine_config).await?) }, async {
                 Ok::<_, anyhow::Error>(LocalPostgres::start(&postgres_config).await?)
             },)?;
         let stop = CancellationToken::new();
-        let postgres_url = postgres.url();
+        let postgres_url = postgres.url().to_owned();
         let supervisors = [
             tokio::spawn(supervise(engine, engine_config, stop.clone())),
             tokio::spawn(supervise(postgres, postgres_config, stop.clone())),

@@ -1,5 +1,10 @@
 //! A real Postgres for one test: [`LocalPostgres`] in a temporary directory, without fsync.
 
+use millrace_schemas::postgres::migration_text;
+use sqlx::{
+    AssertSqlSafe, SqlSafeStr as _,
+    migrate::{MigrateError, Migration, Migrator},
+};
 use tempfile::TempDir;
 
 use super::{Error, Port};
@@ -23,12 +28,31 @@ impl Postgres {
         let dir = tempfile::Builder::new().prefix("millrace-postgres-").tempdir()?;
         let config = Config { durable: false, ..Config::new(dir.path().join("postgres"), port.number()) };
         let server = LocalPostgres::start(&config).await?;
-        Ok(Self { url: server.url(), server: Some(server), config, _port: port, _dir: dir })
+        Ok(Self { url: server.url().to_owned(), server: Some(server), config, _port: port, _dir: dir })
     }
 
     /// The connection string of the role and database `millrace`; the same after a restart.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Makes all tables, without the aggregator.
+    pub async fn migrate(pool: &sqlx::PgPool) -> Result<(), MigrateError> {
+        Self::migrate_to(pool, i64::MAX).await
+    }
+
+    /// Makes the tables as they were at an earlier migration.
+    pub async fn migrate_to(pool: &sqlx::PgPool, version: i64) -> Result<(), MigrateError> {
+        let with_text = |migration: &Migration| {
+            let text = migration_text(migration.version, migration.sql.as_str());
+            Migration { sql: AssertSqlSafe(text).into_sql_str(), ..migration.clone() }
+        };
+        let all = sqlx::migrate!("../../schemas/postgres");
+        // A lock that the role may not take; a test's database has nobody else.
+        Migrator::with_migrations(all.iter().map(with_text).collect())
+            .set_locking(false)
+            .run_to(version, pool)
+            .await
     }
 
     /// Where its data is.

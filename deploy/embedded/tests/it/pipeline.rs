@@ -163,8 +163,8 @@ impl OneMachine {
     }
 
     pub(crate) async fn target(&self) -> Target {
-        let [collector, api, _, _, postgres] = &self.ports;
-        let url = format!("postgres://millrace@127.0.0.1:{}/millrace", postgres.number());
+        let [collector, api, ..] = &self.ports;
+        let url = std::fs::read_to_string(self.data_dir().join("postgres.url")).unwrap();
         target(collector, api, &url).await
     }
 }

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 const GENERATED: [&str; 3] = ["views", "cart_additions", "revenue_amount"];
 
 async fn store_with_funnels(pool: &PgPool, scenario: &Scenario) -> Store {
-    sqlx::migrate!("../../schemas/postgres").run(pool).await.unwrap();
+    Postgres::migrate(pool).await.unwrap();
     sqlx::query(
         "INSERT INTO stores (id, name, timezone, currency) VALUES ('s', 'S', 'America/New_York', 'USD')",
     )
