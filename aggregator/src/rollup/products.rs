@@ -168,37 +168,42 @@ fn row(date: Date, product_id: &str, line: &Line, rates: &Rates) -> serde_json::
     })
 }
 
+/// Computes `stock_turns` of the days `$3`, from the rows of the days `$2`, of the store `$1`.
+///
+/// The planner knows nothing of rows that this transaction has just written, and takes them for one: a join on anything
+/// that it may answer with a loop over all of them costs their number squared. So there is none: one pass over the rows
+/// in order, which is a sum that moves along, and each changed row is found by its place.
+pub const STOCK_TURNS_SQL: &str = "
+    WITH turns AS MATERIALIZED (
+        SELECT ctid AS place, date, stock_turns,
+               round(sum(units_sold) OVER past * count(stock_level) OVER past
+                     / nullif(sum(stock_level) OVER past, 0), 4) AS turns
+        FROM product_analytics
+        WHERE store_id = $1 AND date = ANY ($2::date[])
+        WINDOW past AS (PARTITION BY product_id ORDER BY date RANGE BETWEEN '29 days' PRECEDING AND CURRENT ROW)
+    )
+    UPDATE product_analytics SET stock_turns = turns.turns
+    FROM turns
+    WHERE product_analytics.ctid = turns.place AND turns.date = ANY ($3::date[])
+      AND turns.stock_turns IS DISTINCT FROM turns.turns";
+
 /// Computes `stock_turns` of every row that one of the days takes part in: the day's own and those of the 29 days after.
 pub async fn write_stock_turns(
     postgres: &mut PgConnection,
     store: &Store,
     days: &BTreeSet<Date>,
 ) -> Result<()> {
-    let reach: BTreeSet<Date> =
-        days.iter().flat_map(|day| (0..STOCK_DAYS).map(move |ahead| shift(*day, ahead))).collect();
-    let reach: Vec<String> = reach.iter().map(Date::to_string).collect();
-    // MATERIALIZED: folded into the join, the sums were made anew for every row that might change.
-    sqlx::query(
-        "WITH turns AS MATERIALIZED (
-             SELECT row.date, row.product_id,
-                    round(sum(past.units_sold) * count(past.stock_level) / nullif(sum(past.stock_level), 0), 4) AS turns
-             FROM product_analytics AS row
-             JOIN product_analytics AS past
-               ON past.store_id = row.store_id AND past.product_id = row.product_id
-              AND past.date BETWEEN row.date - 29 AND row.date
-             WHERE row.store_id = $1 AND row.date = ANY ($2::date[])
-             GROUP BY row.date, row.product_id
-         )
-         UPDATE product_analytics SET stock_turns = turns.turns
-         FROM turns
-         WHERE product_analytics.store_id = $1 AND product_analytics.date = turns.date
-           AND product_analytics.product_id = turns.product_id
-           AND product_analytics.stock_turns IS DISTINCT FROM turns.turns",
-    )
-    .bind(&store.id)
-    .bind(reach)
-    .execute(postgres)
-    .within()
-    .await?;
+    let around = |back: i64| -> Vec<String> {
+        let around: BTreeSet<Date> =
+            days.iter().flat_map(|day| (-back..STOCK_DAYS).map(move |ahead| shift(*day, ahead))).collect();
+        around.iter().map(Date::to_string).collect()
+    };
+    sqlx::query(STOCK_TURNS_SQL)
+        .bind(&store.id)
+        .bind(around(STOCK_DAYS - 1))
+        .bind(around(0))
+        .execute(postgres)
+        .within()
+        .await?;
     Ok(())
 }

@@ -1,20 +1,21 @@
 -- The period's clicks, each with its place and whether it is a rage click: one of three in a row of a visitor, page and
--- day.
+-- day. Each is compared with those beside it in lists that are shifted: a list that a lambda refers to as a whole is
+-- copied for each of its elements.
 SELECT visitor, page, day,
        click.1 AS ms, click.4 AS x, click.5 AS y, click.6 AS page_width, click.7 AS class, click.8 AS dead,
        click.9 AS selector, click.10 AS text, click.3 AS id, click.2 AS place, rage
 FROM
 (
     SELECT visitor, page, day, arraySort(groupArray(click)) AS clicks,
-           arrayMap(at -> at + 2 <= length(clicks)
-                          AND clicks[at + 2].1 - clicks[at].1 <= 1000
-                          AND pow(toInt64(clicks[at + 1].4) - toInt64(clicks[at].4), 2)
-                            + pow(toInt64(clicks[at + 1].5) - toInt64(clicks[at].5), 2) <= 900
-                          AND pow(toInt64(clicks[at + 2].4) - toInt64(clicks[at].4), 2)
-                            + pow(toInt64(clicks[at + 2].5) - toInt64(clicks[at].5), 2) <= 900,
-                    arrayEnumerate(clicks)) AS triples,
-           arrayMap(at -> visitor != '' AND (triples[at] OR (at > 1 AND triples[at - 1])
-                          OR (at > 2 AND triples[at - 2])), arrayEnumerate(clicks)) AS rages
+           arrayMap(one -> (one.1, toInt64(one.4), toInt64(one.5)), clicks) AS places,
+           length(clicks) AS clicks_count,
+           arrayMap((at, one, second, third) -> at + 2 <= clicks_count
+                          AND third.1 - one.1 <= 1000
+                          AND pow(second.2 - one.2, 2) + pow(second.3 - one.3, 2) <= 900
+                          AND pow(third.2 - one.2, 2) + pow(third.3 - one.3, 2) <= 900,
+                    arrayEnumerate(places), places, arrayShiftLeft(places, 1), arrayShiftLeft(places, 2)) AS triples,
+           arrayMap((this, before, before_that) -> visitor != '' AND (this OR before OR before_that),
+                    triples, arrayShiftRight(triples, 1), arrayShiftRight(triples, 2)) AS rages
     FROM
     (
         SELECT visitor_id AS visitor,
