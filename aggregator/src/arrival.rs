@@ -16,30 +16,34 @@
 //! Days touched in vain cost time and nothing else. The watermarks move in the transaction that writes the days.
 
 mod lanes;
+mod related;
+mod slice;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use clickhouse::{Row, query::Query};
 use jiff::civil::Date;
-use serde::Deserialize;
+use millrace_schemas::metric;
 use sqlx::{PgConnection, PgPool, Row as _};
 
 use crate::{
+    backfill::touch_everything,
     calendar::Calendar,
     clickhouse::{Warehouse, is_unknown_table, text},
-    error::Result,
+    error::{Error, Result, Setback},
     locks::Work,
     postgres::{Answer as _, beside},
+    rollup::scope::Store,
 };
 
 pub use lanes::Discovery;
 use lanes::{Range, Source, Watermarks, arrived_range, changed_lanes, watermarks, write_watermark};
+use related::Touched;
 
-const QUARTER_MS: i64 = 900_000;
-const DAY_MS: i64 = 86_400_000;
+/// Longest that one query for what arrivals decide may take, and rows that it may answer with: one for each quarter of an hour.
+const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
+const QUERY_ROWS_MAX: u64 = 2_000_000;
+/// Store-days that one statement writes.
+const BATCH_DAYS: usize = 10_000;
 
 const SOURCES: [Source; 2] = [
     Source {
@@ -58,38 +62,17 @@ const SOURCES: [Source; 2] = [
     },
 ];
 
-#[derive(Row, Deserialize)]
-struct Arrived {
-    store: String,
-    quarter: i64,
-    received_ms: i64,
-    order_reports: u64,
-    showings: u64,
+/// What a look has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Store-days that were touched.
+    pub days: usize,
+    /// More has arrived than one look takes.
+    pub has_more: bool,
 }
 
-#[derive(Row, Deserialize)]
-struct Copies {
-    store: String,
-    quarter: i64,
-    /// Those that have not arrived now.
-    others: u64,
-}
-
-#[derive(Row, Deserialize)]
-struct Related {
-    store: String,
-    quarter: i64,
-}
-
-/// Quarters of an hour by store.
-#[derive(Default)]
-struct Touched {
-    quarters: BTreeMap<String, BTreeSet<i64>>,
-    received_ms: HashMap<String, i64>,
-}
-
-/// Looks once for arrivals; says how many store-days they touch. `None`: another instance is looking.
-pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<Option<usize>> {
+/// Looks once for arrivals, a slice of them where many wait. `None`: another instance is looking.
+pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<Option<Looked>> {
     let mut transaction = pool.begin().within().await?;
     if !Work::Arrivals.try_take(&mut transaction).await? {
         return Ok(None);
@@ -106,13 +89,21 @@ pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discover
             Ok(range) => ranges.push(range),
             // The consumer makes the tables; before that nothing has arrived.
             Err(error) if is_unknown_table(&error) => {}
+            // Nothing has moved, so it is the same slice again, and less of it.
+            Err(error) if error.setback().is_some_and(Setback::is_of_size) && discovery.can_halve() => {
+                discovery.halve();
+                let slice_rows = discovery.slice_rows();
+                tracing::warn!(%error, slice_rows, "arrivals needed too much at once; taking fewer");
+                transaction.rollback().within().await?;
+                return Ok(Some(Looked { days: 0, has_more: true }));
+            }
             Err(error) => return Err(error),
         }
     }
     if discovers {
         discovery.took(discovering);
     }
-    let days = write_days(&mut transaction, &touched).await?;
+    let days = write_days(warehouse, &mut transaction, &touched).await?;
     for (lane, watermark) in ranges.iter().flat_map(|range| &range.moved) {
         write_watermark(&mut transaction, lane, watermark).await?;
     }
@@ -121,7 +112,13 @@ pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discover
     } else {
         transaction.rollback().within().await?;
     }
-    Ok(Some(days))
+    let has_more = ranges.iter().any(|range| range.has_more);
+    if has_more {
+        discovery.grow();
+    }
+    let waiting_rows: u64 = ranges.iter().map(|range| range.waiting_rows).sum();
+    metrics::gauge!(metric::AGGREGATOR_ARRIVALS_WAITING).set(waiting_rows as f64);
+    Ok(Some(Looked { days, has_more }))
 }
 
 async fn look_at(
@@ -134,128 +131,50 @@ async fn look_at(
 ) -> Result<Range> {
     let active = discovery.active(source);
     let changed = changed_lanes(warehouse, source, watermarks, &active, resting).await?;
-    let range = arrived_range(warehouse, source, watermarks, &changed).await?;
+    let range = arrived_range(warehouse, source, watermarks, &changed, discovery.slice_rows()).await?;
     for (lane, _) in &range.moved {
         discovery.grew(source, lane);
     }
     if range.moved.is_empty() {
         return Ok(range);
     }
-    let ask = |name: &str, rows: &str| range.param(warehouse.query(&text::assemble_of(name, rows)));
-    touch_related(warehouse, source, &text::assemble(text::lane_rows), ask, touched).await?;
+    // What senders decide the cost of.
+    let bounded = warehouse.bounded(QUERY_TIME_MAX, QUERY_ROWS_MAX);
+    let ask = |name: &str, rows: &str| range.param(bounded.query(&text::assemble_of(name, rows)));
+    let rows = text::assemble(text::lane_rows);
+    related::touch(&bounded, source, &rows, ask, touched, discovery).await?;
     Ok(range)
 }
 
-/// The quarters that rows decide, whether they come or go: it is the difference that counts.
-async fn touch_related(
-    warehouse: &Warehouse,
-    source: &Source,
-    rows: &str,
-    ask: impl Fn(&str, &str) -> Query,
-    touched: &mut Touched,
-) -> Result<()> {
-    let arrived: Vec<Arrived> = warehouse.rows(ask(source.days, rows)).await?;
-    let (mut orders, mut showings) = (0, 0);
-    for row in &arrived {
-        touched.add(&row.store, row.quarter);
-        let received = touched.received_ms.entry(row.store.clone()).or_default();
-        *received = row.received_ms.max(*received);
-        orders += row.order_reports;
-        showings += row.showings;
-    }
-    if arrived.is_empty() {
-        return Ok(());
-    }
-    let stores: BTreeSet<&str> = arrived.iter().map(|row| row.store.as_str()).collect();
-    let stores: Vec<&str> = stores.into_iter().collect();
-    let mut first = arrived.iter().map(|row| row.quarter).min().unwrap_or(0);
-    let mut last = arrived.iter().map(|row| row.quarter + QUARTER_MS).max().unwrap_or(0);
-    let mut others = 0;
-    for row in warehouse.rows::<Copies>(ask(source.copies, rows).param("stores", &stores)).await? {
-        touched.add(&row.store, row.quarter);
-        first = first.min(row.quarter);
-        last = last.max(row.quarter + QUARTER_MS);
-        others += row.others;
-    }
-    let with_copies;
-    let rows = if others > 0 {
-        let key = source.key;
-        with_copies = format!("({key}) IN (SELECT {key} FROM {} WHERE {rows})", source.table);
-        &with_copies
-    } else {
-        rows
-    };
-    let mut wanted = Vec::new();
-    if orders > 0 {
-        wanted.push(text::arrivals_orders);
-    }
-    if showings > 0 || others > 0 {
-        wanted.push(text::arrivals_showings);
-    }
-    let (arrived_first, arrived_last) = (first, last);
-    for name in wanted {
-        let query = ask(name, rows)
-            .param("stores", &stores)
-            .param("first", arrived_first)
-            .param("last", arrived_last);
-        for row in warehouse.rows::<Related>(query).await? {
-            touched.add(&row.store, row.quarter);
-            first = first.min(row.quarter);
-            last = last.max(row.quarter + QUARTER_MS);
-        }
-    }
-    if !source.has_sessions {
-        return Ok(());
-    }
-    for name in [text::arrivals_sessions, text::arrivals_chains] {
-        let query = ask(name, rows)
-            .param("stores", &stores)
-            .param("first", first)
-            .param("last", last)
-            .param("since", first - DAY_MS);
-        for row in warehouse.rows::<Related>(query).await? {
-            touched.add(&row.store, row.quarter);
-        }
-    }
-    Ok(())
-}
-
-/// Quarters of an hour whose days the store's rows decide that meet these conditions, on `events` and on `clicks`, while
-/// they are still there.
+/// Days that the store's rows decide that meet these conditions, on `events` and on `clicks`, while they are still there:
+/// as quarters of an hour. Where that needs more than there is, all days are.
 pub async fn decided_by(warehouse: &Warehouse, store_id: &str, rows: [&str; 2]) -> Result<BTreeSet<i64>> {
     let mut touched = Touched::default();
+    let mut discovery = Discovery::new(0);
     for (source, rows) in SOURCES.into_iter().zip(rows) {
         let ask = |name: &str, rows: &str| warehouse.long_query(&text::assemble_of(name, rows));
-        touch_related(warehouse, &source, rows, ask, &mut touched).await?;
+        related::touch(warehouse, &source, rows, ask, &mut touched, &mut discovery).await?;
     }
-    Ok(touched.quarters.remove(store_id).unwrap_or_default())
-}
-
-impl Touched {
-    fn add(&mut self, store: &str, quarter: i64) {
-        match self.quarters.get_mut(store) {
-            Some(quarters) => {
-                quarters.insert(quarter);
-            }
-            None => {
-                self.quarters.insert(store.to_owned(), BTreeSet::from([quarter]));
-            }
-        }
+    let mut quarters = touched.quarters.remove(store_id).unwrap_or_default();
+    if touched.whole_stores.contains(store_id) {
+        quarters.extend(crate::backfill::quarters(warehouse, store_id).await?);
     }
+    Ok(quarters)
 }
 
 /// Writes the store-days. Stores that are gone, or whose zone is none, have no days.
-async fn write_days(postgres: &mut PgConnection, touched: &Touched) -> Result<usize> {
+async fn write_days(warehouse: &Warehouse, postgres: &mut PgConnection, touched: &Touched) -> Result<usize> {
     if touched.quarters.is_empty() {
         return Ok(0);
     }
     let ids: Vec<&str> = touched.quarters.keys().map(String::as_str).collect();
-    let rows = sqlx::query("SELECT id, timezone FROM stores WHERE id = ANY ($1)")
+    let rows = sqlx::query("SELECT id, timezone FROM stores WHERE id = ANY ($1) ORDER BY id")
         .bind(ids)
         .fetch_all(&mut *postgres)
         .within()
         .await?;
     let mut written = 0;
+    let mut batch = Vec::new();
     for row in rows {
         let (id, zone): (String, String) = (row.try_get("id")?, row.try_get("timezone")?);
         let Some(calendar) = Calendar::new(&zone) else {
@@ -266,11 +185,23 @@ async fn write_days(postgres: &mut PgConnection, touched: &Touched) -> Result<us
             );
             continue;
         };
+        let received_ms = touched.received_ms.get(&id).copied().unwrap_or(0);
         let quarters = touched.quarters.get(&id).into_iter().flatten();
         let dates: BTreeSet<Date> = quarters.map(|quarter| calendar.date(*quarter)).collect();
-        let received_ms = touched.received_ms.get(&id).copied().unwrap_or(0);
-        touch(postgres, &id, dates.iter(), received_ms).await?;
         written += dates.len();
+        batch.extend(dates.iter().map(|date| (id.clone(), date.to_string(), received_ms)));
+        if batch.len() >= BATCH_DAYS {
+            write_batch(postgres, std::mem::take(&mut batch)).await?;
+        }
+    }
+    write_batch(postgres, batch).await?;
+    for id in &touched.whole_stores {
+        match Store::read(postgres, id).await {
+            Ok(Some(store)) => written += touch_everything(warehouse, postgres, &store).await?,
+            // As above.
+            Ok(None) | Err(Error::Store { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(written)
 }
@@ -282,16 +213,28 @@ pub async fn touch(
     dates: impl Iterator<Item = &Date>,
     received_ms: i64,
 ) -> Result<()> {
-    let dates: Vec<String> = dates.map(Date::to_string).collect();
+    write_batch(postgres, dates.map(|date| (store_id.to_owned(), date.to_string(), received_ms)).collect())
+        .await
+}
+
+/// Store, date and receipt of each, in the order in which rollups lock them.
+async fn write_batch(postgres: &mut PgConnection, days: Vec<(String, String, i64)>) -> Result<()> {
+    let (mut stores, mut dates, mut received) = (Vec::new(), Vec::new(), Vec::new());
+    for (store, date, received_ms) in days {
+        stores.push(store);
+        dates.push(date);
+        received.push(received_ms);
+    }
     sqlx::query(
-        "INSERT INTO touched_days (store_id, date, received_at, touched_at)
-         SELECT $1, date, to_timestamp($3::bigint / 1000.0), clock_timestamp() FROM unnest($2::date[]) AS date
+        "INSERT INTO touched_days (store_id, date, received_at, touched_at, waiting_since)
+         SELECT store_id, date, to_timestamp(received_ms / 1000.0), clock_timestamp(), now()
+         FROM unnest($1::text[], $2::date[], $3::bigint[]) AS touched (store_id, date, received_ms)
          ON CONFLICT (store_id, date) DO UPDATE
          SET received_at = greatest(touched_days.received_at, EXCLUDED.received_at), touched_at = EXCLUDED.touched_at",
     )
-    .bind(store_id)
+    .bind(stores)
     .bind(dates)
-    .bind(received_ms)
+    .bind(received)
     .execute(postgres)
     .within()
     .await?;

@@ -54,7 +54,9 @@ pub async fn run(
         let touched_at: String =
             sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(pool).within().await?;
         while waits(pool, store_id, step, &touched_at).await? {
-            if rollup::roll_up(warehouse, pool, store_id).await?.is_none() {
+            let rolled =
+                rollup::roll_up(warehouse, pool, store_id, rollup::DAYS_MAX, &mut Vec::new()).await?;
+            if rolled.is_none() {
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
         }
@@ -124,11 +126,20 @@ fn forget_sql(table: &Table) -> String {
 }
 
 /// What says how far rollups have come.
-const BOOKS: [&str; 3] = ["arrival_watermarks", "touched_days", "rollup_watermarks"];
+const BOOKS: [&str; 4] = ["arrival_watermarks", "touched_days", "rollup_watermarks", "rollup_backoff"];
 
 #[derive(Row, Deserialize)]
 struct Quarter {
     quarter: i64,
+}
+
+/// Quarters of an hour in which a store has events or clicks.
+pub async fn quarters(warehouse: &Warehouse, store_id: &str) -> Result<Vec<i64>> {
+    let query = warehouse.query(&text::assemble(text::store_quarters)).param("store", store_id);
+    match warehouse.rows::<Quarter>(query).await {
+        Err(error) if is_unknown_table(&error) => Ok(Vec::new()),
+        rows => Ok(rows?.into_iter().map(|row| row.quarter).collect()),
+    }
 }
 
 /// Puts every day of a store on the list: those of its events in its time zone as it is now, and those that have rows
@@ -138,12 +149,8 @@ pub async fn touch_everything(
     postgres: &mut PgConnection,
     store: &Store,
 ) -> Result<usize> {
-    let query = warehouse.query(&text::assemble(text::store_quarters)).param("store", &store.id);
-    let quarters: Vec<Quarter> = match warehouse.rows(query).await {
-        Err(error) if is_unknown_table(&error) => Vec::new(),
-        other => other?,
-    };
-    let mut dates: BTreeSet<Date> = quarters.iter().map(|row| store.calendar.date(row.quarter)).collect();
+    let quarters = quarters(warehouse, &store.id).await?;
+    let mut dates: BTreeSet<Date> = quarters.iter().map(|quarter| store.calendar.date(*quarter)).collect();
     let written: Vec<String> = sqlx::query_scalar(
         "SELECT date::text FROM analytics_summary WHERE store_id = $1 AND period_type = 'day'
          UNION SELECT date::text FROM summary_days WHERE store_id = $1

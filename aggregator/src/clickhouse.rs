@@ -12,6 +12,9 @@ use crate::{
 /// ClickHouse's codes for a table and a database that do not exist.
 const UNKNOWN: [&str; 2] = ["Code: 60.", "Code: 81."];
 
+/// How much later than ClickHouse we give up a query: it is the one to say so, while it can.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Longest text of a query, as `millrace-clickhouse` takes it.
 const QUERY_BYTES_MAX: usize = 1 << 20;
 
@@ -47,7 +50,26 @@ impl Warehouse {
             .with_setting("use_skip_indexes_if_final_exact_mode", "1")
             .with_setting("optimize_move_to_prewhere_if_final", "0")
             .with_setting("join_use_nulls", "0");
-        Self { client, timeout: Duration::from_secs(config.query_timeout_seconds + 5) }
+        Self { client, timeout: Duration::from_secs(config.query_timeout_seconds) + GRACE }
+    }
+
+    /// The same for work that may take so long, and whose answers may have so many rows: what we give up, ClickHouse
+    /// gives up too, whether or not it sees that nobody listens any more.
+    pub fn bounded(&self, time: Duration, rows_max: u64) -> Self {
+        let timeout = time.min(self.timeout);
+        let client = self
+            .client
+            .clone()
+            .with_setting("max_execution_time", timeout.as_secs_f64().ceil().to_string())
+            .with_setting("cancel_http_readonly_queries_on_client_close", "1")
+            .with_setting("max_result_rows", rows_max.to_string())
+            .with_setting("result_overflow_mode", "throw");
+        Self { client, timeout: timeout + GRACE }
+    }
+
+    /// Longest that an answer is waited for.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// A query of a text with `{name:Type}` parameters.
@@ -116,7 +138,7 @@ pub mod text {
     mod names {
         texts! {
             arrivals_lanes, arrivals_days, arrivals_orders, arrivals_showings, arrivals_sessions, arrivals_chains,
-            arrivals_clicks, arrivals_copies, arrivals_click_copies, touched_rows, lane_rows,
+            arrivals_clicks, arrivals_copies, arrivals_counts, arrivals_click_copies, touched_rows, lane_rows,
             cohort_orders, cohorts, derived_starts, heatmap_bins, heatmap_clicks, heatmap_elements, known_users, orders,
             people, product_checkouts, product_times, products, reaching, refunds, session_reach, sessions,
             started_before, traffic, winners, funnel, event_span, store_quarters,

@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Args;
 use millrace_service::host::HostConfig;
 
+use crate::{turn::Limits, worker::Settings};
+
 /// Everything that can be set.
 #[derive(Args, Clone)]
 pub struct Config {
@@ -17,9 +19,10 @@ pub struct Config {
     )]
     pub postgres_url: String,
 
-    /// Connections to Postgres, at most; two are kept for rolling up, the others serve the API.
-    #[arg(long, env = "MILLRACE_POSTGRES_CONNECTIONS", default_value_t = 6,
-          value_parser = clap::value_parser!(u32).range(3..=200))]
+    /// Connections to Postgres, at most. Rolling up holds one for each store at once and five more (one look for arrivals,
+    /// one store that takes longer, erasure and retention, bookkeeping); the others serve the API.
+    #[arg(long, env = "MILLRACE_POSTGRES_CONNECTIONS", default_value_t = 12,
+          value_parser = clap::value_parser!(u32).range(8..=400))]
     pub postgres_connections: u32,
 
     /// Seconds that one statement may take in Postgres; an answer that takes longer is given up, and asked for again.
@@ -58,10 +61,34 @@ pub struct Config {
           value_parser = clap::value_parser!(u32).range(1..=256))]
     pub query_threads: u32,
 
-    /// Seconds after which a query is given up.
+    /// Seconds after which a query is given up, and the longest that the rollup of one store may take at a time.
     #[arg(long, env = "MILLRACE_ROLLUP_TIMEOUT_SECONDS", default_value_t = 300,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub query_timeout_seconds: u64,
+
+    /// Milliseconds that the rollup of one store may take beside the others. What takes longer is given up and tried again
+    /// later, in a place of its own, with four times as much each time, up to --query-timeout-seconds.
+    #[arg(long, env = "MILLRACE_STORE_BUDGET_MS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    pub store_budget_ms: u64,
+
+    /// Stores that are rolled up at once; one more where some exceed --store-budget-ms. Each runs one query in ClickHouse
+    /// and holds one connection to Postgres.
+    #[arg(long, env = "MILLRACE_ROLLUP_STORES_AT_ONCE", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub stores_at_once: u32,
+
+    /// Rows that one query of a rollup may answer with: the store's new rows of one table, about a week at a time, which
+    /// are held in memory (about 1 KiB each). A store with more is rolled up a day at a time; a day with more is not.
+    #[arg(long, env = "MILLRACE_ROLLUP_ROWS_MAX", default_value_t = 200_000,
+          value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub rollup_rows_max: u64,
+
+    /// Rows that one look for arrivals takes: of a backlog, one slice after the other, with rollups in between. A slice
+    /// that needs more memory than --query-memory-bytes is halved.
+    #[arg(long, env = "MILLRACE_ARRIVAL_SLICE_ROWS", default_value_t = 500_000,
+          value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    pub arrival_slice_rows: u64,
 
     /// Address of the read and admin API.
     #[arg(long, env = "MILLRACE_API_ADDRESS", default_value = "127.0.0.1:8090")]
@@ -123,9 +150,26 @@ impl Config {
         Duration::from_secs(self.postgres_timeout_seconds)
     }
 
-    /// Time between two looks for new arrivals.
-    pub fn interval(&self) -> Duration {
-        Duration::from_millis(self.interval_ms)
+    /// What rolling up one store may take, so that the others have their turn.
+    pub fn limits(&self) -> Limits {
+        let budget_max = Duration::from_secs(self.query_timeout_seconds);
+        // Whatever is set, the API and the rest have connections.
+        let stores_at_once = self.stores_at_once.min(self.postgres_connections.saturating_sub(7)).max(1);
+        Limits {
+            budget: Duration::from_millis(self.store_budget_ms).min(budget_max),
+            budget_max,
+            stores_at_once: stores_at_once as usize,
+            rows_max: self.rollup_rows_max,
+        }
+    }
+
+    /// What the worker is told.
+    pub fn worker(&self) -> Settings {
+        Settings {
+            interval: Duration::from_millis(self.interval_ms),
+            slice_rows: self.arrival_slice_rows,
+            limits: self.limits(),
+        }
     }
 }
 
@@ -134,7 +178,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             postgres_url: "postgres://millrace@127.0.0.1:5433/millrace".into(),
-            postgres_connections: 6,
+            postgres_connections: 12,
             postgres_timeout_seconds: 120,
             clickhouse_url: "http://127.0.0.1:8123".into(),
             clickhouse_database: "millrace".into(),
@@ -143,6 +187,10 @@ impl Default for Config {
             query_memory_bytes: 256 << 20,
             query_threads: 2,
             query_timeout_seconds: 300,
+            store_budget_ms: 10_000,
+            stores_at_once: 2,
+            rollup_rows_max: 200_000,
+            arrival_slice_rows: 500_000,
             api_address: SocketAddr::from(([127, 0, 0, 1], 8090)),
             api_connections_max: 256,
             hosts: HostConfig::default(),

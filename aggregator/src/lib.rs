@@ -5,7 +5,8 @@
 //!
 //! * [`arrival`]: what has arrived since the last look, as touched days;
 //! * [`rollup`]: touched days, computed anew and replaced in one transaction;
-//! * [`worker`]: the loop that does both, at half of the time at most;
+//! * [`turn`]: a store's rollup within a budget, and what becomes of one that exceeds it;
+//! * [`worker`]: the loop that does all this, at half of the time at most;
 //! * [`backfill`]: the same for days that somebody asks for;
 //! * [`locks`]: who does what, of several instances;
 //! * [`logins`]: logins of Postgres for people;
@@ -29,6 +30,7 @@ pub mod postgres;
 pub mod privacy;
 pub mod rollup;
 pub mod stores;
+pub mod turn;
 pub mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -60,8 +62,9 @@ pub async fn run(config: Config, api_listener: TcpListener, shutdown: Cancellati
     let working = async {
         if worker::prepare(&pool, &health, &shutdown).await {
             let finality = privacy::Finality::new(&config);
+            let settings = config.worker();
             tokio::join!(
-                worker::work(&warehouse, &pool, &health, config.interval(), &shutdown),
+                worker::work(&warehouse, &pool, &health, &settings, &shutdown),
                 privacy::work(&warehouse, &pool, &finality, &shutdown),
                 async {
                     tokio::select! {

@@ -1,27 +1,32 @@
-//! The loop: look for arrivals, roll up the stores they touched, rest at least as long as that took.
+//! The loop: look for arrivals, roll up the stores they touched, rest at least as long as that took. Beside it a second
+//! one, for stores that take longer than their turn or fail.
 
 use std::{
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
+use futures::StreamExt as _;
 use millrace_schemas::metric;
-use sqlx::PgPool;
+use sqlx::{PgPool, Row as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    arrival::{self, Discovery},
+    arrival::{self, Discovery, Looked},
     clickhouse::Warehouse,
     error::Result,
     postgres::Answer as _,
     rollup,
+    turn::{self, Limits, failing::Failing},
 };
 
 /// Stores that one cycle takes from the list.
 const STORES_MAX: i64 = 1_000;
+/// Time after which no store's turn begins before the next look.
+const CYCLE_MAX: Duration = Duration::from_secs(10);
 /// Longest pause after failures.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often days whose funnel window has passed are looked for.
@@ -104,118 +109,145 @@ pub async fn work(
     warehouse: &Warehouse,
     pool: &PgPool,
     health: &Health,
-    interval: Duration,
+    settings: &Settings,
     shutdown: &CancellationToken,
 ) {
-    let mut pause = interval;
+    let working = async {
+        tokio::join!(
+            work_in_cycles(warehouse, pool, health, settings),
+            work_aside(warehouse, pool, settings)
+        );
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = working => {}
+        never = health.tell() => match never {},
+    }
+}
+
+/// What the worker is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Time between two looks for arrivals, at least.
+    pub interval: Duration,
+    /// Rows that one look takes.
+    pub slice_rows: u64,
+    /// What rolling up one store may take.
+    pub limits: Limits,
+}
+
+/// Looks and rolls up, and rests as long as that took; at once again where more waits than a cycle takes.
+async fn work_in_cycles(warehouse: &Warehouse, pool: &PgPool, health: &Health, settings: &Settings) {
+    let mut pause = settings.interval;
     let mut closed_at: Option<Instant> = None;
-    let mut discovery = Discovery::default();
+    let mut discovery = Discovery::new(settings.slice_rows);
+    let mut failing = Failing::default();
     loop {
         let start = Instant::now();
         let cycle = async {
             let looked = arrival::look(warehouse, pool, &mut discovery).await?;
-            roll_up_waiting(warehouse, pool).await?;
+            let rolled = roll_up_due(warehouse, pool, &settings.limits).await?;
             if closed_at.is_none_or(|at| at.elapsed() > CLOSE_EVERY) {
                 rollup::funnels::close_passed(pool).await?;
                 closed_at = Some(Instant::now());
             }
-            Ok((looked, waiting_days(pool).await?))
+            failing.tell(pool).await?;
+            Ok((looked, rolled, waiting_days(pool).await?))
         };
-        let done: Result<(Option<usize>, i64)> = tokio::select! {
-            () = shutdown.cancelled() => return,
-            done = cycle => done,
-            never = health.tell() => match never {},
-        };
+        let done: Result<(Option<Looked>, Rolled, i64)> = cycle.await;
         // Where another instance is looking, nobody here knows what has arrived: it may be frozen.
-        if let Ok((Some(_), 0)) = done {
+        if let Ok((Some(Looked { has_more: false, .. }), _, 0)) = done {
             health.set_complete(start);
         }
         pause = match done {
-            Ok(_) => interval.max(start.elapsed()),
+            Ok((Some(Looked { has_more: true, .. }), ..) | (_, Rolled { has_more: true, .. }, _)) => {
+                Duration::ZERO
+            }
+            Ok(_) => settings.interval.max(start.elapsed()),
             Err(error) => {
                 metrics::counter!(metric::AGGREGATOR_FAILURES).increment(1);
+                let pause = longer(pause, settings.interval);
                 tracing::warn!(%error, ?pause, "rolling up failed; trying again");
-                longer(pause, interval)
+                pause
             }
         };
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
-            never = health.tell() => match never {},
-        }
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Looks once for arrivals and rolls up every store that waits, unless another instance is at it. Says how many days
-/// were rolled up.
-pub async fn cycle(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<usize> {
-    arrival::look(warehouse, pool, discovery).await?;
-    roll_up_waiting(warehouse, pool).await
-}
-
-/// A store that fails is tried again in the next cycle, and does not keep the others waiting.
-async fn roll_up_waiting(warehouse: &Warehouse, pool: &PgPool) -> Result<usize> {
-    let mut days = 0;
-    let mut failed = None;
-    for store_id in waiting(pool).await? {
-        // More than one transaction where many days wait.
-        loop {
-            match rollup::roll_up(warehouse, pool, &store_id).await {
-                Ok(Some(done)) => {
-                    days += done.days;
-                    record(&done);
-                    if (done.days as i64) < rollup::DAYS_MAX {
-                        break;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    metrics::counter!(metric::AGGREGATOR_FAILURES).increment(1);
-                    tracing::warn!(store = store_id, %error, "rolling up a store failed");
-                    failed = Some(error);
-                    break;
-                }
+/// Rolls up the stores that have stepped aside, one after the other, and rests as long as each took.
+async fn work_aside(warehouse: &Warehouse, pool: &PgPool, settings: &Settings) {
+    let mut pause = settings.interval;
+    loop {
+        let start = Instant::now();
+        pause = match roll_up_aside(warehouse, pool, &settings.limits).await {
+            Ok(_) => settings.interval.max(start.elapsed()),
+            Err(error) => {
+                let pause = longer(pause, settings.interval);
+                tracing::warn!(%error, ?pause, "rolling up a store that stepped aside failed; trying again");
+                pause
             }
-        }
-    }
-    match failed {
-        Some(error) if days == 0 => Err(error),
-        _ => Ok(days),
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Stores with touched days, those that have waited longest first.
-async fn waiting(pool: &PgPool) -> Result<Vec<String>> {
-    let ids = sqlx::query_scalar(
-        "SELECT store_id FROM touched_days GROUP BY store_id ORDER BY min(touched_at) LIMIT $1",
+/// Looks once for arrivals, then rolls up every store that is due, once, those aside too, unless another instance is at
+/// it. Says how many days were rolled up.
+pub async fn cycle(
+    warehouse: &Warehouse,
+    pool: &PgPool,
+    limits: &Limits,
+    discovery: &mut Discovery,
+) -> Result<usize> {
+    arrival::look(warehouse, pool, discovery).await?;
+    let rolled = roll_up_due(warehouse, pool, limits).await?;
+    Ok(rolled.days + roll_up_aside(warehouse, pool, limits).await?.unwrap_or(0))
+}
+
+struct Rolled {
+    days: usize,
+    /// More waits than this time was for.
+    has_more: bool,
+}
+
+/// Every store that is due has one turn; some at once, so that none waits for a slow one. One that fails steps aside.
+async fn roll_up_due(warehouse: &Warehouse, pool: &PgPool, limits: &Limits) -> Result<Rolled> {
+    let start = Instant::now();
+    let stores = turn::due(pool, STORES_MAX).await?;
+    let count = stores.len();
+    let mut turns = futures::stream::iter(stores)
+        // So that the next look does not wait for all of them.
+        .take_while(|_| std::future::ready(start.elapsed() < CYCLE_MAX))
+        .map(|store_id| async move { turn::take(warehouse, pool, limits, &store_id, None).await })
+        .buffer_unordered(limits.stores_at_once);
+    let (mut taken, mut days, mut longest) = (0, 0, 0);
+    while let Some(turn) = turns.next().await {
+        let done = turn?;
+        (taken, days, longest) = (taken + 1, days + done, longest.max(done));
+    }
+    let has_more = taken < count || count as i64 == STORES_MAX || longest as i64 == rollup::DAYS_MAX;
+    Ok(Rolled { days, has_more })
+}
+
+/// The store aside that is due has its turn. `None`: none is.
+async fn roll_up_aside(warehouse: &Warehouse, pool: &PgPool, limits: &Limits) -> Result<Option<usize>> {
+    let Some((store_id, standing)) = turn::next_aside(pool).await? else { return Ok(None) };
+    turn::take(warehouse, pool, limits, &store_id, Some(standing)).await.map(Some)
+}
+
+/// Store-days that still wait. Says how many of them are not those of a store that fails: of one that another instance is
+/// at, or that has come since.
+async fn waiting_days(pool: &PgPool) -> Result<i64> {
+    let row = sqlx::query(
+        "SELECT count(*) AS days, count(*) FILTER (WHERE failing_since IS NULL) AS due
+         FROM touched_days LEFT JOIN rollup_backoff USING (store_id)",
     )
-    .bind(STORES_MAX)
-    .fetch_all(pool)
+    .fetch_one(pool)
     .within()
     .await?;
-    Ok(ids)
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn record(done: &rollup::Done) {
-    metrics::counter!(metric::AGGREGATOR_STORE_DAYS).increment(done.days as u64);
-    // Days that somebody asked for have no receipt.
-    if done.received_ms == 0 {
-        return;
-    }
-    let seconds = (now_ms() - done.received_ms) as f64 / 1000.0;
-    metrics::histogram!(metric::AGGREGATOR_FRESHNESS_SECONDS).record(seconds.max(0.0));
-}
-
-/// Store-days that still wait: of a store that failed, or that another instance is at.
-async fn waiting_days(pool: &PgPool) -> Result<i64> {
-    let days: i64 = sqlx::query_scalar("SELECT count(*) FROM touched_days").fetch_one(pool).within().await?;
-    metrics::gauge!(metric::AGGREGATOR_STORE_DAYS_WAITING).set(days as f64);
-    Ok(days)
+    metrics::gauge!(metric::AGGREGATOR_STORE_DAYS_WAITING).set(row.try_get::<i64, _>("days")? as f64);
+    Ok(row.try_get("due")?)
 }
 
 #[cfg(test)]

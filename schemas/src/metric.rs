@@ -93,12 +93,19 @@ metrics! {
     AGGREGATOR_ROLLUP_SECONDS = "millrace_aggregator_rollup_seconds";
     /// Store-days rolled up.
     AGGREGATOR_STORE_DAYS = "millrace_aggregator_store_days_total";
-    /// Store-days waiting to be rolled up.
+    /// Store-days waiting to be rolled up, those of failing stores included.
     AGGREGATOR_STORE_DAYS_WAITING = "millrace_aggregator_store_days_waiting";
     /// Rollups that failed and will be tried again.
     AGGREGATOR_FAILURES = "millrace_aggregator_failures_total";
-    /// Age of the watermark: seconds since the last moment whose arrivals are all rolled up. It grows while rolling up
-    /// fails or falls behind.
+    /// Stores some of whose days cannot be rolled up, by `reason`: `time`, `memory`, `rows`, `settings`, `refused`.
+    AGGREGATOR_STORES_FAILING = "millrace_aggregator_stores_failing";
+    /// Seconds since which a `store` fails, 0 when it no longer does: of the first 20 stores that ever failed in this
+    /// process. `/readyz` names those that fail now.
+    AGGREGATOR_STORE_FAILING_SECONDS = "millrace_aggregator_store_failing_seconds";
+    /// Rows stored and not looked at yet, of which the next look takes a slice.
+    AGGREGATOR_ARRIVALS_WAITING = "millrace_aggregator_arrivals_waiting_rows";
+    /// Age of the watermark: seconds since the last moment whose arrivals are all rolled up, those of failing stores left
+    /// out. It grows while rolling up falls behind, or Postgres or ClickHouse is away.
     AGGREGATOR_WATERMARK_AGE_SECONDS = "millrace_aggregator_watermark_age_seconds";
     /// Seconds from an event's receipt to its rollup's commit.
     AGGREGATOR_FRESHNESS_SECONDS = "millrace_end_to_end_freshness_seconds";

@@ -39,6 +39,7 @@ use crate::{
     clickhouse::Warehouse,
     config::Config,
     error::{Error, Result},
+    turn::failing::failing_stores,
     worker::Health,
 };
 
@@ -114,10 +115,18 @@ async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Res
     let (postgres, clickhouse) = tokio::join!(postgres, clickhouse);
     let is_ready = postgres == "ok" && clickhouse == "ok";
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({
+    let mut body = json!({
         "ready": is_ready, "postgres": postgres, "clickhouse": clickhouse,
         "watermark_age_seconds": state.health.watermark_age().as_secs(),
     });
+    // One store's failure is not the service's.
+    if is_ready
+        && let Ok(Ok((stores, counts))) =
+            tokio::time::timeout(Duration::from_secs(3), failing_stores(&state.pool)).await
+    {
+        body["stores_failing"] = counts.values().sum::<i64>().into();
+        body["failing"] = json!(stores);
+    }
     (status, Json(body)).into_response()
 }
 

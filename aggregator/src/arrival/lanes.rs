@@ -29,6 +29,7 @@ use clickhouse::{Row, query::Query};
 use serde::Deserialize;
 use sqlx::{PgConnection, Row as _};
 
+use super::slice::{Waiting, cut, shares};
 use crate::{
     clickhouse::{Warehouse, text},
     error::Result,
@@ -49,20 +50,83 @@ pub(super) struct Source {
     pub(super) has_sessions: bool,
 }
 
+/// Rows below which no slice is halved.
+pub(super) const SLICE_ROWS_MIN: u64 = 10_000;
+/// How long a store is not asked about beside others: at first, and at most.
+const APART: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
 /// A lane that has grown within this time is looked at every time.
 const ACTIVE_FOR: Duration = Duration::from_secs(60);
 
-/// Which lanes are looked at. Those that have grown lately, every time. Those at rest, and those never seen before, when
+/// How one looks. Lanes that have grown lately are looked at every time; those at rest, and those never seen before, when
 /// `due`: that reads all that is stored, so it may take a twentieth of the time and no more. In a small store that is
 /// every time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Discovery {
     due: Option<Instant>,
     /// When lanes grew, by table: offsets of one table say nothing about those of the other.
     grown: HashMap<(&'static str, LaneKey), Instant>,
+    /// Rows that one look takes, now and at most.
+    slice_rows: u64,
+    slice_rows_max: u64,
+    /// Stores whose arrivals touch all of their days, until when, and for how long that was last time.
+    apart: HashMap<String, (Instant, Duration)>,
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self::new(crate::Config::default().arrival_slice_rows)
+    }
 }
 
 impl Discovery {
+    /// One that takes so many rows at a time.
+    pub fn new(slice_rows: u64) -> Self {
+        Self {
+            due: None,
+            grown: HashMap::new(),
+            slice_rows,
+            slice_rows_max: slice_rows,
+            apart: HashMap::new(),
+        }
+    }
+
+    /// Rows that the next look takes.
+    pub fn slice_rows(&self) -> u64 {
+        self.slice_rows
+    }
+
+    pub(super) fn can_halve(&self) -> bool {
+        self.slice_rows > self.slice_rows_min()
+    }
+
+    /// An eighth of what is set, but for small settings: each try that fails is time in which nothing arrives.
+    fn slice_rows_min(&self) -> u64 {
+        (self.slice_rows_max / 8).max(SLICE_ROWS_MIN)
+    }
+
+    pub(super) fn halve(&mut self) {
+        self.slice_rows = (self.slice_rows / 2).max(self.slice_rows_min()).min(self.slice_rows_max);
+    }
+
+    /// After a look that did not fail: more again, by and by.
+    pub(super) fn grow(&mut self) {
+        self.slice_rows = (self.slice_rows + self.slice_rows / 8).min(self.slice_rows_max);
+    }
+
+    pub(super) fn is_apart(&self, store: &str) -> bool {
+        self.apart.get(store).is_some_and(|(until, _)| *until > Instant::now())
+    }
+
+    pub(super) fn set_apart(&mut self, store: &str) {
+        // Those that are long over are forgotten.
+        self.apart.retain(|_, (until, time)| until.elapsed() < *time);
+        let last = self.apart.get(store).map_or(APART.0 / 2, |(_, time)| *time);
+        let time = (last * 2).min(APART.1);
+        self.apart.insert(store.to_owned(), (Instant::now() + time, time));
+        // It is not for the others that slices became small.
+        self.slice_rows = self.slice_rows_max;
+    }
+
     pub(super) fn is_due(&self) -> bool {
         self.due.is_none_or(|due| due <= Instant::now())
     }
@@ -90,6 +154,8 @@ struct Lane {
     /// Where the newest batch begins, and the last offset.
     batch: u64,
     last: u64,
+    /// Rows that were asked for.
+    all_rows: u64,
     /// What there is of what was seen.
     seen_rows: u64,
     seen_hash: u64,
@@ -129,6 +195,9 @@ pub(super) type Watermarks = BTreeMap<LaneKey, Watermark>;
 /// Offsets of the lanes between which the arrivals lie, and where that leaves them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Range {
+    /// Rows that wait, and whether more than the range holds.
+    pub(super) waiting_rows: u64,
+    pub(super) has_more: bool,
     names: Vec<String>,
     froms: Vec<u64>,
     tos: Vec<u64>,
@@ -264,13 +333,41 @@ pub(super) async fn changed_lanes(
     Ok(changed)
 }
 
-/// From where to where the changed lanes' arrivals lie. Asked when their newest batches are known: from now on all that
-/// lies below those is there.
+/// A changed lane, with what of it has arrived.
+struct Arrived {
+    key: LaneKey,
+    before: Watermark,
+    /// Where its newest batch begins: all below is there.
+    batch: u64,
+    from: u64,
+    waiting: Waiting,
+    lane: Lane,
+}
+
+impl Arrived {
+    fn new(lane: Lane, before: Watermark, batch: u64) -> Self {
+        let is_unchanged = before.is_unchanged(&lane);
+        let from = if is_unchanged { before.next } else { before.batch };
+        let rows = lane.all_rows - if is_unchanged { lane.seen_rows } else { 0 };
+        let newest_rows = if from < batch { lane.rows } else { rows };
+        let waiting = Waiting { whole_rows: rows.saturating_sub(newest_rows), newest_rows };
+        Self { key: lane.key(), before, batch, from, waiting, lane }
+    }
+
+    fn newest(&self) -> Watermark {
+        let next = self.before.next.max(self.lane.last.saturating_add(1));
+        Watermark { batch: self.batch, next, rows: self.lane.rows, hash: self.lane.hash }
+    }
+}
+
+/// From where to where the changed lanes' arrivals lie, about `rows_max` of them. Asked when their newest batches are
+/// known: from now on all that lies below those is there.
 pub(super) async fn arrived_range(
     warehouse: &Warehouse,
     source: &Source,
     watermarks: &Watermarks,
     changed: &Watermarks,
+    rows_max: u64,
 ) -> Result<Range> {
     let mut range = Range::default();
     if changed.is_empty() {
@@ -280,16 +377,26 @@ pub(super) async fn arrived_range(
     let known = changed.keys().map(|lane| (lane.clone(), watermarks.get(lane).copied().unwrap_or_default()));
     let (known, active): (Watermarks, _) = (known.collect(), changed.keys().cloned().collect());
     let look = Look { watermarks: &known, batches: changed, active: &active, is_active: true };
-    for lane in look.lanes(warehouse, source).await? {
-        let key = lane.key();
-        let (Some(before), Some(Watermark { batch, .. })) = (known.get(&key), changed.get(&key)) else {
+    let lanes = look.lanes(warehouse, source).await?.into_iter().filter_map(|lane| {
+        let (before, Watermark { batch, .. }) = (*known.get(&lane.key())?, *changed.get(&lane.key())?);
+        Some(Arrived::new(lane, before, batch))
+    });
+    let lanes: Vec<Arrived> = lanes.collect();
+    let waiting: Vec<Waiting> = lanes.iter().map(|lane| lane.waiting).collect();
+    range.waiting_rows = waiting.iter().map(|waiting| waiting.rows()).sum();
+    for (lane, share) in lanes.into_iter().zip(shares(&waiting, rows_max)) {
+        range.names.push(name(&lane.key));
+        range.froms.push(lane.from);
+        let Some(rows) = share else {
+            range.tos.push(lane.lane.last);
+            range.moved.push((lane.key.clone(), lane.newest()));
             continue;
         };
-        range.names.push(name(&key));
-        range.froms.push(if before.is_unchanged(&lane) { before.next } else { before.batch });
-        range.tos.push(lane.last);
-        let next = before.next.max(lane.last.saturating_add(1));
-        range.moved.push((key, Watermark { batch: *batch, next, rows: lane.rows, hash: lane.hash }));
+        // All below is seen, and nothing of what is above.
+        let end = cut(warehouse, source, &lane.key, lane.from, lane.batch, rows).await?;
+        range.tos.push(end.saturating_sub(1));
+        range.moved.push((lane.key, Watermark { batch: end, next: end, rows: 0, hash: 0 }));
+        range.has_more = true;
     }
     Ok(range)
 }

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 
 use clickhouse::Row;
 use jiff::{ToSpan as _, civil::Date};
+use millrace_schemas::metric;
 use serde::Deserialize;
 use sqlx::{PgConnection, PgPool, Row as _};
 
@@ -121,9 +122,19 @@ pub async fn step(warehouse: &Warehouse, pool: &PgPool) -> Result<bool> {
     let (mut has_run, mut has_hidden) = (false, false);
     for row in due {
         let (store_id, days): (String, Option<i32>) = (row.try_get("id")?, row.try_get("retention_days")?);
-        if let Some(hid) = thin(warehouse, pool, &tables, &store_id, days.map(i64::from)).await? {
-            has_run = true;
-            has_hidden |= hid;
+        match thin(warehouse, pool, &tables, &store_id, days.map(i64::from)).await {
+            Ok(None) => {}
+            Ok(Some(hid)) => {
+                has_run = true;
+                has_hidden |= hid;
+            }
+            // The other stores do not wait for it.
+            Err(error) if error.setback().is_some() => {
+                metrics::counter!(metric::AGGREGATOR_FAILURES).increment(1);
+                tracing::warn!(store = store_id, %error, "a store's old rows cannot be removed; trying again in an hour");
+                postpone(pool, &store_id).await?;
+            }
+            Err(error) => return Err(error),
         }
     }
     if has_hidden {
@@ -131,6 +142,19 @@ pub async fn step(warehouse: &Warehouse, pool: &PgPool) -> Result<bool> {
         tables.rewrite(warehouse).await?;
     }
     Ok(has_run)
+}
+
+/// Has a store wait for an hour.
+async fn postpone(pool: &PgPool, store_id: &str) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO retention_runs (store_id, ran_at) VALUES ($1, clock_timestamp() - interval '23 hours')
+         ON CONFLICT (store_id) DO UPDATE SET ran_at = EXCLUDED.ran_at",
+    )
+    .bind(store_id)
+    .execute(pool)
+    .within()
+    .await?;
+    Ok(())
 }
 
 /// Removes a store's old rows. Says whether there were any; `None`: another instance is at the store.

@@ -194,6 +194,8 @@ async fn read(
     };
     let mut query = warehouse
         .query(&sql)
+        // Read one by one, so that their number does not matter.
+        .with_setting("max_result_rows", "0")
         .param("store", &store.id)
         .param("lo", grid.lo())
         .param("hi", grid.end)

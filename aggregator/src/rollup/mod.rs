@@ -28,7 +28,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use jiff::civil::Date;
@@ -60,14 +60,23 @@ pub struct Done {
     pub received_ms: i64,
 }
 
-/// Rolls up the newest touched days of a store. `None`: another instance is at it, nothing is touched, or the store's
-/// settings have changed meanwhile.
-pub async fn roll_up(warehouse: &Warehouse, pool: &PgPool, store_id: &str) -> Result<Option<Done>> {
+/// Rolls up some of the touched days of a store, `days_max` at most: by turns the one that has waited longest and the
+/// newest one. `tried` becomes those days, whatever becomes of them. `None`: another instance is at it, nothing is
+/// touched, or the store's settings have changed meanwhile.
+pub async fn roll_up(
+    warehouse: &Warehouse,
+    pool: &PgPool,
+    store_id: &str,
+    days_max: i64,
+    tried: &mut Vec<Date>,
+) -> Result<Option<Done>> {
     let mut transaction = pool.begin().within().await?;
     if !locks::try_take_store(&mut transaction, store_id).await? {
         return Ok(None);
     }
-    let touched = touched(&mut transaction, store_id).await?;
+    limit_statements(&mut transaction, warehouse.timeout()).await?;
+    let touched = touched(&mut transaction, store_id, days_max).await?;
+    tried.extend(touched.keys());
     let (false, Some(store)) = (touched.is_empty(), Store::read(&mut transaction, store_id).await?) else {
         return Ok(None);
     };
@@ -86,20 +95,42 @@ pub async fn roll_up(warehouse: &Warehouse, pool: &PgPool, store_id: &str) -> Re
     Ok(Some(Done { days: touched.len(), received_ms }))
 }
 
+/// What we give up after so long, Postgres gives up too.
+async fn limit_statements(postgres: &mut PgConnection, timeout: Duration) -> Result<()> {
+    sqlx::query(
+        "SELECT set_config('statement_timeout', least($1, nullif(setting::bigint, 0))::text, true)
+         FROM pg_settings WHERE name = 'statement_timeout'",
+    )
+    .bind(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX))
+    .execute(postgres)
+    .within()
+    .await?;
+    Ok(())
+}
+
 struct Touch {
     received_ms: i64,
     /// As text, so that it comes back to the microsecond.
     touched_at: String,
 }
 
-async fn touched(postgres: &mut PgConnection, store_id: &str) -> Result<BTreeMap<Date, Touch>> {
+async fn touched(
+    postgres: &mut PgConnection,
+    store_id: &str,
+    days_max: i64,
+) -> Result<BTreeMap<Date, Touch>> {
+    // Newest first alone, old days would wait for ever where new ones are touched all the time.
     let rows = sqlx::query(
         "SELECT date::text AS date, touched_at::text AS touched_at,
                 (extract(epoch FROM received_at) * 1000)::bigint AS received_ms
-         FROM touched_days WHERE store_id = $1 ORDER BY date DESC LIMIT $2",
+         FROM touched_days
+         WHERE store_id = $1 AND (retry_at IS NULL OR retry_at <= clock_timestamp())
+         ORDER BY least(2 * row_number() OVER (ORDER BY waiting_since, date DESC) - 1,
+                        2 * row_number() OVER (ORDER BY date DESC))
+         LIMIT $2",
     )
     .bind(store_id)
-    .bind(DAYS_MAX)
+    .bind(days_max)
     .fetch_all(postgres)
     .within()
     .await?;
@@ -113,7 +144,7 @@ async fn touched(postgres: &mut PgConnection, store_id: &str) -> Result<BTreeMap
         .collect()
 }
 
-/// Takes the days off the list, unless they were touched again meanwhile, and moves the watermark.
+/// Takes the days off the list, unless they were touched again meanwhile and begin to wait anew; moves the watermark.
 async fn finish(
     postgres: &mut PgConnection,
     store_id: &str,
@@ -122,13 +153,31 @@ async fn finish(
 ) -> Result<()> {
     let dates: Vec<String> = touched.keys().map(Date::to_string).collect();
     let times: Vec<String> = touched.values().map(|touch| touch.touched_at.clone()).collect();
+    // In the order in which arrivals write them, so that neither waits for the other in a circle.
+    sqlx::query(
+        "SELECT 1 FROM touched_days WHERE store_id = $1 AND date = ANY ($2::date[]) ORDER BY date FOR UPDATE",
+    )
+    .bind(store_id)
+    .bind(&dates)
+    .execute(&mut *postgres)
+    .within()
+    .await?;
     sqlx::query(
         "DELETE FROM touched_days USING unnest($2::date[], $3::timestamptz[]) AS done (date, touched_at)
          WHERE store_id = $1 AND touched_days.date = done.date AND touched_days.touched_at = done.touched_at",
     )
     .bind(store_id)
-    .bind(dates)
+    .bind(&dates)
     .bind(times)
+    .execute(&mut *postgres)
+    .within()
+    .await?;
+    sqlx::query(
+        "UPDATE touched_days SET waiting_since = touched_at, failures = 0, retry_at = NULL
+         WHERE store_id = $1 AND date = ANY ($2::date[])",
+    )
+    .bind(store_id)
+    .bind(dates)
     .execute(&mut *postgres)
     .within()
     .await?;

@@ -2,6 +2,7 @@
 -- batches (from `batches`). Of the partitions in `active` when `is_active` is 1, else of all others.
 SELECT toString(_topic) AS topic, toUInt32(_partition) AS partition,
        toUInt64(max(_batch)) AS batch, toUInt64(max(_offset)) AS last,
+       toUInt64(count()) AS all_rows,
        toUInt64(countIf(is_seen)) AS seen_rows, toUInt64(sumIf(row_hash, is_seen)) AS seen_hash,
        toUInt64(countIf(is_newest)) AS rows, toUInt64(sumIf(row_hash, is_newest)) AS hash
 FROM

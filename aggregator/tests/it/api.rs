@@ -165,7 +165,20 @@ async fn rollups_are_read_with_the_stores_own_token_only() {
     let (status, mut ready) = service.get("/readyz", "").await;
     let age = ready.as_object_mut().unwrap().remove("watermark_age_seconds");
     assert!(age.is_some_and(|age| age.is_u64()));
-    assert_eq!((status, ready), (200, json!({"ready": true, "postgres": "ok", "clickhouse": "ok"})));
+    let expected =
+        json!({"ready": true, "postgres": "ok", "clickhouse": "ok", "stores_failing": 0, "failing": []});
+    assert_eq!((status, ready), (200, expected));
+    // A store that fails is named, and is no reason to send nobody here.
+    sqlx::query(
+        "INSERT INTO rollup_backoff (store_id, failures, budget_ms, days_max, retry_at, failing_since, reason)
+         SELECT min(id), 3, 10000, 1, clock_timestamp(), clock_timestamp(), 'memory' FROM stores",
+    )
+    .execute(&bed.pool)
+    .await
+    .unwrap();
+    let (status, ready) = service.get("/readyz", "").await;
+    let named = json!([ready["stores_failing"], ready["failing"][0]["reason"]]);
+    assert_eq!((status, named), (200, json!([1, "memory"])), "{ready}");
     let (_, document) = service.get("/openapi.json", "").await;
     assert!(document["paths"]["/api/v1/stores/{store_id}/heatmap_data"]["get"].is_object());
     service.stop().await;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use millrace_aggregator::arrival::{self, Discovery};
+use millrace_aggregator::arrival::{self, Discovery, Looked};
 use millrace_schemas::{
     clickhouse::{Layout, statements},
     row::EventRow,
@@ -15,9 +15,14 @@ use crate::{
 };
 
 impl Bed {
+    /// One look at so many rows, more or less.
+    pub(crate) async fn look_at_most(&self, rows: u64) -> Looked {
+        arrival::look(&self.warehouse, &self.pool, &mut Discovery::new(rows)).await.unwrap().unwrap()
+    }
+
     /// Days that one look touches.
     async fn look(&self) -> usize {
-        arrival::look(&self.warehouse, &self.pool, &mut Discovery::default()).await.unwrap().unwrap()
+        arrival::look(&self.warehouse, &self.pool, &mut Discovery::default()).await.unwrap().unwrap().days
     }
 
     /// Page views by day.
@@ -231,9 +236,12 @@ async fn parts_in_any_order_and_any_cycle_end_like_a_rebuild() {
                 }
                 None => drop(lanes.swap_remove(at)),
             }
-            // Often only a look: what was seen of a batch must not hide the rest.
-            if dice.one_in(2) {
+            // Often only a look: what was seen of a batch must not hide the rest, nor a slice what is beyond it.
+            if dice.one_in(3) {
                 bed.look().await;
+            }
+            if dice.one_in(2) {
+                bed.look_at_most(1 + dice.below(80)).await;
             }
             if dice.one_in(8) {
                 bed.roll().await;

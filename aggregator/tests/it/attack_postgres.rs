@@ -29,10 +29,11 @@ const SHOWN: [&str; 10] = [
     "rollup_watermarks",
 ];
 /// Tables with a store's rows that nobody sees but their owner.
-const HIDDEN_OF_STORES: [&str; 9] = [
+const HIDDEN_OF_STORES: [&str; 10] = [
     "admin_audit",
     "erasures",
     "retention_runs",
+    "rollup_backoff",
     "store_keys",
     "store_locks",
     "store_logins",

@@ -109,7 +109,7 @@ async fn an_event_a_day_after_the_days_end_is_not_of_its_sessions() {
     .await;
     // Alone: a chunk ends with the day.
     sqlx::query("SELECT calculate_daily_revenue('2026-10-01')").execute(&bed.pool).await.unwrap();
-    rollup::roll_up(&bed.warehouse, &bed.pool, "s").await.unwrap();
+    rollup::roll_up(&bed.warehouse, &bed.pool, "s", 62, &mut Vec::new()).await.unwrap();
     let day =
         "SELECT total_sessions AS s, avg_session_duration AS d, bounce_rate::text AS b FROM analytics_summary
                WHERE period_type = 'day' AND date = '2026-10-01'";

@@ -273,8 +273,9 @@ async fn two_instances_do_the_same_work_once() {
             tokio::spawn(async move {
                 let pool = millrace_aggregator::postgres::pool(&bed.config).unwrap();
                 let warehouse = Warehouse::new(&bed.config);
+                let limits = bed.config.limits();
                 for _ in 0..40 {
-                    worker::cycle(&warehouse, &pool, &mut Discovery::default()).await.unwrap();
+                    worker::cycle(&warehouse, &pool, &limits, &mut Discovery::default()).await.unwrap();
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 }
             })
@@ -345,8 +346,10 @@ async fn calculate_daily_revenue_has_the_day_rolled_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_tables_nothing_has_arrived() {
     let bed = Bed::with_store("s", "UTC", "USD").await;
-    bed.clickhouse("", "DROP DATABASE millrace").await;
-    assert_eq!(worker::cycle(&bed.warehouse, &bed.pool, &mut Discovery::default()).await.unwrap(), 0);
+    for table in ["events", "clicks"] {
+        bed.clickhouse("", &format!("DROP TABLE millrace.{table}")).await;
+    }
+    assert_eq!(bed.cycle().await.unwrap(), 0);
     let away = Warehouse::new(&Config { clickhouse_url: "http://127.0.0.1:1".into(), ..bed.config.clone() });
-    assert!(worker::cycle(&away, &bed.pool, &mut Discovery::default()).await.is_err());
+    assert!(worker::cycle(&away, &bed.pool, &bed.config.limits(), &mut Discovery::default()).await.is_err());
 }

@@ -49,6 +49,8 @@ impl Bed {
             clickhouse_url: engine.url(),
             admin_token: Some(ADMIN_TOKEN.into()),
             interval_ms: 50,
+            // However slow the machine is: who exceeds it waits.
+            store_budget_ms: 120_000,
             ..Config::default()
         };
         let pool = postgres::pool(&config).unwrap();
@@ -125,10 +127,16 @@ impl Bed {
         self.clickhouse(&insert, std::str::from_utf8(&body).unwrap()).await;
     }
 
+    /// Looks once, and rolls up what waits, once.
+    pub(crate) async fn cycle(&self) -> millrace_aggregator::Result<usize> {
+        let limits = self.config.limits();
+        worker::cycle(&self.warehouse, &self.pool, &limits, &mut Discovery::default()).await
+    }
+
     /// Rolls up until nothing waits.
     pub(crate) async fn roll(&self) {
         for _ in 0..20 {
-            let days = worker::cycle(&self.warehouse, &self.pool, &mut Discovery::default()).await.unwrap();
+            let days = self.cycle().await.unwrap();
             let waiting: i64 =
                 sqlx::query_scalar("SELECT count(*) FROM touched_days").fetch_one(&self.pool).await.unwrap();
             if days == 0 && waiting == 0 {

@@ -213,10 +213,9 @@ async fn a_change_of_settings_is_not_overtaken_by_a_rollup() {
     let mut held = bed.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE heatmap_elements IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
     let (warehouse, pool) = (bed.warehouse.clone(), bed.pool.clone());
-    let rolling =
-        tokio::spawn(
-            async move { millrace_aggregator::rollup::roll_up(&warehouse, &pool, "s").await.unwrap() },
-        );
+    let rolling = tokio::spawn(async move {
+        millrace_aggregator::rollup::roll_up(&warehouse, &pool, "s", 62, &mut Vec::new()).await.unwrap()
+    });
     let waits = "wait_event_type = 'Lock' AND query LIKE '%heatmap_elements%'";
     eventually("the rollup is held", async || !sessions(&bed, waits).await.is_empty()).await;
     // As the admin API does it, but for its lock of the row, which an insert would wait for.
