@@ -350,7 +350,7 @@ async fn nobody_hinders_an_erasure_or_takes_part_in_it_by_naming_its_user() {
     bed.roll().await;
     let service = Service::start(&bed).await;
     let export = format!("{}/api/v1/stores/s/users/jane/export", service.address);
-    let answer = reqwest::Client::new().get(export).bearer_auth("admin").send().await.unwrap();
+    let answer = reqwest::Client::new().get(export).bearer_auth(ADMIN_TOKEN).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     // hers: 1, 2 and the click; 5, 8, 9.
     assert_eq!(answer.text().await.unwrap().lines().count(), crowd_size as usize + 6);
@@ -436,9 +436,9 @@ async fn a_store_asks_for_so_many_erasures_at_a_time_and_holds_up_no_other() {
         .await
         .unwrap();
     let service = Service::start(&bed).await;
-    let (status, told) = service.ask(Method::DELETE, "/api/v1/stores/s/visitors/w", "admin", None).await;
+    let (status, told) = service.ask(Method::DELETE, "/api/v1/stores/s/visitors/w", ADMIN_TOKEN, None).await;
     assert_eq!(status, 429, "{told}");
-    let (status, told) = service.ask(Method::DELETE, "/api/v1/stores/t/visitors/w", "admin", None).await;
+    let (status, told) = service.ask(Method::DELETE, "/api/v1/stores/t/visitors/w", ADMIN_TOKEN, None).await;
     assert_eq!(status, 202, "{told}");
     service.stop().await;
 }
