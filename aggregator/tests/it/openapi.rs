@@ -15,7 +15,7 @@ async fn answers_are_as_the_document_says() {
     bed.demo().await;
     let service = Service::start(&bed).await;
     // What no schema can say: that `from` is before `to`, that a filter's value fits its operator, that a rate has 18
-    // digits.
+    // digits, which names are a time zone's.
     let mut settings = format!(
         r#"
 [auth.openapi]
@@ -29,9 +29,16 @@ admin = {{ bearer = "{ADMIN_TOKEN}" }}
     );
     let refusals = [
         ("POST /api/v1/stores/{store_id}/funnels", "[201, 400, 409]"),
+        ("POST /api/v1/stores", "[201, 400]"),
+        ("PATCH /api/v1/stores/{store_id}", "[200, 400]"),
         ("POST /api/v1/exchange_rates", "[200, 400]"),
         ("PUT /api/v1/exchange_rates", "[200, 400]"),
     ];
+    // A case for each of 180 currencies, in each place where one stands.
+    let takes_currencies = |name: &str| {
+        name.contains("exchange_rates") || name.ends_with("/stores") || name.starts_with("PATCH")
+    };
+    let is_short = std::env::var_os("MILLRACE_ACCEPT").is_none();
     let (_, document) = service.get("/openapi.json", "").await;
     let reads = document["paths"]
         .as_object()
@@ -41,8 +48,9 @@ admin = {{ bearer = "{ADMIN_TOKEN}" }}
     let reads = reads.map(|(path, _)| (format!("GET {path}"), "[200, 400, 404, 409]"));
     let refusals = refusals.into_iter().map(|(name, statuses)| (name.to_owned(), statuses));
     for (name, statuses) in reads.chain(refusals) {
+        let coverage = !(is_short && takes_currencies(&name) && !name.starts_with("GET"));
         settings.push_str(&format!(
-            "[[operations]]\ninclude-name = \"{name}\"\nchecks.positive_data_acceptance.expected-statuses = {statuses}\n"
+            "[[operations]]\ninclude-name = \"{name}\"\nchecks.positive_data_acceptance.expected-statuses = {statuses}\nphases.coverage.enabled = {coverage}\n"
         ));
     }
     let conformance = Conformance { document: format!("{}/openapi.json", service.address), settings };
