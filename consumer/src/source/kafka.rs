@@ -166,7 +166,7 @@ impl KafkaSource {
                 let old = std::mem::replace(&mut *lock(&self.producer), new);
                 dispose(move || drop(old));
             }
-            Err(error) => tracing::warn!(%error, "no new Kafka producer can be made"),
+            Err(error) => tracing::warn!(error = %refused(&error), "no new Kafka producer can be made"),
         }
     }
 
@@ -365,4 +365,18 @@ fn refused(error: &KafkaError) -> SourceError {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_is_refused_is_named_and_not_repeated() {
+        for name in ["sasl.passwrd", "acks"] {
+            let error = ClientConfig::new().set(name, "canary").create::<FutureProducer>().err().unwrap();
+            let said = refused(&error).to_string();
+            assert!(said.contains(name) && !said.contains("canary"), "{said}");
+        }
+    }
 }

@@ -91,12 +91,14 @@ pub fn check_postgres_url(url: &str) -> Result<(), Error> {
     }
 }
 
-/// Environment variables that hold secrets, by their names: what `--help` must not show. For tests of command lines.
+/// Whether an environment variable holds a secret, by its name: what `--help` must not show. For tests of command lines.
 pub fn is_secret(variable: &str) -> bool {
     // An address may hold a password; so may client settings (`sasl.password=…`).
-    const WORDS: [&str; 8] =
+    const LAST_WORDS: [&str; 8] =
         ["URL", "PASSWORD", "TOKEN", "SECRET", "KEY", "CREDENTIALS", "SETTINGS", "OPTIONS"];
-    variable.split('_').any(|word| WORDS.contains(&word))
+    let last = variable.rsplit('_').next().unwrap_or(variable);
+    // A switch holds nothing.
+    LAST_WORDS.contains(&last) && !variable.contains("_NO_")
 }
 
 /// The environment variables of a command that would be shown by `--help`, although they hold secrets; with all commands
@@ -106,16 +108,11 @@ pub fn secrets_in_help(command: &clap::Command) -> Vec<String> {
         .get_arguments()
         .filter(|argument| !argument.is_hide_env_values_set() && !argument.is_hide_env_set())
         .filter_map(|argument| argument.get_env()?.to_str())
-        .filter(|variable| is_secret(variable) && !is_secret_free(variable))
+        .filter(|variable| is_secret(variable))
         .map(str::to_owned)
         .collect();
     shown.extend(command.get_subcommands().flat_map(secrets_in_help));
     shown
-}
-
-/// Those that only sound like it.
-fn is_secret_free(variable: &str) -> bool {
-    matches!(variable, "MILLRACE_URL_PARAMETERS" | "MILLRACE_URL_ROUTES" | "MILLRACE_URL_BYTES_MAX")
 }
 
 #[cfg(test)]
@@ -144,6 +141,16 @@ mod tests {
                 "{error}"
             );
             assert!(bad.len() < 5 || !error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_known_by_their_names() {
+        for secret in ["MILLRACE_POSTGRES_URL", "MILLRACE_ADMIN_TOKEN", "MILLRACE_KAFKA_SETTINGS"] {
+            assert!(is_secret(secret), "{secret}");
+        }
+        for open in ["MILLRACE_URL_PARAMETERS", "MILLRACE_PASSWORD_FILE", "MILLRACE_CLICKHOUSE_NO_PASSWORD"] {
+            assert!(!is_secret(open), "{open}");
         }
     }
 

@@ -15,10 +15,15 @@ use crate::recount::Patience;
 #[derive(Args, Clone)]
 pub struct Config {
     /// Base URL of the collector.
-    #[arg(long, env = "MILLRACE_COLLECTOR_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "MILLRACE_COLLECTOR_URL",
+        default_value = "http://127.0.0.1:8080",
+        hide_env_values = true
+    )]
     pub collector_url: String,
     /// Base URL of the admin and read API.
-    #[arg(long, env = "MILLRACE_API_URL", default_value = "http://127.0.0.1:8090")]
+    #[arg(long, env = "MILLRACE_API_URL", default_value = "http://127.0.0.1:8090", hide_env_values = true)]
     pub api_url: String,
     /// Postgres that holds the rollups; without one, the one in the data directory.
     #[arg(long, env = "MILLRACE_POSTGRES_URL", hide_env_values = true)]

@@ -24,4 +24,5 @@ mod process;
 mod proxies;
 mod recount;
 mod replay;
+mod secrets;
 mod shutdown;
