@@ -33,7 +33,8 @@ admin = {{ bearer = "{ADMIN_TOKEN}" }}
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             let has_body = operation.get("requestBody").is_some();
-            if !has_body && !(method == "get" && operation["parameters"].is_array()) {
+            let is_read = method == "get" && operation["parameters"].is_array();
+            if !(has_body || is_read) {
                 continue;
             }
             let takes_currencies = has_body && operation["requestBody"].to_string().contains("\"ZWG\"");
