@@ -64,7 +64,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(temporary, path)
+    fs::rename(temporary, path)?;
+    // The new name, too, survives a loss of power.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
 }
 
 /// Takes group's and others' rights from an open file.
