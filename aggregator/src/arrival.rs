@@ -147,10 +147,15 @@ async fn look_at(
 }
 
 /// Days that the store's rows decide that meet these conditions, on `events` and on `clicks`, while they are still there:
-/// as quarters of an hour. Where that needs more than there is, all days are.
-pub async fn decided_by(warehouse: &Warehouse, store_id: &str, rows: [&str; 2]) -> Result<BTreeSet<i64>> {
+/// as quarters of an hour. Where that needs more than there is, all days are, or it fails when `is_exact`.
+pub async fn decided_by(
+    warehouse: &Warehouse,
+    store_id: &str,
+    rows: [&str; 2],
+    is_exact: bool,
+) -> Result<BTreeSet<i64>> {
     let mut touched = Touched::default();
-    let mut discovery = Discovery::new(0);
+    let mut discovery = if is_exact { Discovery::exact() } else { Discovery::new(0) };
     for (source, rows) in SOURCES.into_iter().zip(rows) {
         let ask = |name: &str, rows: &str| warehouse.long_query(&text::assemble_of(name, rows));
         related::touch(warehouse, &source, rows, ask, &mut touched, &mut discovery).await?;

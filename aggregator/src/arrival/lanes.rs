@@ -70,6 +70,7 @@ pub struct Discovery {
     slice_rows_max: u64,
     /// Stores whose arrivals touch all of their days, until when, and for how long that was last time.
     apart: HashMap<String, (Instant, Duration)>,
+    is_exact: bool,
 }
 
 impl Default for Discovery {
@@ -87,7 +88,17 @@ impl Discovery {
             slice_rows,
             slice_rows_max: slice_rows,
             apart: HashMap::new(),
+            is_exact: false,
         }
+    }
+
+    /// One that would rather fail than touch all days of a store.
+    pub(super) fn exact() -> Self {
+        Self { is_exact: true, ..Self::new(0) }
+    }
+
+    pub(super) fn is_exact(&self) -> bool {
+        self.is_exact
     }
 
     /// Rows that the next look takes.

@@ -107,6 +107,7 @@ pub(super) async fn touch(
             Err(error) => return Err(error),
         };
         match group[..] {
+            _ if discovery.is_exact() => return Err(error),
             // With fewer rows it may be possible.
             [store] if arrived[store].rows > SLICE_ROWS_MIN && discovery.can_halve() => return Err(error),
             [store] => {

@@ -261,7 +261,7 @@ impl Erasure {
             self.swept(transaction, found, true).await?;
             return Ok(false);
         }
-        let going = beside(transaction, decide(&slice, warehouse)).await?;
+        let going = beside(transaction, decide(&slice, warehouse, self.slice_rows > EXACT_ROWS_MIN)).await?;
         let store = Store::read(transaction, &self.subject.store_id).await?;
         let days: BTreeSet<Date> = store
             .iter()
@@ -420,13 +420,17 @@ impl Erasure {
     }
 }
 
+/// Rows of a slice of which it is not worth while to be told which days they decide, when that needs too much: a visitor of
+/// millions of events is one list however few of them go. Then all days of the store are rolled up again.
+const EXACT_ROWS_MIN: u32 = 100;
+
 const TABLES: [&str; 2] = ["events", "clicks"];
 
 /// What of `events` and `clicks` goes now.
-async fn decide(subject: &Subject, warehouse: &Warehouse) -> Result<Going> {
+async fn decide(subject: &Subject, warehouse: &Warehouse, is_exact: bool) -> Result<Going> {
     let (events, more_events) = subject.rows_with_copies(warehouse, TABLES[0]).await?;
     let (clicks, more_clicks) = subject.rows_with_copies(warehouse, TABLES[1]).await?;
-    let quarters = decided_by(warehouse, &subject.store_id, [&events, &clicks]).await?;
+    let quarters = decided_by(warehouse, &subject.store_id, [&events, &clicks], is_exact).await?;
     let rows = [events, clicks];
     let mut counts = [0; 2];
     for ((table, rows), count) in TABLES.iter().zip(&rows).zip(&mut counts) {
