@@ -11,6 +11,8 @@ use crate::{error::Result, postgres::Answer as _};
 
 /// Rows sent to Postgres in one statement: a `jsonb` holds 256 MiB, and one day of one store may have more.
 const BATCH_ROWS: usize = 5_000;
+/// Bytes of text in them, at most, but for a single row: Postgres holds a statement several times over.
+const BATCH_TEXT_BYTES: usize = 8 << 20;
 
 /// Bytes of a key's text that are kept; a B-tree's entry holds 2,704 of all columns together.
 const KEY_BYTES_MAX: usize = 1_000;
@@ -138,7 +140,7 @@ impl Table {
         let mut stale: Vec<Value> = query.fetch_all(&mut *postgres).within().await?;
         stale.retain(|row| !kept.contains(&self.identity_of(row)));
         for (sql, rows) in [(self.delete_sql(), stale), (self.upsert_sql(), lines)] {
-            for batch in rows.chunks(BATCH_ROWS) {
+            for batch in batches(&rows) {
                 sqlx::query(AssertSqlSafe(sql.as_str()))
                     .bind(Json(batch))
                     .execute(&mut *postgres)
@@ -164,6 +166,25 @@ impl Table {
         }
         row
     }
+}
+
+/// Rows in batches that a statement holds.
+fn batches(mut rows: &[Value]) -> impl Iterator<Item = &[Value]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fitting = rows.iter().take(BATCH_ROWS).take_while(|row| {
+            bytes += text_bytes(row);
+            bytes <= BATCH_TEXT_BYTES
+        });
+        let (batch, rest) = rows.split_at(fitting.count().max(1).min(rows.len()));
+        rows = rest;
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+fn text_bytes(row: &Value) -> usize {
+    let columns = row.as_object().into_iter().flat_map(serde_json::Map::values);
+    columns.filter_map(Value::as_str).map(str::len).sum()
 }
 
 /// Makes a sender's text one that Postgres takes: it keeps no NUL, and a key only where it fits into an index. A key that
