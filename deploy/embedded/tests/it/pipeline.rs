@@ -35,11 +35,7 @@ async fn rehearsed(target: &Target) -> Outcome {
     let outcome =
         rehearse(target, &scenario, Some(&rates), Pace::default(), Patience::default()).await.unwrap();
     outcome.check().unwrap();
-    assert!(
-        outcome.sent.accepted >= 20_000 + 900,
-        "events and their repetitions: {}",
-        outcome.sent.accepted
-    );
+    assert!(outcome.sent.accepted >= 20_000 + 900, "events and their repetitions: {}", outcome.sent.accepted);
     let rejected: usize = outcome.sent.rejected.values().sum();
     assert!(rejected >= 200, "malformed ones: {rejected}");
     outcome
