@@ -159,8 +159,13 @@ impl OneMachine {
     }
 
     pub(crate) async fn target(&self) -> Target {
+        self.target_by(&self.data_dir()).await
+    }
+
+    /// The same by a data directory that is seen elsewhere.
+    pub(crate) async fn target_by(&self, data_dir: &Path) -> Target {
         let [collector, api, ..] = &self.ports;
-        let url = std::fs::read_to_string(self.data_dir().join("postgres.url")).unwrap();
+        let url = std::fs::read_to_string(data_dir.join("postgres.url")).unwrap();
         target(collector, api, &url).await
     }
 }

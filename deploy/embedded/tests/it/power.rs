@@ -31,8 +31,8 @@ const IDS: &str = "SELECT DISTINCT event_id FROM millrace.events FORMAT TSV";
 struct Shop {
     machine: OneMachine,
     disk: PathBuf,
-    /// ClickHouse's address; its password lies on the disk.
-    clickhouse: Mutex<String>,
+    /// The data directory as we see it while a runner has it mounted: passwords lie in it.
+    data_dir: Mutex<PathBuf>,
     sent: Arc<Mutex<Sent>>,
 }
 
@@ -50,7 +50,7 @@ impl Shop {
         File::create(&disk).unwrap().set_len(2 << 30).unwrap();
         std::fs::create_dir(machine.data_dir()).unwrap();
         said(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk));
-        Self { machine, disk, clickhouse: Mutex::default(), sent: Arc::default() }
+        Self { machine, disk, data_dir: Mutex::default(), sent: Arc::default() }
     }
 
     async fn start(&self) -> Process {
@@ -63,14 +63,17 @@ impl Shop {
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let mut running = Process::spawn(command).unwrap();
         self.machine.ready(&mut running).await;
-        let clickhouse = self.machine.clickhouse_url_by(&self.seen_by(&running));
-        *self.clickhouse.lock().unwrap() = clickhouse;
+        *self.data_dir.lock().unwrap() = self.seen_by(&running);
         running
     }
 
     /// The data directory, which is mounted for the runner alone.
     fn seen_by(&self, running: &Process) -> PathBuf {
         format!("/proc/{}/root{}", running.id(), self.machine.data_dir().display()).into()
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.data_dir.lock().unwrap().clone()
     }
 
     /// Sends until nobody answers any more.
@@ -94,7 +97,7 @@ impl Shop {
     }
 
     async fn ids(&self) -> BTreeSet<String> {
-        let clickhouse = self.clickhouse.lock().unwrap().clone();
+        let clickhouse = self.machine.clickhouse_url_by(&self.data_dir());
         ask(&clickhouse, IDS).await.lines().map(str::to_owned).collect()
     }
 
@@ -121,7 +124,7 @@ impl Shop {
         };
         eventually("what was acknowledged is stored", is_stored).await;
         let sum = async || {
-            let target = self.machine.target().await;
+            let target = self.machine.target_by(&self.data_dir()).await;
             let sum = "SELECT coalesce(sum(page_views), 0)::bigint FROM analytics_summary
                        WHERE store_id = 'demo' AND period_type = 'day'";
             sqlx::query_scalar::<_, i64>(sum).fetch_one(&target.postgres).await.unwrap_or_default()
