@@ -141,7 +141,13 @@ async function waiting(shop) {
   await at.context.close()
 }
 
-/// Tabs share the device, so whoever comes in one of them has come in all.
+/// Tabs share the device, so whoever comes in one of them has come in all: as soon as a browser's process has told another's what
+/// is kept, which people do not outrun, but a test does.
+const told = async (page, other) => {
+  const { person } = await kept(page)
+  await until('another tab to be told', async () => (await kept(other)).person === person)
+}
+
 async function tabs(shop) {
   const at = await device(shop, 'tabs')
   const first = await at.open('private-of-ann')
@@ -152,9 +158,11 @@ async function tabs(shop) {
   const second = await at.open('second')
   await at.counted('second')
   await say(second, 'reset')
+  await told(second, first)
   await say(first, 'event', 'nobodys')
   const nobody = { visitor: (await kept(first)).visitor }
   await say(second, 'identify', 'ben')
+  await told(second, first)
   await say(first, 'event', 'his')
   await say(second, 'event', 'his')
   const ben = { visitor: (await kept(second)).visitor, user: 'ben' }

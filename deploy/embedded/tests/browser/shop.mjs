@@ -201,9 +201,9 @@ export async function until(what, holds) {
   }
 }
 
-/// What the page's storage holds: who the visitor is, and how many events wait.
+/// What the page's storage holds: who the visitor is, all that is kept of who it is, and how many events wait.
 export const kept = (page) => page.evaluate(() => {
   const names = Object.keys(localStorage).filter((name) => name.startsWith('mr.'))
   const own = names.find((name) => !name.slice(3).includes('.'))
-  return { visitor: own && JSON.parse(localStorage[own]).visitor_id, session: own && JSON.parse(localStorage[own]).session_id, waiting: names.filter((name) => name !== own).length }
+  return { visitor: own && JSON.parse(localStorage[own]).visitor_id, session: own && JSON.parse(localStorage[own]).session_id, person: own && localStorage[own], waiting: names.filter((name) => name !== own).length }
 })
