@@ -92,12 +92,19 @@ pub(crate) struct Store {
     pub(crate) currency: String,
     pub(crate) event_age_max_days: u32,
     allowed_origins: Vec<Entry>,
-    pub(crate) rate: Arc<StoreRate>,
-    pub(crate) bytes: Arc<ByteRate>,
+    /// By [`Key::is_trusted`]: what anybody sends with the write key takes nothing from the store's own server.
+    flows: [Flow; 2],
     /// Memory of its events that wait for the log's word.
     pub(crate) unlogged: StoreUnlogged,
     /// As it is set, for the snapshot.
     settings: StoreSettings,
+}
+
+/// What may come with the keys of one kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Flow {
+    pub(crate) events: Arc<StoreRate>,
+    pub(crate) bytes: Arc<ByteRate>,
 }
 
 /// What a key opens.
@@ -237,21 +244,31 @@ impl Store {
     fn new(settings: &StoreSettings, before: Option<&Arc<Self>>, rates: Rates) -> Self {
         let per_second =
             settings.events_per_second.and_then(NonZeroU32::new).unwrap_or(rates.events_per_second);
-        let rate = before
-            .map(|store| Arc::clone(&store.rate))
-            .filter(|rate| rate.per_second == per_second)
-            .unwrap_or_else(|| Arc::new(StoreRate::new(per_second, rates.events_max)));
-        let bytes = before.map(|store| Arc::clone(&store.bytes));
+        let flow = |trusted: bool| {
+            let before = before.map(|store| store.flow(trusted));
+            let events = before.map(|flow| Arc::clone(&flow.events));
+            let bytes = before.map(|flow| Arc::clone(&flow.bytes));
+            Flow {
+                events: events
+                    .filter(|rate| rate.per_second == per_second)
+                    .unwrap_or_else(|| Arc::new(StoreRate::new(per_second, rates.events_max))),
+                bytes: bytes.unwrap_or_else(|| Arc::new(ByteRate::new(rates.bytes_per_second))),
+            }
+        };
         Self {
             id: settings.id.clone(),
             currency: settings.currency.clone(),
             event_age_max_days: settings.max_event_age_days,
             allowed_origins: settings.allowed_origins.iter().map(|entry| Entry::parse(entry)).collect(),
-            rate,
-            bytes: bytes.unwrap_or_else(|| Arc::new(ByteRate::new(rates.bytes_per_second))),
+            flows: [flow(false), flow(true)],
             unlogged: before.map(|store| Arc::clone(&store.unlogged)).unwrap_or_default(),
             settings: settings.clone(),
         }
+    }
+
+    /// What may come with its secret keys, or with its write keys.
+    pub(crate) fn flow(&self, trusted: bool) -> &Flow {
+        &self.flows[usize::from(trusted)]
     }
 
     /// Whether pages of this origin may send with the write key. Where nobody is listed, all may.

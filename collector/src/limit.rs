@@ -176,7 +176,7 @@ const LARGE_BYTES: usize = 64 << 10;
 
 /// Bounds the memory of accepted events that wait for the log's word: a log can be slow without being away. The last
 /// quarter is left to requests that are not large, so that a few large ones keep nobody else out; and no store may have more
-/// than is free, so that no store keeps others out.
+/// than is free, so that no store keeps others out. Of what a store may have a quarter is left to its own server.
 #[derive(Debug)]
 pub(crate) struct Unlogged {
     all: Arc<Semaphore>,
@@ -203,10 +203,11 @@ impl Unlogged {
     }
 
     /// Takes memory for so many bytes of a store's messages.
-    pub(crate) fn take(&self, bytes: usize, store: &StoreUnlogged) -> Result<Held, NoMemory> {
+    pub(crate) fn take(&self, bytes: usize, store: &StoreUnlogged, trusted: bool) -> Result<Held, NoMemory> {
         // A single request may be larger than all of it; then it is alone.
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.large_bytes_max);
-        let of_store = store.load(Ordering::Relaxed);
+        let held = store.load(Ordering::Relaxed);
+        let of_store = if trusted { held } else { held + held / 3 };
         if of_store > 0 && of_store + permits as usize > self.all.available_permits() {
             return Err(NoMemory::OfTheStore);
         }
@@ -276,23 +277,26 @@ mod tests {
     fn large_requests_leave_room_for_others() {
         let unlogged = Unlogged::new(1 << 20);
         // Each of another store.
-        let large: Vec<_> = (0..16).map_while(|_| unlogged.take(100 << 10, &Arc::default()).ok()).collect();
+        let large: Vec<_> =
+            (0..16).map_while(|_| unlogged.take(100 << 10, &Arc::default(), true).ok()).collect();
         assert_eq!(large.len(), 7, "three quarters");
-        let small: Vec<_> = (0..1000).map_while(|_| unlogged.take(10 << 10, &Arc::default()).ok()).collect();
+        let small: Vec<_> =
+            (0..1000).map_while(|_| unlogged.take(10 << 10, &Arc::default(), true).ok()).collect();
         assert_eq!(small.len(), 32);
         drop((large, small));
-        assert!(unlogged.take(64 << 20, &Arc::default()).is_ok());
+        assert!(unlogged.take(64 << 20, &Arc::default(), true).is_ok());
     }
 
     #[test]
     fn a_store_leaves_room_for_others() {
         let unlogged = Unlogged::new(1 << 20);
         let hostile = StoreUnlogged::default();
-        let mut held: Vec<_> = (0..1000).map_while(|_| unlogged.take(10 << 10, &hostile).ok()).collect();
+        let mut held: Vec<_> =
+            (0..1000).map_while(|_| unlogged.take(10 << 10, &hostile, true).ok()).collect();
         assert_eq!(held.len(), 51, "half of it");
-        assert_eq!(unlogged.take(1, &hostile).err(), None);
-        assert_eq!(unlogged.take(10 << 10, &hostile).err(), Some(NoMemory::OfTheStore));
-        held.extend((0..20).map(|_| unlogged.take(10 << 10, &Arc::default()).unwrap()));
+        assert_eq!(unlogged.take(1, &hostile, true).err(), None);
+        assert_eq!(unlogged.take(10 << 10, &hostile, true).err(), Some(NoMemory::OfTheStore));
+        held.extend((0..20).map(|_| unlogged.take(10 << 10, &Arc::default(), true).unwrap()));
         drop(held);
         assert_eq!(hostile.load(Ordering::Relaxed), 0);
     }

@@ -24,6 +24,11 @@ macro_rules! reasons {
                 match self { $(Reason::$variant => $status,)+ }
             }
 
+            /// Whether the same request may be accepted later, with nothing changed.
+            pub const fn is_worth_a_retry(self) -> bool {
+                matches!(self.status(), 408 | 429 | 503)
+            }
+
             /// What the reason means, for people.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Reason::$variant => concat!($($doc, " ",)+).trim_ascii(),)+ }

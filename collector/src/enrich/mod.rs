@@ -24,7 +24,10 @@ mod visitor;
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use millrace_schemas::row::{ClickRow, EventRow, Properties};
+use millrace_schemas::{
+    event::PAGE_VIEW,
+    row::{ClickRow, EventRow, Properties},
+};
 
 pub use self::{bot::BotReason, file::FileError};
 use self::{
@@ -170,9 +173,10 @@ impl Enricher {
         if self.does(Step::Url) { self.urls.normalise_text(text) } else { text.into() }
     }
 
-    /// The step `bot` of an event.
+    /// The step `bot` of an event. A server tells of orders, whoever made them: only a page view that it passes on is
+    /// judged by the visitor it names.
     fn verdict(&self, event: &Moment, sender: &Sender, webdriver: bool) -> Option<BotReason> {
-        if !self.does(Step::Bot) {
+        if !self.does(Step::Bot) || (event.trusted && !event.is_page_view) {
             return None;
         }
         let is_hasty = || {
@@ -224,6 +228,7 @@ struct Moment {
     happened: i64,
     received: i64,
     trusted: bool,
+    is_page_view: bool,
 }
 
 /// The steps for the events of one request.
@@ -273,7 +278,7 @@ impl<'e, 'r> Enrichment<'e, 'r> {
     ) {
         let page = self.enricher.page(row.url, row.referrer, &mut row.properties);
         let (title, label) = (self.enricher.clean_text(row.title), self.enricher.clean_text(row.label));
-        let moment = self.moment(row.visitor_hash, row.event_time);
+        let moment = self.moment(row.visitor_hash, row.event_time, row.r#type == PAGE_VIEW);
         let bot = self.enricher.verdict(&moment, sender, hints.webdriver);
         let (agent, campaign) = (&sender.agent, &page.campaign);
         let mut row: EventRow<'_> = row;
@@ -317,8 +322,8 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         see: impl FnOnce(&Valid<'_>, Option<BotReason>),
     ) {
         let url = self.enricher.clean(row.url, &mut row.properties);
-        let bot =
-            self.enricher.verdict(&self.moment(row.visitor_hash, row.event_time), sender, hints.webdriver);
+        let moment = self.moment(row.visitor_hash, row.event_time, false);
+        let bot = self.enricher.verdict(&moment, sender, hints.webdriver);
         let mut row: ClickRow<'_> = row;
         if row.visitor_id.is_empty() {
             row.visitor_id = &sender.visitor;
@@ -333,8 +338,8 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         see(&Valid::Click(row), bot);
     }
 
-    fn moment(&self, visitor_hash: u64, happened: i64) -> Moment {
+    fn moment(&self, visitor_hash: u64, happened: i64, is_page_view: bool) -> Moment {
         let Request { trusted, received_at, .. } = *self.request;
-        Moment { store: self.store, visitor_hash, happened, received: received_at, trusted }
+        Moment { store: self.store, visitor_hash, happened, received: received_at, trusted, is_page_view }
     }
 }

@@ -112,9 +112,36 @@ impl UrlRules {
         Cow::Owned(out)
     }
 
-    /// The value of a property, if it is an address.
+    /// The value of a property: an address, or a text with addresses in it, such as the stack of an error.
     pub(crate) fn normalise_value<'u>(&self, value: &'u str) -> Cow<'u, str> {
-        if is_address(value) { self.normalise(value) } else { Cow::Borrowed(value) }
+        if is_address(value) { self.normalise(value) } else { self.normalise_within(value) }
+    }
+
+    /// A text with its addresses normalised, and all that stands around them as it was.
+    fn normalise_within<'u>(&self, text: &'u str) -> Cow<'u, str> {
+        let mut out = String::new();
+        let mut copied = 0;
+        for mark in memchr::memmem::find_iter(text.as_bytes(), "://") {
+            if mark < copied {
+                continue;
+            }
+            let is_scheme = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+            let scheme =
+                text.as_bytes()[copied..mark].iter().rev().take_while(|byte| is_scheme(byte)).count();
+            let start = mark - scheme;
+            let is_end = |at: char| at.is_whitespace() || at.is_control() || "()<>[]{}\"'`|".contains(at);
+            let end = text[mark..].find(is_end).map_or(text.len(), |length| mark + length);
+            if let Cow::Owned(clean) = self.normalise(&text[start..end]) {
+                out.push_str(&text[copied..start]);
+                out.push_str(&clean);
+                copied = end;
+            }
+        }
+        if copied == 0 {
+            return Cow::Borrowed(text);
+        }
+        out.push_str(&text[copied..]);
+        Cow::Owned(out)
     }
 
     /// A text for people, such as a title, without the emails, secrets and addresses that stand between its blanks.
@@ -531,6 +558,25 @@ mod tests {
         assert_eq!(rules().normalise_value("https://a.example/?token=1"), "https://a.example/");
         assert_eq!(rules().normalise_value("MAILTO:jo@mail.example"), ":email");
         assert_eq!(rules().normalise_value("a?token=1"), "a?token=1");
+    }
+
+    #[test]
+    fn addresses_inside_properties_are_addresses() {
+        let stack = "Error: no (https://shop.example/reset/MQ/5xy-1a2b3c4d5e6f7a8b9c0d/?utm_source=a)\n    \
+                     at f (https://jo:pw@shop.example/app.js?token=1:10:5)\n    at webpack://./src/a.ts:3:1\n://";
+        let clean = rules().normalise_value(stack).into_owned();
+        for gone in ["5xy", "jo:pw", "token=1"] {
+            assert!(!clean.contains(gone), "{gone} in {clean}");
+        }
+        for kept in [
+            "Error: no (https://shop.example/reset/",
+            ")\n    at f (https://shop.example/app.js",
+            "webpack://./src/a.ts:3:1\n://",
+        ] {
+            assert!(clean.contains(kept), "{kept} not in {clean}");
+        }
+        let plain = "no address: a://, ://b and 1 / 2";
+        assert!(matches!(rules().normalise_value(plain), Cow::Borrowed(same) if same == plain));
     }
 
     #[test]

@@ -34,10 +34,10 @@ use crate::{
     client,
     decode::{Form, Scratch, decode},
     encode::Message,
-    key::{self, Directory, Key, Store},
+    key::{self, Directory, Flow, Key, Store},
     limit::{Held, NoMemory},
     log::{NotLogged, Receipt},
-    stores::now_ms,
+    stores::{ask::Asked, now_ms},
     validate::{Request as Sender, USER_AGENT_BYTES_MAX},
 };
 
@@ -94,13 +94,8 @@ async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refuse
     app.metrics.body_bytes.increment(received.bytes.len() as u64);
     let sender =
         Head { headers: &parts.headers, client, key: sent_key.as_deref(), origin: origin.as_deref() };
-    let mut accepted = accept_received(app, &received.bytes, encoding, form, &sender).await;
-    if let Err(refused) = &accepted
-        && is_known_by_now(app, refused).await
-    {
-        accepted = accept_received(app, &received.bytes, encoding, form, &sender).await;
-    }
-    let accepted = accepted?;
+    let accept = async || accept_received(app, &received.bytes, encoding, form, &sender).await;
+    let accepted = again_if_known_by_now(app, accept().await, accept).await?;
     drop(received);
     append(app, accepted).await
 }
@@ -144,10 +139,11 @@ pub(crate) struct Head<'a> {
 pub(crate) struct Accepted {
     pub(crate) outcome: Outcome,
     store: Arc<Store>,
+    is_trusted: bool,
 }
 
 /// Whether a body, or what it expands to, is larger than was allowed.
-fn is_too_large<T>(result: &Result<T, Refused>) -> bool {
+pub(crate) fn is_too_large<T>(result: &Result<T, Refused>) -> bool {
     matches!(result, Err(refused) if refused.refusal.reason == Reason::BodyTooLarge)
 }
 
@@ -172,18 +168,31 @@ pub(crate) fn check_key(app: &App, key: Option<&str>, origin: Option<&str>) -> R
 }
 
 /// Refuses a key that may not send from an origin; not before Postgres has been asked, if nobody knows it.
-async fn admit(app: &App, key: &str, origin: Option<&str>) -> Result<(), Refused> {
-    match check_key(app, Some(key), origin) {
-        Err(refused) if is_known_by_now(app, &refused).await => check_key(app, Some(key), origin),
-        checked => checked,
-    }
+pub(crate) async fn admit(app: &App, key: &str, origin: Option<&str>) -> Result<(), Refused> {
+    let check = async || check_key(app, Some(key), origin);
+    again_if_known_by_now(app, check().await, check).await
 }
 
-/// Whether the key that a request was refused for has become known: Postgres is asked, unless too many ask.
-pub(crate) async fn is_known_by_now(app: &App, refused: &Refused) -> bool {
-    let Some(hash) = &refused.unknown_key else { return false };
+/// Does again what was refused for a key that has become known: Postgres is asked. While too many ask, nobody can say that
+/// the key is none: that is no refusal for good, which would cost the sender its events.
+pub(crate) async fn again_if_known_by_now<T>(
+    app: &App,
+    result: Result<T, Refused>,
+    again: impl AsyncFnOnce() -> Result<T, Refused>,
+) -> Result<T, Refused> {
+    let Err(Refused { unknown_key: Some(hash), .. }) = &result else { return result };
     let is_known = || app.directory.load().find_hash(hash).is_some();
-    is_known() || (app.asking.look().await && is_known())
+    if is_known() {
+        return again().await;
+    }
+    match app.asking.look().await {
+        Asked::Answered if is_known() => again().await,
+        Asked::Answered | Asked::Away => result,
+        Asked::Busy => {
+            let detail = "whether a store has this key cannot be looked up now; send this again";
+            Err(Refused::new(Reason::Unavailable, detail))
+        }
+    }
 }
 
 /// The part of a request that waits for nothing: bytes in, log messages out, if these take `bytes_max` at most.
@@ -213,13 +222,14 @@ fn accept(
         return Err(NotLogged::Unavailable.into());
     }
     let store = &key.store;
-    if !app.log.admits(&store.id) {
+    if !app.log.admits(&store.id, key.is_trusted) {
         return Err(NotLogged::StoreOverShare.into());
     }
-    store.bytes.admit().map_err(|wait| {
+    let Flow { events: rate, bytes: byte_rate } = store.flow(key.is_trusted);
+    byte_rate.admit().map_err(|wait| {
         Refused::wait("the store is over its bytes per second; send this again later", wait.0)
     })?;
-    store.rate.take(events.len()).map_err(|wait| {
+    rate.take(events.len()).map_err(|wait| {
         Refused::wait("the store is over its events per second; send this again later", wait.0)
     })?;
     let received_at = now_ms();
@@ -237,8 +247,8 @@ fn accept(
         limits: app.limits,
     };
     let outcome = chain::accept(&mut events, &request, &app.enricher, app.log.message_bytes_max());
-    store.bytes.take(message_bytes(&outcome.messages));
-    Ok(Accepted { outcome, store: Arc::clone(store) })
+    byte_rate.take(message_bytes(&outcome.messages));
+    Ok(Accepted { outcome, store: Arc::clone(store), is_trusted: key.is_trusted })
 }
 
 fn message_bytes(messages: &[Message]) -> usize {
@@ -247,7 +257,7 @@ fn message_bytes(messages: &[Message]) -> usize {
 
 /// Waits until the log holds what was accepted.
 pub(crate) async fn append(app: &App, accepted: Accepted) -> Result<Outcome, Refused> {
-    let Accepted { mut outcome, store } = accepted;
+    let Accepted { mut outcome, store, is_trusted } = accepted;
     app.metrics.rejected(&outcome);
     if outcome.messages.is_empty() {
         let (reason, detail) = outcome.rejected.first().map_or_else(
@@ -257,13 +267,13 @@ pub(crate) async fn append(app: &App, accepted: Accepted) -> Result<Outcome, Ref
         return Err(Refused { rejected: outcome.rejected, ..Refused::new(reason, detail) });
     }
     let started = Instant::now();
-    let memory =
-        app.unlogged.take(message_bytes(&outcome.messages), &store.unlogged).map_err(|why| match why {
-            NoMemory::OfTheStore => NotLogged::StoreOverShare.into(),
-            NoMemory::OfAll => {
-                Refused::new(Reason::Unavailable, "too many events wait for the log; send these again")
-            }
-        })?;
+    let bytes = message_bytes(&outcome.messages);
+    let memory = app.unlogged.take(bytes, &store.unlogged, is_trusted).map_err(|why| match why {
+        NoMemory::OfTheStore => NotLogged::StoreOverShare.into(),
+        NoMemory::OfAll => {
+            Refused::new(Reason::Unavailable, "too many events wait for the log; send these again")
+        }
+    })?;
     let receipt = app.log.append(std::mem::take(&mut outcome.messages));
     Waiting { receipt: Some(receipt), memory: Some(memory) }.await?;
     app.metrics.log_seconds.record(started.elapsed().as_secs_f64());

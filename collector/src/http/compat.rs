@@ -32,6 +32,9 @@ const KEY_PREFIX: &str = "/k/";
 /// A body larger than this, as it arrives, is worked on aside.
 const LARGE_BYTES: usize = 16 << 10;
 
+/// So is one that takes more than this when it is inflated.
+const LARGE_INFLATED_BYTES: usize = 64 << 10;
+
 /// The addresses of every product.
 pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
     let limit = from_fn_with_state(Arc::clone(app), collect::limit_client);
@@ -140,17 +143,21 @@ async fn translate(
 ) -> Result<Option<Accepted>, Refused> {
     let client = collect::take_client_rate(app, parts)?;
     let encoding = Encoding::of(&parts.headers)?;
+    let origin = cors::page_origin(parts);
+    let key_in_path = key_in_path(parts.uri.path());
+    // A key that stands in the path beats any other, so it is checked before the body is read.
+    if let Some(key) = key_in_path {
+        collect::admit(app, key, origin.as_deref()).await?;
+    }
     let received = body::read(body, &app.limits, app.body_timeout, &app.memory, client).await?;
     if let Some(peer) = parts.extensions.get::<Peer>() {
         peer.connection.work();
     }
     app.metrics.body_bytes.increment(received.bytes.len() as u64);
-    let origin = cors::origin(&parts.headers);
-    let work = || {
-        let inflated_max = body::inflated_max(received.bytes.len(), app.limits.inflated_bytes_max);
+    let work = |inflated_max: usize| {
         let inflated = body::inflate(&received.bytes, encoding, inflated_max)?;
         let translation = protocol.decode(&call(parts, &inflated, inflated_max))?;
-        let key = key_in_path(parts.uri.path()).map(str::to_owned).or_else(|| translation.key.clone());
+        let key = key_in_path.map(str::to_owned).or_else(|| translation.key.clone());
         if translation.events.is_empty() {
             collect::check_key(app, key.as_deref(), origin.as_deref())?;
             return Ok(None);
@@ -159,12 +166,17 @@ async fn translate(
         let most = 2 * app.limits.inflated_bytes_max.max(app.limits.body_bytes_max);
         collect::accept_body(app, &translation.into_body(), &head, most).map(Some)
     };
-    let is_large = encoding != Encoding::Identity || received.bytes.len() > LARGE_BYTES;
-    let once = async || if is_large { app.aside.run(work).await? } else { work() };
-    match once().await {
-        Err(refused) if collect::is_known_by_now(app, &refused).await => once().await,
-        translated => translated,
-    }
+    let inflated_max = body::inflated_max(received.bytes.len(), app.limits.inflated_bytes_max);
+    let once = async || {
+        // A body is small until it has turned out not to be: nobody's small one waits for the large ones of others.
+        let first =
+            (received.bytes.len() <= LARGE_BYTES).then(|| work(inflated_max.min(LARGE_INFLATED_BYTES)));
+        match first {
+            Some(result) if !collect::is_too_large(&result) => result,
+            _ => app.aside.run(|| work(inflated_max)).await?,
+        }
+    };
+    collect::again_if_known_by_now(app, once().await, once).await
 }
 
 fn call<'a>(parts: &'a Parts, body: &'a [u8], inflated_bytes_max: usize) -> Call<'a> {

@@ -9,12 +9,13 @@ use axum::{
     body::Body,
     extract::{Request, State},
     http::{
-        HeaderMap, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
         header::{
             ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
             ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-            ACCESS_CONTROL_REQUEST_HEADERS, ORIGIN, VARY,
+            ACCESS_CONTROL_REQUEST_HEADERS, ORIGIN, REFERER, VARY,
         },
+        request::Parts,
     },
     response::Response,
 };
@@ -25,6 +26,9 @@ use crate::origin::Origin;
 
 const ALLOWED_HEADERS: HeaderValue =
     HeaderValue::from_static("authorization, content-encoding, content-type, x-write-key");
+
+/// Browsers say with every request whether a page of another site makes it, whatever else that page hides.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Marks an answer which says that a store has not listed the page's origin.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +70,26 @@ pub(crate) fn origin(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all(ORIGIN).iter().map(|origin| String::from_utf8_lossy(origin.as_bytes()));
     let first = values.next()?.into_owned();
     Some(values.fold(first, |all, next| format!("{all}, {next}")))
+}
+
+/// The origin of the page that a request comes from. With a picture browsers send no `Origin`: then the referrer tells. A
+/// page of another site that hides that, too, is on nobody's list, like one whose origin is `null`.
+pub(crate) fn page_origin(parts: &Parts) -> Option<String> {
+    let headers = &parts.headers;
+    origin(headers).or_else(|| {
+        if parts.method != Method::GET {
+            return None;
+        }
+        let is_foreign = || headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
+        referrer_origin(headers).or_else(|| is_foreign().then(|| "null".to_owned()))
+    })
+}
+
+fn referrer_origin(headers: &HeaderMap) -> Option<String> {
+    let referrer = headers.get(REFERER)?.to_str().ok()?;
+    let (scheme, rest) = referrer.split_once("://")?;
+    let host = rest.split(['/', '?', '#']).next()?;
+    Some(format!("{scheme}://{host}"))
 }
 
 /// Lets the page read this answer, unless it says that the page may not send.

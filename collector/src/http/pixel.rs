@@ -6,8 +6,8 @@ use axum::{
     body::Body,
     extract::{Request, State},
     http::{
-        HeaderMap, HeaderValue, Uri,
-        header::{CACHE_CONTROL, CONTENT_TYPE, REFERER},
+        HeaderValue, Uri,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
     },
     response::Response,
 };
@@ -32,18 +32,14 @@ pub(crate) async fn get(State(app): State<Arc<App>>, request: Request) -> Respon
     let result = async {
         let client = collect::take_client_rate(&app, &parts)?;
         let key = collect::query_key(&parts.uri);
-        let origin = cors::origin(&parts.headers).or_else(|| referrer_origin(&parts.headers));
+        let origin = cors::page_origin(&parts);
         let head = Head { headers: &parts.headers, client, key: key.as_deref(), origin: origin.as_deref() };
         if let Some(peer) = parts.extensions.get::<Peer>() {
             peer.connection.work();
         }
         let event = event(&parts.uri);
-        let accepted = match collect::accept_one(&app, &event, &head) {
-            Err(refused) if collect::is_known_by_now(&app, &refused).await => {
-                collect::accept_one(&app, &event, &head)
-            }
-            accepted => accepted,
-        };
+        let accept = async || collect::accept_one(&app, &event, &head);
+        let accepted = collect::again_if_known_by_now(&app, accept().await, accept).await;
         collect::append(&app, accepted?).await
     };
     let result: Result<_, Refused> = result.await;
@@ -55,14 +51,6 @@ pub(crate) async fn get(State(app): State<Arc<App>>, request: Request) -> Respon
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("image/gif"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// Browsers send no `Origin` with a picture.
-fn referrer_origin(headers: &HeaderMap) -> Option<String> {
-    let referrer = headers.get(REFERER)?.to_str().ok()?;
-    let (scheme, rest) = referrer.split_once("://")?;
-    let host = rest.split(['/', '?', '#']).next()?;
-    Some(format!("{scheme}://{host}"))
 }
 
 /// The query as the JSON of an event: in an address everything is text, so what reads as a number, `true` or `false`

@@ -41,7 +41,7 @@ pub trait Log: Send + Sync {
     fn append(&self, messages: Vec<Message>) -> Receipt;
 
     /// Whether the messages of this store would now be taken, where those of others are.
-    fn admits(&self, _store_id: &str) -> bool {
+    fn admits(&self, _store_id: &str, _trusted: bool) -> bool {
         true
     }
 

@@ -166,8 +166,8 @@ impl Log for RelayLog {
         self.kafka.message_bytes_max()
     }
 
-    fn admits(&self, store_id: &str) -> bool {
-        self.relay.is_direct.load(Ordering::Acquire) || self.relay.spool.admits(store_id)
+    fn admits(&self, store_id: &str, trusted: bool) -> bool {
+        self.relay.is_direct.load(Ordering::Acquire) || self.relay.spool.admits(store_id, trusted)
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -337,8 +337,8 @@ impl Log for SpoolLog {
         }
     }
 
-    fn admits(&self, store_id: &str) -> bool {
-        self.usage.shares.admits(store_of(store_id.as_bytes()), self.usage.shared())
+    fn admits(&self, store_id: &str, trusted: bool) -> bool {
+        self.usage.shares.admits(store_of(store_id.as_bytes()), trusted, self.usage.shared())
     }
 
     fn ready(&self) -> Result<(), String> {

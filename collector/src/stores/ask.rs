@@ -15,8 +15,19 @@ use tokio::sync::{Notify, Semaphore, watch};
 pub(super) const LOOKS_APART: Duration = Duration::from_millis(200);
 /// Longest that a request waits for a look.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// Requests that wait for a look at a time; others with a key that is not known are refused at once.
+/// Requests that wait for a look at a time; others with a key that is not known are to come again.
 const WAITING_MAX: usize = 256;
+
+/// What came of asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Postgres has answered; what it said is known by now.
+    Answered,
+    /// It is away: what was known before it went goes on.
+    Away,
+    /// Too many ask, or it takes too long: nothing can be said now.
+    Busy,
+}
 
 /// What requests and the task that looks share.
 #[derive(Debug)]
@@ -43,19 +54,23 @@ impl Default for Asking {
 }
 
 impl Asking {
-    /// Waits until a look that begins after this call has been answered. `false`: none was, or too many wait.
-    pub(crate) async fn look(&self) -> bool {
-        if self.is_away.load(Ordering::Relaxed) {
-            return false;
+    /// Waits until a look that begins after this call has been answered.
+    pub(crate) async fn look(&self) -> Asked {
+        let is_away = || self.is_away.load(Ordering::Relaxed);
+        if is_away() {
+            return Asked::Away;
         }
-        let Ok(_permit) = self.waiting.try_acquire() else { return false };
+        let Ok(_permit) = self.waiting.try_acquire() else { return Asked::Busy };
         let mut answered = self.answered.subscribe();
         // One that is under way may have read before the key was there.
         let next = self.begun.load(Ordering::SeqCst) + 1;
         self.wanted.notify_one();
-        let is_away = || self.is_away.load(Ordering::Relaxed);
         let answer = answered.wait_for(|last| *last >= next || is_away());
-        matches!(tokio::time::timeout(WAIT_MAX, answer).await, Ok(Ok(_))) && !is_away()
+        match tokio::time::timeout(WAIT_MAX, answer).await {
+            _ if is_away() => Asked::Away,
+            Ok(Ok(_)) => Asked::Answered,
+            _ => Asked::Busy,
+        }
     }
 
     /// Ends as soon as somebody wants a look.
@@ -102,7 +117,7 @@ mod tests {
         assert!(!waiting.is_finished());
         let second = asking.begin();
         asking.answered(second);
-        assert!(waiting.await.unwrap());
+        assert_eq!(waiting.await.unwrap(), Asked::Answered);
     }
 
     #[tokio::test]
@@ -122,9 +137,9 @@ mod tests {
         assert_eq!(requests.iter().filter(|request| !request.is_finished()).count(), WAITING_MAX);
         // Nobody answers: all of them end by themselves.
         for request in requests {
-            assert!(!request.await.unwrap());
+            assert_eq!(request.await.unwrap(), Asked::Busy);
         }
         asking.away();
-        assert!(!asking.look().await);
+        assert_eq!(asking.look().await, Asked::Away);
     }
 }

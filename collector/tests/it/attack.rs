@@ -33,12 +33,18 @@ async fn from(address: &str, to: SocketAddr) -> std::io::Result<TcpStream> {
     socket.connect(to).await
 }
 
-/// Sends over a connection of its own; the status, or 0 when there is none in time.
+const GZIPPED: &str = "content-encoding: gzip\r\n";
+
 async fn post(from_address: &str, to: SocketAddr, headers: &str, body: &[u8]) -> u16 {
+    post_to("/v1/collect", from_address, to, headers, body).await
+}
+
+/// Sends over a connection of its own; the status, or 0 when there is none in time.
+async fn post_to(path: &str, from_address: &str, to: SocketAddr, headers: &str, body: &[u8]) -> u16 {
     let send = async {
         let mut stream = from(from_address, to).await?;
         let head = format!(
-            "POST /v1/collect HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
+            "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
             body.len()
         );
         // An answer can come before everything is sent.
@@ -348,6 +354,47 @@ async fn memory_stays_under_its_bound_and_who_behaves_is_served() {
     let peak = collector.rss_peak();
     eprintln!("{served} served, the slowest after {slowest:?}; {} of {} MiB", peak / MIB, bound / MIB);
     assert!(peak < bound, "{} MiB of {} MiB", peak / MIB, bound / MIB);
+}
+
+/// Large bodies of somebody without a key take their half of the processors; small ones wait for none of them, in whatever
+/// encoding they come.
+#[tokio::test]
+async fn small_bodies_wait_for_no_large_ones() {
+    let collector = Collector::start(&[]).await;
+    let to = collector.address();
+    // It inflates to less than a hundred times its size: more is refused at once.
+    let list = |key: &str, events: u64, repeats: usize| {
+        let event = |number: u64| {
+            let words =
+                (1..20).map(|word| format!("{:x}", (20 * number + word).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            let text = words.collect::<String>().repeat(repeats);
+            format!(r#"{{"event":"a","anonymousId":"b","type":"track","properties":{{"c":"{text}"}}}}"#)
+        };
+        let events: Vec<_> = (1..=events).map(event).collect();
+        gzip(format!(r#"{{"writeKey":"{key}","batch":[{}]}}"#, events.join(",")).as_bytes())
+    };
+    let large = list("made-up", 500, 16);
+    // Once one of them has found no processor, they do stand in each other's way.
+    let (stop, crowded) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 0..48 {
+        let (stop, crowded, large) = (Arc::clone(&stop), Arc::clone(&crowded), large.clone());
+        flood.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let status = post_to("/v1/batch", &format!("127.0.2.{number}"), to, GZIPPED, &large).await;
+                crowded.fetch_or(status == 503, Ordering::Relaxed);
+            }
+        });
+    }
+    let small = list(WRITE_KEY, 1, 10);
+    let mut served = 0;
+    while served < 20 || !crowded.load(Ordering::Relaxed) {
+        assert_eq!(post_to("/v1/batch", "127.0.0.1", to, GZIPPED, &small).await, 200, "after {served}");
+        served += 1;
+        assert!(served < 100_000, "the large ones are too small to stand in each other's way");
+    }
+    stop.store(true, Ordering::Relaxed);
+    flood.join_all().await;
 }
 
 /// What a hostile key may send that takes long, much, or others' places; each a body, and headers beside the key.

@@ -127,7 +127,17 @@ async fn a_server_speaks_for_its_visitor_and_a_browser_for_nobody_else() {
         &events[1],
         &json!({ "country": "GB", "device": "mobile", "ip": "81.2.69.0", "is_bot": null, "user_agent": IPHONE }),
     );
-    check(&events[2], &json!({ "city": "London", "device": "bot", "is_bot": 1, "bot_reason": "user_agent" }));
+    // What a server tells of is never a bot's, or an order would go with the program that its buyer used. Only a page view
+    // that it passes on is judged.
+    check(&events[2], &json!({ "city": "London", "device": "bot", "is_bot": null, "bot_reason": null }));
+    let view = json!({ "type": "page_view", "url": "https://shop.example/", "user_agent": "Googlebot/2.1" });
+    let order = json!({ "type": "event", "name": "purchase", "order_id": "1", "user_agent": "Googlebot/2.1", "webdriver": true });
+    for event in [&view, &order] {
+        send(&service, SECRET_KEY, "2001:218::1", "Somebot/1.0", event).await;
+    }
+    let passed_on = service.events();
+    check(&passed_on[4], &json!({ "is_bot": 1, "bot_reason": "user_agent" }));
+    check(&passed_on[5], &json!({ "is_bot": null, "bot_reason": null }));
     check(
         &events[3],
         &json!({ "country": "JP", "ip": "2001:218::", "user_agent": "Somebot/1.0", "bot_reason": "user_agent" }),

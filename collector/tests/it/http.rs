@@ -50,6 +50,45 @@ async fn pages_of_listed_origins_may_send() {
     assert_eq!(service.send(preflight(strict, "https://evil.example")).await.status, 403);
 }
 
+/// A picture says nothing of its page but the referrer, and that only if the page lets it.
+#[tokio::test]
+async fn pictures_of_foreign_pages_are_refused() {
+    let service = Service::start().await;
+    let ga4 = "g/collect?v=2&tid=G-1&cid=1.2&en=page_view&dl=https%3A%2F%2Fshop.example%2F";
+    let snowplow = "i?e=pv&p=web&tv=js&url=https%3A%2F%2Fshop.example%2F";
+    for (round, path) in [
+        "/v1/pixel.gif?key=strict-write-key&type=page_view&url=https%3A%2F%2Fshop.example%2F".to_owned(),
+        format!("/k/strict-write-key/{ga4}"),
+        format!("/k/strict-write-key/{snowplow}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let from = async |headers: &[(&str, &str)]| {
+            let request = service.client.get(format!("{}{path}", service.url));
+            let request =
+                headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            service.send(request).await.status
+        };
+        let site = ("sec-fetch-site", "cross-site");
+        for foreign in [
+            [("referer", "https://evil.example/"), site],
+            [("referer", "https://evil.example/https://shop.example/"), ("sec-fetch-site", "none")],
+            [("accept", "image/*"), site],
+            [("origin", "https://evil.example"), ("referer", "https://shop.example/")],
+        ] {
+            assert!(!matches!(from(&foreign).await, 200 | 202), "{path} {foreign:?}");
+        }
+        assert_eq!(service.rejected("origin_not_allowed"), 4.0 * (round + 1) as f64, "{path}");
+        assert_eq!(service.events().len(), 2 * round, "{path}");
+        // The shop's own page; and programs, which say nothing of the kind and are not held up by a list of pages.
+        assert!(matches!(from(&[("referer", "https://shop.example/a"), site]).await, 200..=204), "{path}");
+        assert!(matches!(from(&[]).await, 200..=204), "{path}");
+        assert_eq!(service.events().len(), 2 * (round + 1), "{path}");
+    }
+    service.stop().await;
+}
+
 /// A page learns from an answer only where it is the page of an origin that no store has refused.
 #[tokio::test]
 async fn only_checked_origins_are_repeated() {

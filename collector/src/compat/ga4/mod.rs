@@ -121,7 +121,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 /// 204 without a body; what should be sent again has its status.
 pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
     match result {
-        Err(refused) if is_worth_a_retry(refused.refusal.reason) => answer::refused(refused),
+        Err(refused) if refused.refusal.reason.is_worth_a_retry() => answer::refused(refused),
         // A sender with a queue can send it in parts.
         Err(refused) if refused.refusal.reason == Reason::BodyTooLarge => answer::refused(refused),
         _ => {
@@ -130,10 +130,6 @@ pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
             response
         }
     }
-}
-
-fn is_worth_a_retry(reason: Reason) -> bool {
-    matches!(reason, Reason::RateLimited | Reason::Unavailable | Reason::BodyTimeout)
 }
 
 /// `{"validationMessages": […]}`, which is empty when all is well.
@@ -157,7 +153,7 @@ fn judge(result: Result<&[(usize, Rejection)], &Refused>) -> Response {
     };
     let validation_messages = match result {
         Ok(rejected) => rejected.iter().map(of_event).collect(),
-        Err(refused) if is_worth_a_retry(refused.refusal.reason) => return answer::refused(refused),
+        Err(refused) if refused.refusal.reason.is_worth_a_retry() => return answer::refused(refused),
         Err(refused) if !refused.rejected.is_empty() => refused.rejected.iter().map(of_event).collect(),
         Err(Refused { refusal, .. }) => vec![Message {
             field_path: if refusal.reason == Reason::UnknownKey { "api_secret" } else { "" },

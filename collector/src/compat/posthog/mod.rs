@@ -150,9 +150,7 @@ pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
         Reason::OriginNotAllowed => (StatusCode::FORBIDDEN, "authentication_error"),
         // posthog-node halves a batch that gets this.
         Reason::BodyTooLarge | Reason::TooManyEvents => (StatusCode::PAYLOAD_TOO_LARGE, "validation_error"),
-        Reason::RateLimited | Reason::BodyTimeout | Reason::Unavailable => {
-            (StatusCode::SERVICE_UNAVAILABLE, "server_error")
-        }
+        _ if reason.is_worth_a_retry() => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
         _ => (StatusCode::BAD_REQUEST, "validation_error"),
     };
     let code = if reason == Reason::UnknownKey { "invalid_api_key" } else { reason.as_str() };

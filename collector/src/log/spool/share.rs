@@ -115,10 +115,11 @@ impl Shares {
         Some(store)
     }
 
-    /// Whether a store may append at all now.
-    pub(super) fn admits(&self, store: &[u8], room: Room) -> bool {
+    /// Whether a store may append at all now. A quarter of what it may have is left to its own server (`trusted`): what
+    /// anybody can send with its write key does not keep that out.
+    pub(super) fn admits(&self, store: &[u8], trusted: bool, room: Room) -> bool {
         let held = self.state().waiting.get(store).copied().unwrap_or(0);
-        self.has_room(held, 1, room)
+        self.has_room(if trusted { held } else { held + held / 3 }, 1, room)
     }
 
     fn has_room(&self, held: u64, bytes: u64, Room { size, free }: Room) -> bool {
@@ -265,8 +266,8 @@ mod tests {
         let (mut free, mut end) = (ROOM, 0);
         let filled = fill(&shares, "a", &mut free, &mut end);
         assert!(
-            !shares.admits(b"a", Room { size: ROOM, free })
-                && shares.admits(b"b", Room { size: ROOM, free: 1 })
+            !shares.admits(b"a", true, Room { size: ROOM, free })
+                && shares.admits(b"b", false, Room { size: ROOM, free: 1 })
         );
         shares.consumed(Topic::Clicks, end, end);
         assert_eq!(shares.largest(), filled, "another topic's position says nothing");
