@@ -142,7 +142,8 @@ pub struct LogConfig {
     pub spool_bytes_max: u64,
 
     /// Percent of the spool that events of one store may take while they wait for the consumer or for Kafka; the last
-    /// quarter of the spool is for stores of which less than 1/256 of it waits. Beyond, that store alone is answered 429.
+    /// quarter of the spool is for stores of which less than 1/256 of it waits. Beyond, that store alone is answered 429; its
+    /// write keys are so at three quarters of this.
     /// 100: one store may take all of it, as suits whoever has only one.
     #[arg(long, env = "MILLRACE_SPOOL_STORE_PERCENT_MAX", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub spool_store_percent_max: u32,
@@ -235,11 +236,13 @@ impl Default for EnrichConfig {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Rates")]
 pub struct RateConfig {
-    /// Events per second of one store, over all its keys, where the store has no rate of its own.
+    /// Events per second of one store, over all its write keys, and as many again over all its secret keys, where the store
+    /// has no rate of its own.
     #[arg(long, env = "MILLRACE_EVENTS_PER_SECOND", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub events_per_second: u32,
 
-    /// Bytes per second that one store may write to the log, over all its keys, as rows (an event takes about 700 bytes and
+    /// Bytes per second that one store may write to the log, over all its write keys, and as many again over all its secret
+    /// keys, as rows (an event takes about 700 bytes and
     /// what it carries). One request always fits; the store waits for the rate after it.
     #[arg(long, env = "MILLRACE_STORE_BYTES_PER_SECOND", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(1024..))]
     pub store_bytes_per_second: u64,
