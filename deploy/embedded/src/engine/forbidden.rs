@@ -265,16 +265,16 @@ mod tests {
         assert!(!refused("SELECT * FROM {t:Identifier}", "t", "events"));
     }
 
-    /// To compare each placeholder with each value would take minutes.
+    /// Each value is looked at once, however many placeholders name it.
     #[test]
     fn many_placeholders_and_values_are_looked_at_once() {
-        let long = format!("file{}", "x".repeat(1 << 19));
-        let values: Vec<_> = (0..10_000).map(|n| (format!("p{n}"), "file".to_owned())).collect();
-        for values in [values, vec![("a".to_owned(), "x".to_owned()), ("b".to_owned(), long)]] {
-            let text = "SELECT {a:Identifier}, ".repeat(1 << 15);
-            assert!(refuse_values(&text, &values).is_ok());
-            assert!(refuse_values(&(text + "{b:Identifier}, {p9999:Identifier}"), &values).is_err());
-        }
+        let long = "x".repeat(1 << 19);
+        let values: Vec<_> = [("a", long.as_str()), ("a", &long), ("b", "file")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let text = "SELECT {a:Identifier}, ".repeat(1 << 15);
+        assert!(refuse_values(&text, &values).is_ok());
+        assert!(refuse_values(&(text + "{b:Identifier}"), &values).is_err());
     }
 
     #[test]
