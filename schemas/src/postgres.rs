@@ -7,7 +7,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
 /// The version of the set-up that the services need; grows with every change to `set_up.sql` that they rely on.
-pub const SET_UP_VERSION: i32 = 1;
+pub const SET_UP_VERSION: i32 = 2;
 /// The services' role on one machine, and the name of its database.
 pub const SERVICE_ROLE: &str = "millrace";
 /// What every login's name begins with; 16 hexadecimal digits follow.
@@ -20,6 +20,8 @@ pub const SERVICE_CONNECTIONS: u32 = 25;
 pub const LOGIN_STATEMENT_SECONDS: u32 = 30;
 /// Seconds after which a login's transaction is ended by us, whatever the login has set.
 pub const LOGIN_OVERDUE_SECONDS: i32 = 60;
+/// Bytes that a login's password may take, as Postgres keeps it; a verifier has 133.
+const LOGIN_PASSWORD_BYTES_MAX: u32 = 1024;
 /// SCRAM's iterations: Postgres's own number. Passwords here are random, more would add nothing.
 const SCRAM_ITERATIONS: u32 = 4096;
 
@@ -54,6 +56,7 @@ fn fill(script: &str, values: &[(&str, &str)]) -> String {
         ("login_connections", LOGIN_CONNECTIONS.into()),
         ("service_connections", SERVICE_CONNECTIONS.into()),
         ("statement_seconds", LOGIN_STATEMENT_SECONDS.into()),
+        ("password_bytes", LOGIN_PASSWORD_BYTES_MAX.into()),
     ];
     let mut script = script.replace("{login_pattern}", &format!("^{LOGIN_PREFIX}[0-9a-f]{{16}}$"));
     for (name, value) in numbers {

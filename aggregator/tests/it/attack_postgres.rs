@@ -42,6 +42,26 @@ const HIDDEN_OF_STORES: [&str; 10] = [
     "touched_days",
 ];
 
+/// Fills the memory that a process may have, in pieces of ever smaller size, then calls itself deeper than it ever has.
+const TAKES_ALL_AND_RECURSES: &str = "
+    DO $$ DECLARE a text[] := '{}'; n int := 0; most int; deep int; size int;
+    BEGIN
+        FOR round IN 1..2 LOOP
+            IF round = 1 THEN most := 500; deep := 10; ELSE most := 1000000; deep := 6000; END IF;
+            BEGIN LOOP n := n + 1; EXIT WHEN n > most; a[n] := repeat('x', 60000); END LOOP;
+            EXCEPTION WHEN out_of_memory THEN NULL; END;
+            size := 32000;
+            WHILE size > 8200 LOOP
+                most := n + 200;
+                BEGIN LOOP n := n + 1; EXIT WHEN n > most; a[n] := repeat('x', size); END LOOP;
+                EXCEPTION WHEN out_of_memory THEN NULL; END;
+                size := size - 5000;
+            END LOOP;
+            FOR k IN 1..299 LOOP a[k * 2] := 'y'; END LOOP;
+            BEGIN PERFORM repeat('[', deep)::json; EXCEPTION WHEN OTHERS THEN NULL; END;
+        END LOOP;
+    END $$";
+
 /// A database with the stores `own` and `other`, a row of each in every table that is shown, and a login of `own`.
 struct Place {
     postgres: Postgres,
@@ -87,6 +107,22 @@ impl Place {
 
     async fn person(&self) -> PgConnection {
         PgConnection::connect(&self.url).await.unwrap()
+    }
+
+    /// Of the login's role.
+    async fn role<T>(&self, value: &str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        sqlx::query_scalar(AssertSqlSafe(format!("SELECT {value} FROM pg_roles WHERE rolname = $1")))
+            .bind(&self.login)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        std::fs::metadata(self.postgres.data_dir().with_extension("log")).unwrap().len()
     }
 
     /// No role has got anything by what was tried.
@@ -567,9 +603,29 @@ async fn a_login_fills_neither_disk_nor_memory() {
         "53200",
     )
     .await;
+    // With all memory taken, there is still some for the stack: a process that cannot have that takes everybody's down.
+    person.execute(TAKES_ALL_AND_RECURSES).await.unwrap();
     let begun: i64 =
         sqlx::query_scalar("SELECT count(*) FROM product_analytics").fetch_one(&mut person).await.unwrap();
     assert_eq!(begun, 1);
+    // The server's log takes nothing that a login says.
+    let before = place.log_bytes();
+    for said in [
+        "DO $$ BEGIN FOR i IN 1..20 LOOP RAISE LOG '%', repeat('x', 100000); RAISE WARNING '%', repeat('x', 100000); END LOOP; END $$",
+        "SET debug_print_plan = on; SET debug_print_parse = on; SELECT * FROM product_analytics",
+        "DO $$ BEGIN RAISE EXCEPTION '%', repeat('x', 1000000); END $$",
+    ] {
+        refusal(&mut person, said).await;
+    }
+    assert!(place.log_bytes() - before < 100_000, "{}", place.log_bytes() - before);
+    for undone in [
+        "SET log_min_messages = log",
+        "SET log_min_error_statement = log",
+        "ALTER ROLE CURRENT_USER RESET log_min_messages",
+        "ALTER ROLE CURRENT_USER SET log_min_messages = log",
+    ] {
+        assert_refused(&mut person, &[undone], DENIED).await;
+    }
     // The one thing that it can write: its own settings. Small ones are its own affair.
     let setting =
         |bytes: usize| format!("ALTER ROLE CURRENT_USER SET application_name = '{}'", "x".repeat(bytes));
@@ -587,6 +643,169 @@ async fn a_login_fills_neither_disk_nor_memory() {
     .await
     .unwrap();
     assert!(kept.is_some_and(|bytes| bytes < 1_000), "{kept:?}");
+}
+
+/// The other thing that it can write: its password, as a verifier of its own making.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_keeps_no_large_password() {
+    let place = Place::start().await;
+    let mut person = place.person().await;
+    person.execute("SET default_transaction_read_only = off").await.unwrap();
+    let verifier = millrace_schemas::postgres::scram_verifier("x", [0; 16]);
+    let with_salt = |groups: usize| {
+        let salt = "A".repeat(4 * groups);
+        let (head, tail) = verifier.split_once(':').unwrap();
+        format!("ALTER ROLE CURRENT_USER PASSWORD '{head}:{salt}${}'", tail.split_once('$').unwrap().1)
+    };
+    person.execute(AssertSqlSafe(with_salt(10))).await.unwrap();
+    assert_eq!(logins::watch_once(&place.pool, 3600).await.unwrap(), 0);
+    person.execute(AssertSqlSafe(with_salt(500_000))).await.unwrap();
+    assert_eq!(logins::watch_once(&place.pool, 3600).await.unwrap(), 1);
+    assert!(!place.role::<bool>("rolcanlogin").await);
+    eventually("it is left alone", async || logins::watch_once(&place.pool, 3600).await.unwrap() == 0).await;
+    PgConnection::connect(&place.url).await.unwrap_err();
+}
+
+/// A login can keep its own role's row locked, and with it whoever would change that role.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_holds_its_own_role_is_ended_closed_and_dropped() {
+    let place = Place::start().await;
+    let unbound = "SET default_transaction_read_only = off; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0";
+    let holds = [
+        "BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'abc'",
+        "BEGIN; ALTER ROLE CURRENT_USER SET search_path = x",
+    ];
+    // Large settings that are committed, and then the row.
+    let mut person = place.person().await;
+    person.execute("SET default_transaction_read_only = off").await.unwrap();
+    let large = format!("ALTER ROLE CURRENT_USER SET search_path = '{}'", "x,".repeat(10_000));
+    person.execute(AssertSqlSafe(large)).await.unwrap();
+    let mut holder = place.person().await;
+    holder.execute(unbound).await.unwrap();
+    holder.execute(holds[0]).await.unwrap();
+    assert_eq!(logins::watch_once(&place.pool, 3600).await.unwrap(), 2);
+    assert!(holder.execute("SELECT 1").await.is_err() && person.execute("SELECT 1").await.is_err());
+    assert!(!place.role::<bool>("rolcanlogin").await);
+    drop((person, holder));
+
+    for hold in holds {
+        let mut transaction = place.pool.begin().await.unwrap();
+        let made = logins::create(&mut transaction, "own", None).await.unwrap();
+        transaction.commit().await.unwrap();
+        let url = logins::url(&place.pool.connect_options(), &made).unwrap();
+        let mut holder = PgConnection::connect(&url).await.unwrap();
+        holder.execute(unbound).await.unwrap();
+        holder.execute(hold).await.unwrap();
+        // The waiting for it would end with "lock timeout".
+        assert!(
+            logins::drop(&mut place.pool.acquire().await.unwrap(), "own", &made.login).await.unwrap(),
+            "{hold}"
+        );
+        assert!(holder.execute("SELECT 1").await.is_err(), "{hold}");
+    }
+    place.check_roles().await;
+}
+
+/// The planner's statistics are over all stores' rows, and EXPLAIN shows what it makes of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn estimates_tell_a_login_nothing_of_other_stores() {
+    let place = Place::start().await;
+    let columns: String = sqlx::query_scalar(
+        "SELECT string_agg(attname, ', ') FROM pg_attribute WHERE attrelid = 'product_analytics'::regclass AND attnum > 0
+           AND attgenerated = '' AND attname NOT IN ('product_id', 'revenue_cents')",
+    )
+    .fetch_one(&place.pool)
+    .await
+    .unwrap();
+    let many = format!(
+        "INSERT INTO product_analytics (product_id, revenue_cents, {columns})
+         SELECT 'secret' || i, i, {columns} FROM product_analytics, generate_series(1, 20000) AS i WHERE store_id = 'other';
+         ANALYZE"
+    );
+    place.pool.execute(AssertSqlSafe(many)).await.unwrap();
+    let mut person = place.person().await;
+    let mut estimates = Vec::new();
+    for condition in ["revenue_cents > 1", "revenue_cents > 19000", "revenue_cents > 1000000"] {
+        let sql = format!("EXPLAIN SELECT FROM product_analytics WHERE {condition}");
+        let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut person).await.unwrap();
+        estimates.push(plan[0].split_once(" rows=").unwrap().1.to_owned());
+    }
+    assert!(estimates.iter().all(|estimate| *estimate == estimates[0]), "{estimates:?}");
+    // And what the services and people ask goes by a key all the same.
+    for (role, condition) in [
+        ("millrace_reader", "true"),
+        ("millrace_dashboard", "date >= '2026-01-01' ORDER BY date DESC, product_id LIMIT 1000"),
+        ("millrace", "store_id = 'own' AND date = '2026-01-01'"),
+        ("millrace", "store_id = 'own' AND product_id = 'p' AND date > '2026-01-01'"),
+    ] {
+        let mut connection = if role == "millrace_reader" {
+            place.person().await
+        } else {
+            place.pool.acquire().await.unwrap().detach()
+        };
+        connection.execute(AssertSqlSafe(format!("SET ROLE {role}"))).await.unwrap();
+        let sql = format!("EXPLAIN SELECT * FROM product_analytics WHERE {condition}");
+        let plan: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains("Index Cond: (") && !plan.contains("Seq Scan"), "{role} {condition}: {plan}");
+    }
+    // Every table that a login may read, those to come too: call keep_no_statistics on one that has got a column.
+    let readable = "relnamespace = 'public'::regnamespace AND has_any_column_privilege('millrace_reader', pg_class.oid, 'SELECT')";
+    let open: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT relname || '.' || attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+         WHERE {readable} AND relkind <> 'v' AND attnum > 0 AND NOT attisdropped AND coalesce(attstattarget, -1) <> 0
+         UNION ALL SELECT relname || ' by ' || stxname FROM pg_class JOIN pg_statistic_ext ON stxrelid = pg_class.oid WHERE {readable}
+         UNION ALL SELECT relname || ' by an expression of ' || indexrelid::regclass
+         FROM pg_class JOIN pg_index ON indrelid = pg_class.oid WHERE {readable} AND indexprs IS NOT NULL
+         UNION ALL SELECT relname || ' as analysed' FROM pg_class JOIN pg_stats ON tablename = relname WHERE {readable}"
+    )))
+    .fetch_all(&place.pool)
+    .await
+    .unwrap();
+    assert_eq!(open, [] as [&str; 0]);
+    // No index leads to other stores' rows, which EXPLAIN ANALYZE would count.
+    let other_ways: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT indexrelid::regclass::text FROM pg_class JOIN pg_index ON indrelid = pg_class.oid
+         JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] WHERE {readable} AND attname <> 'store_id'"
+    )))
+    .fetch_all(&place.pool)
+    .await
+    .unwrap();
+    assert_eq!(other_ways, [] as [&str; 0]);
+}
+
+/// What earlier versions gathered is removed when a superuser runs the set-up.
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_of_earlier_versions_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = Port::reserve().unwrap();
+    let settings =
+        local::Config { durable: false, ..local::Config::new(dir.path().join("postgres"), port.number()) };
+    let server = LocalPostgres::start(&settings).await.unwrap();
+    let config = Config { postgres_url: server.url().to_owned(), ..Config::default() };
+    let pool = postgres::pool(&config).unwrap();
+    Postgres::migrate_to(&pool, 11).await.unwrap();
+    let gathered = "SELECT count(*) FROM pg_stats WHERE tablename = 'rollup_watermarks'";
+    pool.execute(
+        "INSERT INTO stores (id, name, timezone, currency) VALUES ('s', 's', 'UTC', 'USD');
+         INSERT INTO rollup_watermarks VALUES ('s', now()); ANALYZE",
+    )
+    .await
+    .unwrap();
+    let before: i64 = sqlx::query_scalar(gathered).fetch_one(&pool).await.unwrap();
+    assert!(before > 0);
+    pool.close().await;
+    server.stop().await.unwrap();
+    std::fs::remove_file(settings.data_dir.join("millrace_set_up")).unwrap();
+    let server = LocalPostgres::start(&settings).await.unwrap();
+    let pool = postgres::pool(&config).unwrap();
+    pool.execute("ANALYZE").await.unwrap();
+    let after: i64 = sqlx::query_scalar(gathered).fetch_one(&pool).await.unwrap();
+    assert_eq!(after, 0);
+    postgres::migrate(&pool).await.unwrap();
+    pool.close().await;
+    server.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

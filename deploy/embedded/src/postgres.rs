@@ -13,17 +13,16 @@
 //! * What takes a superuser is done in single-user mode while the server is down (`set_up`).
 //! * Beside `<data_dir>` lie `<data_dir>.log` and `<data_dir>.url`: the address with the role's password.
 
+mod log;
 mod set_up;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-
-use millrace_service::private;
 
 use crate::process::{Process, Signal, bound, name};
 
@@ -38,12 +37,13 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// A fast shutdown writes one checkpoint.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
-/// The log is cut at a start when it has grown beyond this.
-const LOG_BYTES_MAX: u64 = 4 << 20;
-/// Kilobytes of address space that one process of the server may have, 150,000 of them taken from the beginning. A
+/// How often the log's size is looked at while the server runs.
+const LOG_LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Kilobytes of memory of its own that one process of the server may have; the pages that all share are not among them. A
 /// statement that wants more is refused; without it, one `repeat('x', 1000000000)` after the other ends with the kernel
-/// killing whom it likes.
-const PROCESS_KB_MAX: u32 = 1 << 20;
+/// killing whom it likes. Not a limit of address space (`ulimit -v`): that counts the stack too, and a process whose stack
+/// cannot grow is killed, and all sessions with it.
+const PROCESS_KB_MAX: u32 = 900_000;
 
 /// Where a local Postgres keeps its data, and how large it may grow.
 #[derive(Debug, Clone)]
@@ -209,9 +209,17 @@ impl LocalPostgres {
         beside(&self.config.data_dir, "log")
     }
 
-    /// Waits until the server ends by itself, which it should not.
+    /// Waits until the server ends by itself, which it should not. Meanwhile it keeps the log short.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.process.wait().await
+        let path = self.log();
+        loop {
+            if let Ok(ended) = tokio::time::timeout(LOG_LOOK_EVERY, self.process.wait()).await {
+                return ended;
+            }
+            if let Err(error) = log::shorten(&path) {
+                tracing::warn!(%error, "cannot shorten {}", path.display());
+            }
+        }
     }
 
     /// Ends all connections, writes a checkpoint and stops.
@@ -230,7 +238,7 @@ impl LocalPostgres {
         while Instant::now() < deadline {
             let running = self.process.exited().map_err(io_error("wait for", &lock_file))?;
             if let Some(status) = running {
-                let tail = tail(&self.log());
+                let tail = log::tail(&self.log());
                 return Err(Error::Died { status, log: self.log(), tail });
             }
             if let Some(lock) = LockFile::read(&lock_file)
@@ -326,9 +334,9 @@ fn spawn_server(config: &Config) -> Result<Process, Error> {
     fs::write(&access, rules).map_err(io_error("write", &access))?;
     let bin_dir = bin_dir(config)?;
     let log_path = beside(&config.data_dir, "log");
-    let log = open_log(&log_path).map_err(io_error("open", &log_path))?;
+    let log = log::open(&log_path).map_err(io_error("open", &log_path))?;
     let log_too = log.try_clone().map_err(io_error("open", &log_path))?;
-    let limit = format!("ulimit -v {PROCESS_KB_MAX}");
+    let limit = format!("ulimit -d {PROCESS_KB_MAX}");
     let mut command = in_data_dir_with(&limit, &config.data_dir, bin_dir.join("postgres").as_os_str());
     command.args(["-D", DATA_FD]);
     for setting in settings(config) {
@@ -451,21 +459,6 @@ fn bin_dir(config: &Config) -> Result<PathBuf, Error> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).find(has_server).ok_or(Error::NotInstalled)
-}
-
-fn open_log(path: &Path) -> io::Result<File> {
-    if fs::metadata(path).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) {
-        fs::remove_file(path)?;
-    }
-    let file = private::options().create(true).append(true).open(path)?;
-    private::narrow_file(&file)?;
-    Ok(file)
-}
-
-fn tail(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(4)..].join("; ")
 }
 
 /// `<path>.<suffix>`, a neighbour of the data directory.

@@ -136,6 +136,21 @@ BEGIN
     EXECUTE format('ALTER ROLE %I SET max_parallel_workers_per_gather = 0', login);
     EXECUTE format('ALTER ROLE %I SET work_mem = ''8MB''', login);
     EXECUTE format('ALTER ROLE %I SET temp_file_limit = ''256MB''', login);
+    -- What a login says is not written to the server's log: RAISE LOG would fill its disk. Only a superuser may set these.
+    EXECUTE format('ALTER ROLE %I SET log_min_messages = panic', login);
+    EXECUTE format('ALTER ROLE %I SET log_min_error_statement = panic', login);
+END $function$;
+
+-- Closes a login that keeps more than it may, and forgets what that was. It may be holding its own row: this waits only for
+-- what ends soon.
+CREATE FUNCTION millrace_admin.close_login(login name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET lock_timeout = '1s' AS $function$
+BEGIN
+    IF (SELECT octet_length(rolpassword) > {password_bytes} FROM pg_authid WHERE rolname = login) THEN
+        EXECUTE format('ALTER ROLE %I PASSWORD NULL', login);
+    END IF;
+    PERFORM millrace_admin.limit_login(login);
+    EXECUTE format('ALTER ROLE %I NOLOGIN', login);
 END $function$;
 
 -- Makes a login. Its rights are those of millrace_reader: which store's rows it sees is decided by public.store_logins.
@@ -164,9 +179,12 @@ BEGIN
     PERFORM millrace_admin.limit_login(login);
 END $function$;
 
--- Drops a login of this database, with whatever it left behind, and ends its sessions. False: there is none.
+-- Drops a login of this database, with whatever it left behind, and ends its sessions. False: there is none. A session of it
+-- may hold the role's row, or come back while this is at work: sessions are ended first, and what waits for a lock behind
+-- them comes before whoever connects later. After ten attempts the last one's error is the caller's.
 CREATE FUNCTION millrace_admin.drop_login(login text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET lock_timeout = '1s'
+AS $function$
 DECLARE
     role oid;
 BEGIN
@@ -178,44 +196,68 @@ BEGIN
     IF role IS NULL THEN
         RETURN false;
     END IF;
-    EXECUTE format('DROP OWNED BY %I CASCADE', login);
-    EXECUTE format('DROP ROLE %I', login);
+    FOR attempt IN 1..10 LOOP
+        PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = role;
+        BEGIN
+            EXECUTE format('ALTER ROLE %I NOLOGIN', login);
+            EXECUTE format('DROP OWNED BY %I CASCADE', login);
+            EXECUTE format('DROP ROLE %I', login);
+            EXIT;
+        EXCEPTION
+            -- The last but one: "tuple concurrently updated".
+            WHEN lock_not_available OR deadlock_detected OR internal_error OR dependent_objects_still_exist THEN
+                IF attempt = 10 THEN
+                    RAISE;
+                END IF;
+                -- What others see of the sessions is read once in a transaction, unless it is asked for anew.
+                PERFORM pg_stat_clear_snapshot();
+        END;
+    END LOOP;
+    PERFORM pg_stat_clear_snapshot();
     PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = role;
     RETURN true;
 END $function$;
 
--- Ends what a login does beyond its bounds, whatever it has SET; says how many sessions that were.
+-- Ends what a login does beyond its bounds, whatever it has SET; says how many sessions that were. First of all it does that:
+-- whatever waits for a lock may wait for one that such a session holds.
 -- * A transaction or a statement that is older than overdue_seconds: it holds locks that a migration waits for, and rows
 --   that could be vacuumed.
--- * A session of a login that is no more.
+-- * A session of a login that is no more, or is closed.
 -- * Sessions of all logins while the queue of notifications fills: NOTIFY cannot be taken from anybody, and nobody else
 --   uses it.
--- * A login that keeps large settings of its own (ALTER ROLE … SET), the one thing it can write: it is closed.
+-- * A login that keeps large settings (ALTER ROLE … SET) or a large password (as a verifier of its own making), the things that
+--   it can write: it is closed, in this call or, if something holds that up, in a later one.
 CREATE FUNCTION millrace_admin.watch_logins(overdue_seconds integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     overdue timestamptz := clock_timestamp() - make_interval(secs => overdue_seconds);
+    oversized name[] := ARRAY(
+        SELECT rolname FROM pg_authid
+        WHERE rolname ~ '{login_pattern}'
+          AND (octet_length(rolpassword) > {password_bytes}
+               OR (SELECT sum(octet_length(array_to_string(setconfig, ','))) FROM pg_db_role_setting
+                   WHERE setrole = pg_authid.oid) > 8192));
     login name;
     ended integer;
 BEGIN
-    FOR login IN
-        SELECT rolname FROM pg_roles JOIN pg_db_role_setting ON setrole = pg_roles.oid
-        WHERE rolname ~ '{login_pattern}'
-        GROUP BY rolname HAVING sum(octet_length(array_to_string(setconfig, ','))) > 8192
-    LOOP
-        PERFORM millrace_admin.limit_login(login);
-        EXECUTE format('ALTER ROLE %I NOLOGIN', login);
-        RAISE WARNING 'the login % wrote large settings and is closed', login;
-    END LOOP;
     SELECT count(pg_terminate_backend(pid)) INTO ended
     FROM pg_stat_activity LEFT JOIN pg_roles ON pg_roles.oid = usesysid
     WHERE datname = current_database() AND backend_type = 'client backend' AND usesysid IS NOT NULL
       AND (rolname IS NULL
+           OR rolname = ANY (oversized)
            OR rolname ~ '{login_pattern}'
               AND (NOT rolcanlogin
                    OR xact_start < overdue
                    OR state = 'active' AND query_start < overdue
                    OR pg_notification_queue_usage() > 0.01));
+    FOREACH login IN ARRAY oversized LOOP
+        BEGIN
+            PERFORM millrace_admin.close_login(login);
+            RAISE WARNING 'the login % wrote large settings and is closed', login;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected OR internal_error OR undefined_object THEN
+            RAISE WARNING 'the login % wrote large settings and cannot be closed yet: %', login, SQLERRM;
+        END;
+    END LOOP;
     RETURN ended;
 END $function$;
 
@@ -234,6 +276,8 @@ DECLARE
     login name;
     membership record;
 BEGIN
+    -- A session may hold its role's row.
+    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename ~ '{login_pattern}';
     FOR login IN SELECT rolname FROM pg_roles WHERE rolname ~ '{login_pattern}' LOOP
         PERFORM millrace_admin.limit_login(login);
     END LOOP;
@@ -246,6 +290,24 @@ BEGIN
     LOOP
         PERFORM millrace_admin.end_membership(membership.granted, membership.member, membership.grantor);
     END LOOP;
+END $do$;
+
+-- What logins may read has no statistics. Those are over the rows of all stores, and the planner's estimates tell them to whoever
+-- asks with EXPLAIN. Migrations keep the columns free of them; what was gathered before is for a superuser to remove.
+DO $do$
+DECLARE
+    shown record;
+BEGIN
+    FOR shown IN
+        SELECT attrelid::regclass AS name, attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'm') AND attnum > 0 AND NOT attisdropped
+          AND has_any_column_privilege('millrace_reader', attrelid, 'SELECT') AND coalesce(attstattarget, -1) <> 0
+    LOOP
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS 0', shown.name, shown.attname);
+    END LOOP;
+    DELETE FROM pg_statistic USING pg_class
+    WHERE pg_class.oid = starelid AND relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'm')
+      AND has_any_column_privilege('millrace_reader', starelid, 'SELECT');
 END $do$;
 
 COMMIT;

@@ -98,6 +98,11 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_CLICKHOUSE_STATEMENT_MEMORY_BYTES_MAX", default_value_t = 0)]
     pub statement_memory_bytes_max: u64,
 
+    /// Temporary files of statements that only read, all together: one of them fails beyond its part, this divided by
+    /// --statements-max.
+    #[arg(long, env = "MILLRACE_CLICKHOUSE_READER_SPILL_BYTES_MAX", default_value_t = 4 << 30)]
+    pub reader_spill_bytes_max: u64,
+
     /// Cache of marks, primary keys and secondary index marks, each (mark_cache_size and its kin).
     #[arg(long, env = "MILLRACE_CLICKHOUSE_MARK_CACHE_BYTES", default_value_t = 16 << 20)]
     pub mark_cache_bytes: u64,
@@ -152,6 +157,11 @@ impl Config {
     /// See [`Config::shutdown_grace_ms`].
     pub fn shutdown_grace(&self) -> Duration {
         Duration::from_millis(self.shutdown_grace_ms)
+    }
+
+    /// What one statement that only reads may put into temporary files. Never 0, which would be no limit.
+    pub(super) fn spill_bytes_max(&self) -> u64 {
+        (self.reader_spill_bytes_max / u64::from(self.statements_max.max(1))).max(1)
     }
 
     /// Options the engine reads once, when its first connection starts it.

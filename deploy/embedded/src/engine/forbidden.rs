@@ -9,6 +9,8 @@
 //! This is the second of two walls, and the one that says what is wrong: text can say `file` in ways that no look at tokens
 //! finds (a default inside a string). The first is the kernel's, [`super::sandbox`].
 
+use std::collections::HashSet;
+
 use super::{
     error::{Exception, code},
     lexer::{Kind, Token, lexer},
@@ -111,7 +113,9 @@ pub(super) fn refuse(tokens: &[Token<'_>]) -> Result<(), Exception> {
 /// Refuses values that make a placeholder name the function `file`: `arrayMap({f:Identifier}, …)`.
 pub(super) fn refuse_values(text: &str, values: &[(String, String)]) -> Result<(), Exception> {
     let names_file = |value: &str| value.contains('\\') || value.to_ascii_lowercase().contains(FILE);
-    if !values.iter().any(|(_, value)| names_file(value)) {
+    let suspects: HashSet<&str> =
+        values.iter().filter(|(_, value)| names_file(value)).map(|(name, _)| name.as_str()).collect();
+    if suspects.is_empty() {
         return Ok(());
     }
     let tokens: Vec<Token<'_>> = lexer(text).collect();
@@ -119,9 +123,7 @@ pub(super) fn refuse_values(text: &str, values: &[(String, String)]) -> Result<(
         part[0].is_symbol('{')
             && part[2].is_symbol(':')
             && part[3].is_word("Identifier")
-            && part[1]
-                .name()
-                .is_some_and(|name| values.iter().any(|(given, value)| *given == name && names_file(value)))
+            && part[1].name().is_some_and(|name| suspects.contains(&*name))
     });
     if refused { Err(denied("An Identifier parameter may not stand for `file` here")) } else { Ok(()) }
 }
@@ -261,6 +263,18 @@ mod tests {
         assert!(refused("SELECT arrayMap({ f /**/ : Identifier }, ['x'])", "f", r"\x66ile"));
         assert!(!refused("SELECT {f:String} FROM {t:Identifier}", "f", "file"));
         assert!(!refused("SELECT * FROM {t:Identifier}", "t", "events"));
+    }
+
+    /// Each value is looked at once, however many placeholders name it.
+    #[test]
+    fn many_placeholders_and_values_are_looked_at_once() {
+        let long = "x".repeat(1 << 19);
+        let values: Vec<_> = [("a", long.as_str()), ("a", &long), ("b", "file")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let text = "SELECT {a:Identifier}, ".repeat(1 << 15);
+        assert!(refuse_values(&text, &values).is_ok());
+        assert!(refuse_values(&(text + "{b:Identifier}"), &values).is_err());
     }
 
     #[test]

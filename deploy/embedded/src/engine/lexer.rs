@@ -5,7 +5,7 @@
 //! (`tests/it/attack_clickhouse.rs`), text by text. Among what is easily missed: `//` begins a comment, `/* */` nests, “ ” and
 //! ‘ ’ are quotes in which nothing is escaped, and U+00A0 and its like are blanks.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,11 +64,12 @@ pub fn lexer(text: &str) -> impl Iterator<Item = Token<'_>> {
     let mut at = 0;
     let mut depth = 0_usize;
     let mut before: Option<Token<'_>> = None;
+    let mut tags = Tags { text, last: None };
     std::iter::from_fn(move || {
         at = skip_blank(text, at);
         let rest = &text[at..];
         let first = rest.chars().next()?;
-        let (kind, length) = token(rest, at, before);
+        let (kind, length) = token(rest, at, before, &mut tags);
         if matches!(first, ')' | ']' | '}') {
             depth = depth.saturating_sub(1);
         }
@@ -82,7 +83,7 @@ pub fn lexer(text: &str) -> impl Iterator<Item = Token<'_>> {
     })
 }
 
-fn token(rest: &str, at: usize, before: Option<Token<'_>>) -> (Kind, usize) {
+fn token(rest: &str, at: usize, before: Option<Token<'_>>, tags: &mut Tags<'_>) -> (Kind, usize) {
     let Some(first) = rest.chars().next() else { return (Kind::Symbol, 0) };
     match first {
         '\'' => (Kind::Text, quoted_length(rest, '\'')),
@@ -92,7 +93,7 @@ fn token(rest: &str, at: usize, before: Option<Token<'_>>) -> (Kind, usize) {
         'x' | 'X' | 'b' | 'B' if rest.len() > 2 && rest[1..].starts_with('\'') => {
             (Kind::Text, 1 + up_to(&rest[1..], "'"))
         }
-        '$' => match heredoc_length(rest) {
+        '$' => match tags.heredoc_length(at) {
             Some(length) => (Kind::Text, length),
             None if rest[1..].starts_with(is_tag_char) => (Kind::Word, word_length(rest)),
             None => (Kind::Symbol, 1),
@@ -228,11 +229,42 @@ fn up_to(rest: &str, close: &str) -> usize {
     rest[open..].find(close).map_or(rest.len(), |at| open + at + close.len())
 }
 
-/// `$tag$ … $tag$`.
-fn heredoc_length(rest: &str) -> Option<usize> {
-    let tag_end = rest[1..].find(|c| !is_tag_char(c))? + 2;
-    let tag = rest.get(..tag_end).filter(|tag| tag.ends_with('$'))?;
-    rest[tag_end..].find(tag).map(|end| end + 2 * tag_end)
+/// Where the `$tag$`s of a text stand. A text may open as many as it likes and close none, so they are found in one pass, and
+/// only when one is open: to search the rest for each would take the square of the text's length.
+struct Tags<'t> {
+    text: &'t str,
+    /// Where each begins for the last time.
+    last: Option<HashMap<&'t str, usize>>,
+}
+
+impl Tags<'_> {
+    /// The length of `$tag$ … $tag$` that begins at `at`.
+    fn heredoc_length(&mut self, at: usize) -> Option<usize> {
+        let rest = &self.text[at..];
+        let tag_end = rest[1..].find(|c| !is_tag_char(c))? + 2;
+        let tag = rest.get(..tag_end).filter(|tag| tag.ends_with('$'))?;
+        let last = self.last.get_or_insert_with(|| last_tags(self.text));
+        if last.get(tag).is_none_or(|last| *last < at + tag_end) {
+            return None;
+        }
+        rest[tag_end..].find(tag).map(|end| end + 2 * tag_end)
+    }
+}
+
+fn last_tags(text: &str) -> HashMap<&str, usize> {
+    let mut open: Option<usize> = None;
+    let mut last = HashMap::new();
+    for (at, byte) in text.bytes().enumerate() {
+        if byte == b'$' {
+            if let Some(open) = open {
+                last.insert(&text[open..=at], open);
+            }
+            open = Some(at);
+        } else if !is_tag_char(byte.into()) {
+            open = None;
+        }
+    }
+    last
 }
 
 /// A quoted name without its quotes. An escape that is not understood is kept, backslash and all.
@@ -323,6 +355,29 @@ mod tests {
             "x'3b'",
         ] {
             assert_eq!(texts(&format!("{quoted} ;")), [quoted, ";"]);
+        }
+    }
+
+    #[test]
+    fn a_tag_closes_behind_its_opening_alone() {
+        assert_eq!(texts("$a$a$"), ["$a$a$"]);
+        assert_eq!(texts("$a$ $b$ $a$ $b$"), ["$a$ $b$ $a$", "$b$"]);
+        assert_eq!(texts("$a$ $b$ $b$ $b$"), ["$a$", "$b$ $b$", "$b$"]);
+        assert_eq!(texts("$$$ $$"), ["$$$ $$"]);
+        assert_eq!(texts("$$$"), ["$", "$", "$"]);
+    }
+
+    /// Anything that looked through the rest of such a text at each of its places would take minutes here.
+    #[test]
+    fn a_long_text_takes_no_longer_than_its_length() {
+        let numbered: String = (0..1 << 17).map(|n| format!("$t{n:x}$ ")).collect();
+        let parts = [
+            "$ ", "$$ ", "$a ", "/*", "/* */", "'", "\"", "\\", "\u{201c}", "--", "# ", "(", "a.", "x'", ".",
+            "1e",
+        ];
+        for part in parts.iter().map(|part| part.repeat((1 << 18) / part.len())).chain([numbered]) {
+            let text = format!("SELECT 1, {part}");
+            assert!(lexer(&text).last().is_some_and(|last| last.end() <= text.len()));
         }
     }
 

@@ -165,6 +165,7 @@ async fn answer(
         default_format,
         compress: request.compress,
         reads_only: request.reads_only,
+        spill_bytes_max: app.config.spill_bytes_max(),
         whole_result_bytes_max: app.config.whole_result_bytes_max,
     };
     tokio::task::spawn_blocking(move || {

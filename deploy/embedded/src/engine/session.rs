@@ -29,6 +29,8 @@ pub struct Job {
     pub compress: bool,
     /// The statement may change nothing.
     pub reads_only: bool,
+    /// What it may put into temporary files if it only reads.
+    pub spill_bytes_max: u64,
     /// Largest result that is made whole.
     pub whole_result_bytes_max: u64,
 }
@@ -136,6 +138,9 @@ fn apply_settings(connection: &mut Connection, job: &Job) -> Result<(), Exceptio
         connection.query(&format!("SET {}", assignments.join(", ")), "Null", &[])?;
     }
     if job.reads_only {
+        // After what the request asks for, and out of its reach from here on.
+        let spill = format!("SET max_temporary_data_on_disk_size_for_query = {}", job.spill_bytes_max);
+        connection.query(&spill, "Null", &[])?;
         connection.query("SET readonly = 1", "Null", &[])?;
     }
     Ok(())

@@ -5,6 +5,8 @@
 //! error about the statement itself is the engine's. A text this module cannot place runs as a plain
 //! statement.
 
+use std::iter::Peekable;
+
 use super::{
     error::{Exception, code},
     forbidden,
@@ -43,15 +45,13 @@ impl Statement {
     /// Looks at a text. It refuses what the HTTP interface must not run: several statements at once, and what stands in
     /// [`forbidden`].
     pub fn parse(text: &str) -> Result<Self, Exception> {
-        let tokens = tokens(text);
+        let (tokens, insert) = read(text);
         forbidden::refuse(&tokens)?;
-        let first = tokens.iter().find(|token| !token.is_symbol('('));
-        if first.is_some_and(|token| token.is_word("INSERT"))
-            && let Some(insert) = parse_insert(text, &tokens)?
-        {
+        refuse_several(&tokens)?;
+        if let Some(insert) = insert {
             return Ok(insert);
         }
-        refuse_several(&tokens)?;
+        let first = tokens.iter().find(|token| !token.is_symbol('('));
         let format = trailing_format(&tokens).map(str::to_owned);
         let sql = text.to_owned();
         let selects = first.is_some_and(|t| t.is_word("SELECT") || t.is_word("WITH") || t.is_word("FROM"));
@@ -67,7 +67,7 @@ impl Statement {
 
     /// Refuses what somebody who only reads may not run.
     pub fn refuse_changes(&self) -> Result<(), Exception> {
-        forbidden::refuse_changes(&tokens(self.text()))
+        forbidden::refuse_changes(&lexer(self.text()).collect::<Vec<_>>())
     }
 }
 
@@ -76,47 +76,64 @@ pub fn begins_insert(text: &str) -> bool {
     lexer(text).next().is_some_and(|token| token.is_word("INSERT"))
 }
 
-/// The `INSERT`s that carry data; `None` for `INSERT … SELECT` and whatever else the engine runs alone.
-fn parse_insert(text: &str, tokens: &[Token<'_>]) -> Result<Option<Statement>, Exception> {
-    let mut rest = tokens.get(1..).unwrap_or_default();
-    for optional in ["INTO", "TABLE"] {
-        if rest.first().is_some_and(|token| token.is_word(optional)) {
-            rest = &rest[1..];
+/// The tokens of what the engine will read as SQL, and the `INSERT` with data, if it is one: behind its `VALUES` or `FORMAT
+/// name` there are no tokens, as its data would be noise. Of anything else, `INSERT … SELECT` too, they are all there are.
+fn read(text: &str) -> (Vec<Token<'_>>, Option<Statement>) {
+    let mut reader = Reader { rest: lexer(text).peekable(), tokens: Vec::new() };
+    let insert = reader.insert(text);
+    let mut tokens = reader.tokens;
+    if insert.is_none() {
+        tokens.extend(reader.rest);
+    }
+    (tokens, insert)
+}
+
+/// Reads on and keeps what it has read.
+struct Reader<'t, I: Iterator<Item = Token<'t>>> {
+    rest: Peekable<I>,
+    tokens: Vec<Token<'t>>,
+}
+
+impl<'t, I: Iterator<Item = Token<'t>>> Reader<'t, I> {
+    fn next_if(&mut self, is: impl FnOnce(&Token<'t>) -> bool) -> Option<Token<'t>> {
+        let token = self.rest.next_if(is)?;
+        self.tokens.push(token);
+        Some(token)
+    }
+
+    /// The `INSERT` that carries data; `None` for `INSERT … SELECT` and whatever else the engine runs alone.
+    fn insert(&mut self, text: &'t str) -> Option<Statement> {
+        self.next_if(|token| token.is_word("INSERT"))?;
+        for optional in ["INTO", "TABLE", "FUNCTION"] {
+            self.next_if(|token| token.is_word(optional));
+        }
+        // The table's name, so that a table called `values` or `format` is not taken for the keyword.
+        let mut before = self.next_if(|_| true)?;
+        while self.next_if(|token| token.is_symbol('.')).is_some() {
+            before = self.next_if(|_| true)?;
+        }
+        loop {
+            let token = self.next_if(|_| true)?;
+            if token.depth == 0 {
+                if token.is_word("SELECT") || token.is_word("WITH") {
+                    return None;
+                }
+                let data = if token.is_word("VALUES") {
+                    Some(("Values", token.end()))
+                } else if token.is_word("FORMAT") {
+                    self.next_if(|name| name.kind == Kind::Word)
+                        .map(|name| (name.text, after_format(text, name.end())))
+                } else {
+                    None
+                };
+                if let Some((format, data_offset)) = data {
+                    let sql = text[..before.end()].to_owned();
+                    return Some(Statement::Insert { sql, format: format.to_owned(), data_offset });
+                }
+            }
+            before = token;
         }
     }
-    let function = rest.first().is_some_and(|token| token.is_word("FUNCTION"));
-    if function {
-        rest = &rest[1..];
-    }
-    // The table's name, so that a table called `values` or `format` is not taken for the keyword.
-    rest = rest.get(1..).unwrap_or_default();
-    while rest.first().is_some_and(|token| token.is_symbol('.')) {
-        rest = rest.get(2..).unwrap_or_default();
-    }
-    for (index, token) in rest.iter().enumerate().filter(|(_, token)| token.depth == 0) {
-        if token.is_word("SELECT") || token.is_word("WITH") {
-            return Ok(None);
-        }
-        let sql = || text[..token.start].trim_end().to_owned();
-        if token.is_word("VALUES") {
-            return Ok(Some(Statement::Insert {
-                sql: sql(),
-                format: "Values".to_owned(),
-                data_offset: token.end(),
-            }));
-        }
-        if token.is_word("FORMAT")
-            && let Some(name) = rest.get(index + 1)
-            && name.kind == Kind::Word
-        {
-            return Ok(Some(Statement::Insert {
-                sql: sql(),
-                format: name.text.to_owned(),
-                data_offset: after_format(text, name.end()),
-            }));
-        }
-    }
-    Ok(None)
 }
 
 /// Data begins after the format's name, the blanks behind it and one line end.
@@ -151,31 +168,6 @@ fn refuse_several(tokens: &[Token<'_>]) -> Result<(), Exception> {
             ),
         )),
     }
-}
-
-/// The tokens of a text. An `INSERT`'s data would be noise, so they end behind its `FORMAT name` or `VALUES`.
-fn tokens(text: &str) -> Vec<Token<'_>> {
-    let mut all: Vec<Token<'_>> = Vec::new();
-    let mut takes_data = false;
-    for token in lexer(text) {
-        all.push(token);
-        if all.len() == 1 {
-            takes_data = token.is_word("INSERT");
-        }
-        if !takes_data || token.depth > 0 || all.len() < 4 {
-            continue;
-        }
-        let before = all[all.len() - 2];
-        if token.is_word("SELECT") || token.is_word("WITH") {
-            // An `INSERT … SELECT` is read to its end.
-            takes_data = false;
-        } else if token.is_word("VALUES")
-            || (before.is_word("FORMAT") && token.kind == Kind::Word && all.len() > 4)
-        {
-            break;
-        }
-    }
-    all
 }
 
 #[cfg(test)]
@@ -232,6 +224,40 @@ mod tests {
             "CSV",
             "1",
         );
+    }
+
+    #[test]
+    fn names_that_look_like_keywords_hide_nothing() {
+        for text in [
+            "INSERT INTO TABLE values SELECT file('x')",
+            "INSERT INTO values SELECT a, file('x')",
+            "INSERT INTO d.values SELECT file('x')",
+            "INSERT INTO \"values\" (a) SELECT file('x')",
+            "INSERT INTO TABLE format SELECT file('x')",
+            "INSERT INTO TABLE format.values (format) WITH 1 AS x SELECT file('x')",
+            "INSERT values SELECT file('x')",
+            "INSERT t SELECT a AS values, file('x')",
+            "INSERT INTO FUNCTION values('x String', 'a') SELECT file('x')",
+            "INSERT INTO t /* VALUES */ SELECT file('x')",
+            "INSERT INTO t -- FORMAT CSV\n SELECT file('x')",
+            "INSERT INTO TABLE values FROM t SELECT file('x')",
+            "WITH a AS (SELECT 1) INSERT INTO TABLE values SELECT file('x')",
+            "EXPLAIN INSERT INTO TABLE values SELECT file('x')",
+        ] {
+            let refused = Statement::parse(text).expect_err(text);
+            assert_eq!(refused.code(), code::ACCESS_DENIED, "{text}");
+        }
+        for text in [
+            "INSERT INTO TABLE values SELECT 1; SELECT 2",
+            "INSERT INTO TABLE values; SELECT 2",
+            "INSERT INTO t; DROP TABLE u FORMAT CSV\n1",
+            "INSERT INTO t; DROP TABLE u VALUES (1)",
+        ] {
+            assert_eq!(Statement::parse(text).expect_err(text).code(), code::SYNTAX_ERROR, "{text}");
+        }
+        // What follows a format is data, whatever it looks like; a comment before it hides it from nobody.
+        check_insert("INSERT INTO t FORMAT CSV\n1; SELECT 2", "INSERT INTO t", "CSV", "1; SELECT 2");
+        check_insert("INSERT INTO t -- a\nFORMAT CSV\n1", "INSERT INTO t", "CSV", "1");
     }
 
     #[test]

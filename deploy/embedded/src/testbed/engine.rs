@@ -38,16 +38,20 @@ impl Engine {
 
     /// Starts a server as `millrace run` does: with passwords, see [`Engine::password`], and for the database `millrace` alone.
     pub async fn start_guarded() -> Result<Self, Error> {
+        Self::start_guarded_with([] as [&str; 0]).await
+    }
+
+    /// The same, with further arguments.
+    pub async fn start_guarded_with(
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Result<Self, Error> {
         Self::launch(|dir| {
             let [services, reader] = [SERVICES, READER].map(|user| password_file(dir, user));
             kept_password(&services)?;
             kept_password(&reader)?;
-            Ok(vec![
-                "--password-file".into(),
-                services.into(),
-                "--reader-password-file".into(),
-                reader.into(),
-            ])
+            let files: [OsString; 4] =
+                ["--password-file".into(), services.into(), "--reader-password-file".into(), reader.into()];
+            Ok(files.into_iter().chain(arguments.into_iter().map(Into::into)).collect())
         })
         .await
     }

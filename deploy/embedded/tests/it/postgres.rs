@@ -4,6 +4,8 @@ use millrace_embedded::postgres::{Config, Error, LocalPostgres};
 use millrace_embedded::testbed::{Port, Postgres};
 use sqlx::{Connection, PgConnection};
 
+use crate::shutdown::eventually;
+
 #[tokio::test]
 async fn committed_rows_survive_kill_and_stop() {
     let mut postgres = Postgres::start().await.unwrap();
@@ -222,4 +224,28 @@ async fn a_second_server_on_the_same_directory_is_refused() {
     let config = Config { port: ports[1].number(), ..config };
     assert!(matches!(LocalPostgres::start(&config).await, Err(Error::Busy { .. })));
     PgConnection::connect(first.url()).await.unwrap().ping().await.unwrap();
+}
+
+/// Also while it runs: whoever reaches the port can make it write.
+#[tokio::test]
+async fn the_log_is_kept_short_while_the_server_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = Port::reserve().unwrap();
+    let config = Config { durable: false, ..Config::new(dir.path().join("postgres"), port.number()) };
+    let mut server = LocalPostgres::start(&config).await.unwrap();
+    let (url, log) = (server.url().to_owned(), server.log());
+    let bytes = || std::fs::metadata(&log).unwrap().len();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let much = "DO $$ BEGIN FOR i IN 1..50 LOOP RAISE LOG '%', repeat('x', 100000); END LOOP; END $$";
+    sqlx::raw_sql(much).execute(&mut connection).await.unwrap();
+    assert!(bytes() > 4 << 20);
+    tokio::select! {
+        ended = server.wait() => panic!("{ended:?}"),
+        () = eventually("it is short", async || bytes() < 1 << 20) => {}
+    }
+    // The server goes on where the file now ends.
+    sqlx::raw_sql("DO $$ BEGIN RAISE LOG 'the next line'; END $$").execute(&mut connection).await.unwrap();
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(text.contains("the next line") && !text.contains('\0') && text.len() < 1 << 20);
+    server.stop().await.unwrap();
 }

@@ -44,7 +44,10 @@ struct Target {
 
 impl Target {
     async fn start() -> Self {
-        let engine = Engine::start_guarded().await.unwrap();
+        Self::with(Engine::start_guarded().await.unwrap()).await
+    }
+
+    async fn with(engine: Engine) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("secret"), SECRET).unwrap();
         fs::create_dir(dir.path().join("loot")).unwrap();
@@ -177,6 +180,26 @@ async fn a_reader_and_a_link_change_nothing() {
         }
     }
     assert_eq!(target.works("millrace", "", state).await, before);
+}
+
+/// What is too large for memory goes to disk, for people up to a bound that they cannot move.
+#[tokio::test]
+async fn a_reader_does_not_fill_the_disk() {
+    let few = ["--reader-spill-bytes-max=8388608", "--statements-max=2"];
+    let target = Target::with(Engine::start_guarded_with(few).await.unwrap()).await;
+    let group = "SELECT randomPrintableASCII(100) AS x, count() FROM numbers(400000) GROUP BY x FORMAT Null";
+    let spilling =
+        "max_bytes_before_external_group_by=1000000&max_bytes_ratio_before_external_group_by=0&max_threads=1";
+    target.works("millrace", spilling, group).await;
+    for (user, method) in [("reader", Method::POST), ("reader", Method::GET), ("millrace", Method::GET)] {
+        for more in ["", "&max_temporary_data_on_disk_size_for_query=0", "&readonly=0"] {
+            let (_, answer) = target.send(user, &method, &format!("{spilling}{more}"), group).await;
+            assert!(answer.contains("for temporary files"), "{user} {method} {more}: {answer}");
+        }
+        let set = format!("{group} SETTINGS max_temporary_data_on_disk_size_for_query = 0");
+        let (status, answer) = target.send(user, &method, spilling, &set).await;
+        assert_ne!(status, StatusCode::OK, "{user} {method}: {answer}");
+    }
 }
 
 #[tokio::test]
