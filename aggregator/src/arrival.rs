@@ -29,7 +29,7 @@ use crate::{
     backfill::touch_everything,
     calendar::Calendar,
     clickhouse::{Warehouse, is_unknown_table, text},
-    error::{Error, Result, Setback},
+    error::{Error, Result},
     locks::Work,
     postgres::{Answer as _, beside},
     rollup::scope::Store,
@@ -90,7 +90,7 @@ pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discover
             // The consumer makes the tables; before that nothing has arrived.
             Err(error) if is_unknown_table(&error) => {}
             // Nothing has moved, so it is the same slice again, and less of it.
-            Err(error) if error.setback().is_some_and(Setback::is_of_size) && discovery.can_halve() => {
+            Err(error) if error.is_of_size() && discovery.can_halve() => {
                 discovery.halve();
                 let slice_rows = discovery.slice_rows();
                 tracing::warn!(%error, slice_rows, "arrivals needed too much at once; taking fewer");

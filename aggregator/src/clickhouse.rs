@@ -1,6 +1,6 @@
 //! Queries to ClickHouse: texts from `sql/`, parameters by name, memory and time bounded.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::clickhouse::{Client, RowOwned, RowRead, query::Query};
 
@@ -14,6 +14,9 @@ const UNKNOWN: [&str; 2] = ["Code: 60.", "Code: 81."];
 
 /// How much later than ClickHouse we give up a query: it is the one to say so, while it can.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Shortest and longest pause before a query for which others left no memory is sent again.
+const MEMORY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Longest text of a query, as `millrace-clickhouse` takes it.
 const QUERY_BYTES_MAX: usize = 1 << 20;
@@ -93,9 +96,22 @@ impl Warehouse {
         self.client.query_raw(sql).with_setting("max_query_size", QUERY_BYTES_MAX.to_string())
     }
 
-    /// All rows of a query.
+    /// All rows of a query. Where ClickHouse's memory is taken by others it is asked again while there is time: that is no
+    /// setback of whoever's query it was.
     pub async fn rows<T: RowOwned + RowRead>(&self, query: Query) -> Result<Vec<T>> {
-        self.within(async { Ok(query.fetch_all::<T>().await?) }).await
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = MEMORY_PAUSE.0;
+        loop {
+            let answer = self.within(async { Ok(query.clone().fetch_all::<T>().await?) }).await;
+            match answer {
+                Err(error) if error.is_memory_of_all() && Instant::now() + pause < deadline => {
+                    tracing::debug!(%error, ?pause, "ClickHouse's memory is taken; asking again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MEMORY_PAUSE.1);
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Waits for a query's answer, not for ever.

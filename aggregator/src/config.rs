@@ -19,11 +19,17 @@ pub struct Config {
     )]
     pub postgres_url: String,
 
-    /// Connections to Postgres, at most. Rolling up holds one for each store at once and five more (one look for arrivals,
-    /// one store that takes longer, erasure and retention, bookkeeping); the others serve the API.
-    #[arg(long, env = "MILLRACE_POSTGRES_CONNECTIONS", default_value_t = 12,
+    /// Connections to Postgres, at most, those of the API not counted. Rolling up holds one for each store at once and five
+    /// more (one look for arrivals, one store that takes longer, erasure and retention, bookkeeping).
+    #[arg(long, env = "MILLRACE_POSTGRES_CONNECTIONS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(8..=400))]
     pub postgres_connections: u32,
+
+    /// Connections to Postgres that the API has besides, at most: reads never take those of the rollups. Together with
+    /// --postgres-connections 12 by default; all services have 25 that logins leave to them.
+    #[arg(long, env = "MILLRACE_API_POSTGRES_CONNECTIONS", default_value_t = 4,
+          value_parser = clap::value_parser!(u32).range(3..=400))]
+    pub api_postgres_connections: u32,
 
     /// Seconds that one statement may take in Postgres; an answer that takes longer is given up, and asked for again.
     #[arg(long, env = "MILLRACE_POSTGRES_TIMEOUT_SECONDS", default_value_t = 120,
@@ -153,8 +159,8 @@ impl Config {
     /// What rolling up one store may take, so that the others have their turn.
     pub fn limits(&self) -> Limits {
         let budget_max = Duration::from_secs(self.query_timeout_seconds);
-        // Whatever is set, the API and the rest have connections.
-        let stores_at_once = self.stores_at_once.min(self.postgres_connections.saturating_sub(7)).max(1);
+        // Whatever is set, the rest has connections.
+        let stores_at_once = self.stores_at_once.min(self.postgres_connections.saturating_sub(5)).max(1);
         Limits {
             budget: Duration::from_millis(self.store_budget_ms).min(budget_max),
             budget_max,
@@ -178,7 +184,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             postgres_url: "postgres://millrace@127.0.0.1:5433/millrace".into(),
-            postgres_connections: 12,
+            postgres_connections: 8,
+            api_postgres_connections: 4,
             postgres_timeout_seconds: 120,
             clickhouse_url: "http://127.0.0.1:8123".into(),
             clickhouse_database: "millrace".into(),

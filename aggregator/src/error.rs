@@ -84,6 +84,21 @@ impl Setback {
 }
 
 impl Error {
+    /// Whether all that ClickHouse does has taken its memory, not this query: somebody gives some back soon.
+    pub fn is_memory_of_all(&self) -> bool {
+        match self {
+            Error::ClickHouse(clickhouse::error::Error::BadResponse(text)) => {
+                text.contains("Code: 241.") && clickhouse_setback(text).is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether less work at once may help.
+    pub fn is_of_size(&self) -> bool {
+        self.is_memory_of_all() || self.setback().is_some_and(Setback::is_of_size)
+    }
+
     /// What kept one store's work from being done. `None`: ClickHouse or Postgres is away, for all stores alike.
     pub fn setback(&self) -> Option<Setback> {
         match self {
@@ -113,7 +128,10 @@ impl Error {
 }
 
 /// ClickHouse's codes, as its texts begin.
-const CLICKHOUSE_SETBACKS: [(&str, Option<Setback>); 7] = [
+const CLICKHOUSE_SETBACKS: [(&str, Option<Setback>); 9] = [
+    // What all queries, merges and inserts have taken together, of late and of earlier engines.
+    ("(total) memory limit exceeded", None),
+    ("Memory limit (total) exceeded", None),
     ("Code: 241.", Some(Setback::Memory)),
     ("Code: 159.", Some(Setback::Time)),
     ("Code: 160.", Some(Setback::Time)),
@@ -156,6 +174,8 @@ mod tests {
         assert_eq!(refused("Code: 396. DB::Exception: Limit for result exceeded"), Some(Setback::Rows));
         assert_eq!(refused("Code: 43. DB::Exception: Illegal type"), Some(Setback::Refused));
         assert_eq!(refused("Code: 202. DB::Exception: Too many simultaneous queries"), None);
+        let of_all = "Code: 241. DB::Exception: (total) memory limit exceeded: would use 1.00 GiB";
+        assert_eq!(refused(of_all), None);
         assert_eq!(Error::Postgres(sqlx::Error::PoolTimedOut).setback(), None);
         assert_eq!(Error::PostgresSilent.setback(), None);
         assert_eq!(

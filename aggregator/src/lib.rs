@@ -51,9 +51,11 @@ pub async fn run(config: Config, api_listener: TcpListener, shutdown: Cancellati
     // Ours alone: that the API cannot be served ends the work, and is the caller's to judge.
     let shutdown = shutdown.child_token();
     let pool = postgres::pool(&config)?;
+    // Its own: however many read, rolling up has its connections.
+    let api_pool = postgres::api_pool(&config)?;
     let warehouse = clickhouse::Warehouse::new(&config);
     let health = Arc::new(worker::Health::default());
-    let state = api::State::new(&config, pool.clone(), warehouse.clone(), Arc::clone(&health))?;
+    let state = api::State::new(&config, api_pool.clone(), warehouse.clone(), Arc::clone(&health))?;
     let serving = async {
         let served = api::serve(api_listener, state, shutdown.clone()).await;
         shutdown.cancel();
@@ -77,6 +79,7 @@ pub async fn run(config: Config, api_listener: TcpListener, shutdown: Cancellati
     };
     let (served, ()) = tokio::join!(serving, postgres::patient(&config, working));
     // A connection whose server is away may never come back.
-    drop(tokio::time::timeout(CLOSE_TIMEOUT, pool.close()).await);
+    let closing = async { tokio::join!(pool.close(), api_pool.close()) };
+    drop(tokio::time::timeout(CLOSE_TIMEOUT, closing).await);
     served
 }

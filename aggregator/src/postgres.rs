@@ -98,8 +98,17 @@ pub async fn beside<T>(postgres: &mut PgConnection, work: impl Future<Output = R
     }
 }
 
-/// A pool that connects when first asked.
+/// The pool of all work but the API's, which connects when first asked.
 pub fn pool(config: &Config) -> Result<PgPool> {
+    pool_of(config, config.postgres_connections)
+}
+
+/// The API's pool.
+pub fn api_pool(config: &Config) -> Result<PgPool> {
+    pool_of(config, config.api_postgres_connections)
+}
+
+fn pool_of(config: &Config, connections_max: u32) -> Result<PgPool> {
     setting::check_postgres_url(&config.postgres_url)?;
     let options: PgConnectOptions = config.postgres_url.parse()?;
     let limits = format!(
@@ -109,7 +118,7 @@ pub fn pool(config: &Config) -> Result<PgPool> {
         SILENCE_MAX.as_millis(),
     );
     Ok(PgPoolOptions::new()
-        .max_connections(config.postgres_connections)
+        .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(Duration::from_secs(300))
         // After connecting rather than while: not every pooler in between takes settings with the connection.

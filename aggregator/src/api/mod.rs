@@ -11,6 +11,7 @@ mod logins;
 mod openapi;
 mod privacy;
 mod read;
+mod readers;
 mod routes;
 
 use std::{sync::Arc, time::Duration};
@@ -55,6 +56,7 @@ pub struct State {
     admin_token_hash: Option<[u8; 32]>,
     hosts: Hosts,
     connections_max: usize,
+    readers: readers::Readers,
     /// Whether tokens that everybody knows are taken: only where nobody else can send any.
     takes_known_keys: bool,
 }
@@ -72,6 +74,7 @@ impl State {
             admin_token_hash: token.map(crate::stores::hash),
             hosts: Hosts::new(&config.hosts),
             connections_max: config.api_connections_max as usize,
+            readers: readers::Readers::default(),
             takes_known_keys: demo::reachable(&[config.metrics_address]).is_none(),
         })
     }
@@ -159,7 +162,7 @@ impl IntoResponse for Failure {
         if self.status == StatusCode::UNAUTHORIZED {
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
         }
         answer

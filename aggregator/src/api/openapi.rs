@@ -9,6 +9,7 @@ use super::{
     around,
     keys::OVERLAP_MAX,
     read::{LIMIT_MAX, ROLLUPS, Rollup, Type, filter_values},
+    readers,
 };
 use crate::funnel::{FILTERS_MAX, STEPS_MAX, TEXT_BYTES_MAX};
 
@@ -78,10 +79,23 @@ pub(super) fn answers(ok: &str, description: &str, schema: &Value) -> Value {
     })
 }
 
+/// What a read may answer.
+fn read_answers(description: &str, item: &Value) -> Value {
+    let mut answers = answers("200", description, &page(item));
+    answers["429"] = error(&format!(
+        "The store is read more than {} times at once, answers that are not taken yet included; see `Retry-After`.",
+        readers::AT_ONCE
+    ));
+    answers
+}
+
 fn page(item: &Value) -> Value {
     json!({"type": "object", "required": ["data", "watermark"], "properties": {
         "data": {"type": "array", "items": item},
-        "next_offset": {"type": ["integer", "null"], "description": "`offset` of the next page; null: there is none."},
+        "next_offset": {"type": ["integer", "null"], "description": format!(
+            "`offset` of the next page; null: there is none. A page of {} MiB ends before its `limit`.",
+            readers::ANSWER_BYTES_MAX >> 20
+        )},
         "watermark": {"type": ["string", "null"], "format": "date-time",
                       "description": "Everything received up to here is in the rows."},
     }})
@@ -113,9 +127,9 @@ fn rollup_path(rollup: &Rollup) -> Value {
     json!({"get": {
         "operationId": rollup.name, "summary": rollup.doc, "tags": ["read"], "security": [{"store": []}],
         "parameters": parameters,
-        "responses": answers("200", "Rows by date.", &page(&json!({
+        "responses": read_answers("Rows by date.", &json!({
             "type": "object", "properties": columns, "additionalProperties": false,
-        }))),
+        })),
     }})
 }
 
@@ -463,7 +477,7 @@ pub(super) fn document() -> Value {
                 "parameters": [store_id, parameter("funnel_name", &json!({"type": "string", "pattern": "^[^\\u0000]*$"})),
                                parameter("limit", &json!({"type": "integer", "minimum": 1, "maximum": LIMIT_MAX})),
                                parameter("offset", &offset())],
-                "responses": answers("200", "Funnels by name.", &page(&stored_funnel()))},
+                "responses": read_answers("Funnels by name.", &stored_funnel())},
         "post": put_funnel,
     }));
     paths.insert("/api/v1/stores/{store_id}/funnels/{funnel_name}".into(), json!({"delete": remove}));

@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    Json,
     extract::{Path, Query, State as Shared},
     http::StatusCode,
+    response::Response,
 };
 use jiff::civil::Date;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
-use super::{Answer, Failure, State};
+use super::{Answer, Failure, State, readers};
 
 /// Rows of an answer when `limit` is not given.
 const LIMIT_DEFAULT: i64 = 1_000;
@@ -207,7 +207,7 @@ pub(super) async fn rollup(
     Shared(state): Shared<State>,
     Path((store_id, name)): Path<(String, String)>,
     Query(mut parameters): Query<Parameters>,
-) -> Answer {
+) -> Answer<Response> {
     let rollup = ROLLUPS
         .iter()
         .find(|rollup| rollup.name == name)
@@ -244,14 +244,16 @@ pub(super) async fn rollup(
     )];
     conditions.extend(filters.iter().enumerate().map(|(at, (name, _))| format!("{name} = ${}", at + 6)));
     let sql = format!(
-        "SELECT to_jsonb(row) FROM (SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT $4 OFFSET $5) AS row",
+        "SELECT to_jsonb(row)::text FROM (SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT $4 OFFSET $5) AS row",
         columns.join(", "),
         rollup.name,
         conditions.join(" AND "),
         rollup.order,
     );
+    let place = state.readers.enter(&store_id).await?;
     let mut transaction = as_dashboard(&state, &store_id).await?;
-    let mut query = sqlx::query_scalar::<_, Value>(AssertSqlSafe(sql))
+    let watermark = watermark(&mut transaction).await?;
+    let mut query = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql))
         .bind(&store_id)
         .bind(from.map(|date| date.to_string()))
         .bind(to.map(|date| date.to_string()))
@@ -260,9 +262,8 @@ pub(super) async fn rollup(
     for (_, value) in &filters {
         query = query.bind(value);
     }
-    let rows = query.fetch_all(&mut *transaction).await?;
-    let watermark = watermark(&mut transaction).await?;
-    Ok(page.answer(rows, &watermark))
+    let answer = readers::page(&page, query.fetch(&mut *transaction), &watermark).await?;
+    Ok(place.answer(answer))
 }
 
 /// `GET /api/v1/stores/{store_id}/funnels`: what is defined.
@@ -270,16 +271,18 @@ pub(super) async fn funnels(
     Shared(state): Shared<State>,
     Path(store_id): Path<String>,
     Query(mut parameters): Query<Parameters>,
-) -> Answer {
+) -> Answer<Response> {
     let page = Page::take(&mut parameters)?;
     let name = parameters.remove("funnel_name");
     refuse_rest(&parameters)?;
+    let place = state.readers.enter(&store_id).await?;
     let mut transaction = as_dashboard(&state, &store_id).await?;
-    let rows = sqlx::query_scalar::<_, Value>(
+    let watermark = watermark(&mut transaction).await?;
+    let rows = sqlx::query_scalar::<_, String>(
         "SELECT jsonb_build_object('funnel_name', funnel_name, 'order_mode', order_mode,
                     'window_seconds', window_seconds, 'steps', jsonb_agg(definition || jsonb_build_object(
                         'step_name', step_name, 'step_order', step_order, 'step_description', step_description)
-                    ORDER BY step_order))
+                    ORDER BY step_order))::text
          FROM funnels JOIN funnel_steps USING (store_id, funnel_name)
          WHERE store_id = $1 AND funnel_name = coalesce($2, funnel_name)
          GROUP BY funnel_name, order_mode, window_seconds ORDER BY funnel_name LIMIT $3 OFFSET $4",
@@ -288,10 +291,8 @@ pub(super) async fn funnels(
     .bind(name)
     .bind(page.limit + 1)
     .bind(page.offset)
-    .fetch_all(&mut *transaction)
-    .await?;
-    let watermark = watermark(&mut transaction).await?;
-    Ok(page.answer(rows, &watermark))
+    .fetch(&mut *transaction);
+    Ok(place.answer(readers::page(&page, rows, &watermark).await?))
 }
 
 pub(super) struct Page {
@@ -313,14 +314,6 @@ impl Page {
             limit: number("limit", LIMIT_DEFAULT, 1, LIMIT_MAX)?,
             offset: number("offset", 0, 0, i64::MAX)?,
         })
-    }
-
-    /// One row more than `limit` was asked for: there is a next page where it came.
-    fn answer(&self, mut rows: Vec<Value>, watermark: &Value) -> Json<Value> {
-        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let next = (rows.len() > limit).then(|| self.offset.saturating_add(self.limit));
-        rows.truncate(limit);
-        Json(json!({"data": rows, "next_offset": next, "watermark": watermark}))
     }
 }
 

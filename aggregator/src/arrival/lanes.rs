@@ -128,6 +128,11 @@ impl Discovery {
         self.apart.get(store).is_some_and(|(until, _)| *until > Instant::now())
     }
 
+    /// Stores that are not asked about beside others.
+    pub fn apart(&self) -> Vec<&str> {
+        self.apart.keys().map(String::as_str).filter(|store| self.is_apart(store)).collect()
+    }
+
     pub(super) fn set_apart(&mut self, store: &str) {
         // Those that are long over are forgotten.
         self.apart.retain(|_, (until, time)| until.elapsed() < *time);

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::lanes::{Discovery, SLICE_ROWS_MIN, Source};
 use crate::{
     clickhouse::{Warehouse, text},
-    error::{Result, Setback},
+    error::Result,
 };
 
 const QUARTER_MS: i64 = 900_000;
@@ -103,7 +103,8 @@ pub(super) async fn touch(
     while let Some(group) = groups.pop() {
         let error = match relate(warehouse, source, rows, &ask, &arrived, &group, touched).await {
             Ok(()) => continue,
-            Err(error) if error.setback().is_some_and(Setback::is_of_size) => error,
+            // Memory that others have taken is asked for again; who has waited for it in vain may need too much of it.
+            Err(error) if error.is_of_size() => error,
             Err(error) => return Err(error),
         };
         match group[..] {
@@ -173,7 +174,10 @@ async fn relate(
     let with_copies;
     let rows = if others > 0 {
         let key = source.key;
-        with_copies = format!("({key}) IN (SELECT {key} FROM {} WHERE {rows})", source.table);
+        with_copies = format!(
+            "({key}) IN (SELECT {key} FROM {} WHERE store_id IN {{stores:Array(String)}} AND ({rows}))",
+            source.table
+        );
         &with_copies
     } else {
         rows

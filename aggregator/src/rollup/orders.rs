@@ -41,13 +41,15 @@ pub struct Order {
 }
 
 impl Order {
-    /// Product, quantity and amount (price after discount, times quantity) of each item.
+    /// Product, quantity and amount (price after discount, not below 0, times quantity) of each item. Who gives a million
+    /// off a thing without a price takes nothing off what others sell.
     pub fn items(&self) -> impl Iterator<Item = (&str, u32, i128)> {
         self.product_ids.iter().enumerate().map(|(index, product)| {
             let price = self.prices.get(index).copied().unwrap_or(0);
             let off = self.item_discounts.get(index).copied().unwrap_or(0);
             let quantity = self.quantities.get(index).copied().unwrap_or(0);
-            (product.as_str(), quantity, (i128::from(price) - i128::from(off)) * i128::from(quantity))
+            let left = (i128::from(price) - i128::from(off)).max(0);
+            (product.as_str(), quantity, left * i128::from(quantity))
         })
     }
 
@@ -85,9 +87,9 @@ pub struct Refund {
 
 impl Refund {
     /// What anybody may have sent takes nothing off but what anybody may have sent: it counts against an order that is
-    /// known, and that no server reported.
+    /// known, that no server reported, and whose currency it has: otherwise nothing would bound it.
     fn counts_against(&self, order: Option<&Order>) -> bool {
-        self.trusted == 1 || order.is_some_and(|order| order.trusted == 0)
+        self.trusted == 1 || order.is_some_and(|order| order.trusted == 0 && order.currency == self.currency)
     }
 
     /// What is asked for; without an amount and items the whole of the order.
@@ -194,6 +196,10 @@ mod tests {
         assert_eq!(order("1", Some(42)).total(), 42);
         assert_eq!(order("1", None).total(), 1800 + 250 + 80 + 500 - 100);
         assert_eq!(Order { discount: 100_000, ..order("1", None) }.total(), 0);
+        // A line is worth nothing at least, and takes nothing off another.
+        let given_away = Order { item_discounts: vec![100, 9_999], ..order("1", None) };
+        assert_eq!(given_away.total(), 1800 + 80 + 500 - 100);
+        assert_eq!(given_away.items().map(|(_, _, amount)| amount).collect::<Vec<_>>(), [1800, 0]);
     }
 
     #[test]
@@ -208,7 +214,8 @@ mod tests {
     fn what_anybody_sent_takes_nothing_off_a_servers_order() {
         let sent = |id: &str| Refund { trusted: 0, ..refund(id, Some(300)) };
         let orders = [Order { trusted: 1, ..order("1", Some(1000)) }, order("2", Some(200))];
-        let refunds = [sent("1"), refund("1", Some(100)), sent("2"), sent("unknown")];
+        let foreign = Refund { currency: "EUR".into(), ..sent("2") };
+        let refunds = [sent("1"), refund("1", Some(100)), foreign, sent("2"), sent("unknown")];
         let amounts: Vec<_> = settle(&orders, &refunds).iter().map(|refund| refund.amount).collect();
         assert_eq!(amounts, [100, 200]);
     }

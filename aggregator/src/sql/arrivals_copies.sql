@@ -5,5 +5,6 @@ SELECT toString(store_id) AS store, toInt64(intDiv(toUnixTimestamp64Milli(event_
 FROM events
 WHERE store_id IN {stores:Array(String)}
   AND (store_id, key_date, name, visitor_hash, event_id) IN
-      (SELECT store_id, key_date, name, visitor_hash, event_id FROM events WHERE {{lane_rows}})
+      (SELECT store_id, key_date, name, visitor_hash, event_id
+       FROM events WHERE store_id IN {stores:Array(String)} AND ({{lane_rows}}))
 GROUP BY store, quarter

@@ -7,6 +7,6 @@ WHERE store_id IN {stores:Array(String)} AND name IN ('purchase', 'refund') AND 
   (
       SELECT store_id, order_id
       FROM events
-      WHERE name IN ('purchase', 'refund') AND order_id != '' AND {{lane_rows}}
+      WHERE store_id IN {stores:Array(String)} AND name IN ('purchase', 'refund') AND order_id != '' AND {{lane_rows}}
   )
 GROUP BY store, quarter

@@ -8,6 +8,7 @@ WHERE store_id IN {stores:Array(String)} AND name IN ('page_view', 'view_item') 
   (
       SELECT store_id, visitor_id, page_view_id
       FROM events
-      WHERE name IN ('page_view', 'view_item') AND page_view_id != '' AND {{lane_rows}}
+      WHERE store_id IN {stores:Array(String)} AND name IN ('page_view', 'view_item') AND page_view_id != ''
+        AND {{lane_rows}}
   )
 GROUP BY store, quarter

@@ -1,4 +1,5 @@
--- Order totals by the first day of the buyer and the day of the order.
+-- Order totals by the first day of the buyer and the day of the order. Not by greatest(): of Int128, once it is compiled
+-- (from the third query on), it takes a negative number for the greater one (ClickHouse 26.7).
 WITH
     persons AS
     (
@@ -13,12 +14,12 @@ SELECT toInt64(roundDown(first_ms, {days:Array(Int64)})) AS first_day,
 FROM
 (
     SELECT winner.1 AS at_ms, winner.2 AS currency, winner.4 AS visitor_id,
-           toInt128(ifNull(toInt128(winner.3), greatest(toInt128(0), winner.6))) AS total,
+           toInt128(ifNull(toInt128(winner.3), if(winner.6 > 0, winner.6, toInt128(0)))) AS total,
            winner.5 AS user_id
     FROM
     (
         SELECT argMin((toUnixTimestamp64Milli(event_time), toString(currency), total_minor, visitor_id, user_id,
-                       arrayFold((sum, price, quantity, off) -> sum + (toInt128(price) - off) * quantity,
+                       arrayFold((sum, price, quantity, off) -> sum + if(price > off, toInt128(price) - off, toInt128(0)) * quantity,
                                  item_price_minor, item_quantity, item_discount_minor, toInt128(0))
                        - discount_minor + tax_minor + shipping_minor),
                       (trusted = 0, event_time, UUIDToNum(event_id), key_date, visitor_hash)) AS winner

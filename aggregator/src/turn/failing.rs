@@ -14,6 +14,10 @@ use crate::{
 /// Stores that are named, at most, in an answer and in the metrics of a process.
 const NAMED_MAX: usize = 20;
 
+/// Names that the metrics of a process have, at most. What an exporter was told once it goes on showing, so each is a line
+/// of every answer until the process ends; beyond these the counts by reason and `/readyz` tell.
+const NAMED_EVER_MAX: usize = 1_000;
+
 /// A store some of whose days cannot be rolled up.
 #[derive(Clone, Debug, Serialize)]
 pub struct FailingStore {
@@ -61,10 +65,13 @@ pub async fn failing_stores(pool: &PgPool) -> Result<(Vec<FailingStore>, BTreeMa
     Ok((stores, counts.into_iter().collect()))
 }
 
-/// The metrics of failing stores. A label that was told once stays: so there is a bound on how many are.
+/// The metrics of failing stores.
 #[derive(Debug, Default)]
 pub struct Failing {
+    /// Those that are named as failing.
     named: BTreeSet<String>,
+    /// All that ever were.
+    told: BTreeSet<String>,
 }
 
 impl Failing {
@@ -75,17 +82,55 @@ impl Failing {
             let count = counts.get(reason).copied().unwrap_or(0);
             metrics::gauge!(metric::AGGREGATOR_STORES_FAILING, "reason" => reason).set(count as f64);
         }
-        let mut seconds: BTreeMap<&str, i64> = self.named.iter().map(|store| (store.as_str(), 0)).collect();
-        for store in &stores {
-            if seconds.len() < NAMED_MAX || seconds.contains_key(store.store_id.as_str()) {
-                seconds.insert(&store.store_id, store.failing_seconds.max(1));
+        let now = stores.iter().map(|store| (store.store_id.as_str(), store.failing_seconds));
+        for (store, seconds) in self.name(now) {
+            metrics::gauge!(metric::AGGREGATOR_STORE_FAILING_SECONDS, "store" => store).set(seconds as f64);
+        }
+        Ok(())
+    }
+
+    /// The names to tell, with their seconds: who has recovered once more, with 0.
+    fn name<'a>(&mut self, now: impl Iterator<Item = (&'a str, i64)>) -> BTreeMap<String, i64> {
+        let mut seconds: BTreeMap<String, i64> =
+            std::mem::take(&mut self.named).into_iter().map(|store| (store, 0)).collect();
+        for (store, failing_seconds) in now.take(NAMED_MAX) {
+            if self.told.len() < NAMED_EVER_MAX {
+                self.told.insert(store.to_owned());
+            }
+            if self.told.contains(store) {
+                self.named.insert(store.to_owned());
+                seconds.insert(store.to_owned(), failing_seconds.max(1));
             }
         }
-        for (store, seconds) in &seconds {
-            metrics::gauge!(metric::AGGREGATOR_STORE_FAILING_SECONDS, "store" => (*store).to_owned())
-                .set(*seconds as f64);
+        seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_fail_now_are_named_however_many_have_failed_before() {
+        let mut failing = Failing::default();
+        let mut told = BTreeSet::new();
+        for round in 0..200 {
+            let stores: Vec<String> = (0..NAMED_MAX).map(|number| format!("{round}-{number}")).collect();
+            let tell = failing.name(stores.iter().map(|store| (store.as_str(), 7)));
+            told.extend(tell.keys().cloned());
+            // Those of the last round once more, to say that they have recovered.
+            let (now, gone): (Vec<_>, Vec<_>) = tell.iter().partition(|(_, seconds)| **seconds > 0);
+            let may_be_named = NAMED_EVER_MAX.saturating_sub(round * NAMED_MAX).min(NAMED_MAX);
+            assert_eq!(now.len(), may_be_named, "{round}");
+            assert!(
+                now.iter().all(|(store, _)| stores.contains(store)) && gone.len() <= NAMED_MAX,
+                "{round}"
+            );
         }
-        self.named = seconds.into_keys().map(str::to_owned).collect();
-        Ok(())
+        assert_eq!(told.len(), NAMED_EVER_MAX);
+        // A name that stands there already costs nothing more.
+        assert_eq!(failing.name([("0-0", 9)].into_iter())["0-0"], 9);
+        assert_eq!(failing.name([].into_iter())["0-0"], 0);
+        assert_eq!(failing.name([].into_iter()), BTreeMap::new());
     }
 }

@@ -371,6 +371,26 @@ async fn what_anybody_sends_never_takes_the_place_of_a_servers_word() {
         // An order that no server reported: refunds take it back, and no more.
         bought(20, "theirs", 300),
         order(21, "refund", "2026-10-01 12:00:00", "theirs", Some(900)),
+        // In another currency nothing of the order would bound it.
+        EventRow {
+            currency: "EUR",
+            ..order(25, "refund", "2026-10-01 12:00:00", "theirs", Some(99_999_900))
+        },
+        // Discounts above the price: on what somebody else sells, and on a part of an order without a total.
+        EventRow {
+            order_id: "free",
+            total_minor: Some(0),
+            item_discount_minor: vec![1_000_000],
+            ..of(26, "purchase", None)
+        },
+        EventRow {
+            order_id: "odd",
+            item_product_id: vec!["a", "b"],
+            item_price_minor: vec![100, 0],
+            item_quantity: vec![1, 1],
+            item_discount_minor: vec![0, 1_000],
+            ..of(27, "purchase", None)
+        },
         // Ratings where nobody has told any: only what is one.
         EventRow { item_product_id: vec!["b"], ..of(22, "review", Some(-1e8)) },
         EventRow { item_product_id: vec!["b"], ..of(23, "review", Some(3.0)) },
@@ -401,17 +421,25 @@ async fn what_anybody_sends_never_takes_the_place_of_a_servers_word() {
                      FROM revenue_analytics WHERE store_id = '{store}'"
                 ))
                 .await;
-            let total = 9_900 + 5_000 + 2_000 + 300;
-            assert_eq!(revenue, [json!({"n": 4, "g": total, "r": 800})], "{store}, merged: {is_merged}");
+            let total = 9_900 + 5_000 + 2_000 + 300 + 100;
+            assert_eq!(revenue, [json!({"n": 6, "g": total, "r": 800})], "{store}, merged: {is_merged}");
+            let cohorts = bed
+                .rows(&format!(
+                    "SELECT sum(revenue_cents)::bigint AS g
+                     FROM cohort_analytics WHERE store_id = '{store}' AND period_type = 'day'"
+                ))
+                .await;
+            assert_eq!(cohorts, [json!({"g": total})], "{store}, merged: {is_merged}");
             let products = bed
                 .rows(&format!(
-                    "SELECT product_id AS p, stock_level AS s, average_rating::text AS a, review_count AS n
+                    "SELECT product_id AS p, stock_level AS s, average_rating::text AS a, review_count AS n,
+                            revenue_cents AS rev
                      FROM product_analytics WHERE store_id = '{store}' ORDER BY product_id"
                 ))
                 .await;
             let expected = [
-                json!({"p": "a", "s": 7, "a": "4.00", "n": 1}),
-                json!({"p": "b", "s": null, "a": "3.00", "n": 2}),
+                json!({"p": "a", "s": 7, "a": "4.00", "n": 1, "rev": 100}),
+                json!({"p": "b", "s": null, "a": "3.00", "n": 2, "rev": 0}),
             ];
             assert_eq!(products, expected, "{store}, merged: {is_merged}");
         }

@@ -2,19 +2,29 @@
 
 use std::{
     collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use axum::{
+    body::{Body, Bytes},
+    extract::Request,
+    http::StatusCode,
+};
 use millrace_aggregator::{
     arrival::{self, Discovery},
     privacy::{self, Finality},
     rollup::products::STOCK_TURNS_SQL,
-    turn::failing::failing_stores,
+    turn::{self, failing::failing_stores},
     worker::{self, Health},
 };
 use millrace_schemas::row::EventRow;
 use serde_json::{Value, json};
 use sqlx::Row as _;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -423,4 +433,51 @@ async fn a_store_whose_old_rows_cannot_go_keeps_no_other_stores() {
     // Within the hour it is tried again.
     let due = "SELECT store_id FROM retention_runs WHERE ran_at < clock_timestamp() - interval '22 hours'";
     assert_eq!(bed.rows(due).await, [json!({"store_id": "bad"})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_all_have_taken_is_nobodys_setback() {
+    let mut bed = Bed::with_store("s", "UTC", "USD").await;
+    bed.insert(&[event(1, "page_view", "2026-10-05 12:00:00", "v", "")]).await;
+    arrival::look(&bed.warehouse, &bed.pool, &mut Discovery::default()).await.unwrap();
+    // The engine, with the answers that it gives while others have all of its memory.
+    let refusals = Arc::new(AtomicUsize::new(3));
+    let (left, engine) = (Arc::clone(&refusals), bed.engine.url());
+    let pass = move |request: Request<Body>| {
+        let (left, engine) = (Arc::clone(&left), engine.clone());
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+            // That it is there it says all the same.
+            let is_ping = body.starts_with(b"SELECT toUInt8(1)");
+            let take = |left: usize| left.checked_sub(1);
+            if !is_ping && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+                let text = "Code: 241. DB::Exception: (total) memory limit exceeded: would use 513.00 MiB";
+                return (StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(text.as_bytes()));
+            }
+            let url = format!("{engine}{}", parts.uri);
+            let mut headers = parts.headers;
+            headers.remove("content-length");
+            headers.remove("transfer-encoding");
+            let answer = reqwest::Client::new().post(url).headers(headers).body(body).send().await.unwrap();
+            let status = StatusCode::from_u16(answer.status().as_u16()).unwrap();
+            (status, answer.bytes().await.unwrap())
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    bed.config.clickhouse_url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(pass)).await });
+    let warehouse = millrace_aggregator::clickhouse::Warehouse::new(&bed.config);
+    let limits = bed.config.limits();
+    assert_eq!(turn::take(&warehouse, &bed.pool, &limits, "s", None).await.unwrap(), 1);
+    assert_eq!((refusals.load(Ordering::Relaxed), bed.failing().await), (0, vec![]));
+    // Who has it for longer than the turn lasts: then it is the next ones'.
+    refusals.store(usize::MAX, Ordering::Relaxed);
+    sqlx::query("INSERT INTO touched_days (store_id, date, received_at) VALUES ('s', '2026-10-05', 'epoch')")
+        .execute(&bed.pool)
+        .await
+        .unwrap();
+    let limits = turn::Limits { budget: Duration::from_millis(300), ..limits };
+    assert_eq!(turn::take(&warehouse, &bed.pool, &limits, "s", None).await.unwrap(), 0);
+    assert_eq!(bed.failing().await, [("s".to_owned(), "time".to_owned())]);
 }

@@ -16,5 +16,6 @@ mod keys;
 mod logins;
 mod openapi;
 mod privacy;
+mod readers;
 mod routes;
 mod slices;

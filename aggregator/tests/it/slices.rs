@@ -6,9 +6,10 @@ use millrace_aggregator::{
     arrival::{self, Discovery},
     clickhouse::Warehouse,
 };
+use millrace_schemas::row::EventRow;
 use serde_json::json;
 
-use crate::harness::{Bed, at};
+use crate::harness::{Bed, at, event};
 
 /// Whether everything is run in full: hours rather than seconds.
 pub(crate) fn in_full() -> bool {
@@ -146,4 +147,28 @@ async fn a_visitor_who_is_one_long_list_keeps_nobodys_arrivals() {
     }
     arrival::look(&warehouse, &bed.pool, &mut Discovery::new(rows)).await.unwrap().unwrap();
     assert_eq!(bed.rows(days).await, [json!({"s": "honest", "n": 1}), json!({"s": "hostile", "n": 5})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_do_not_fit_are_their_own_stores_alone() {
+    let mut bed = Bed::with_store("hostile", "UTC", "USD").await;
+    bed.add_store("honest", "UTC", "USD").await;
+    let honest = |number, session, time| EventRow {
+        store_id: "honest",
+        ..event(number, "page_view", time, "v", session)
+    };
+    bed.insert(&[honest(1, "a", "2026-10-01 10:00:00")]).await;
+    arrival::look(&bed.warehouse, &bed.pool, &mut Discovery::default()).await.unwrap().unwrap();
+    sqlx::query("DELETE FROM touched_days").execute(&bed.pool).await.unwrap();
+    // A list of these sessions alone is larger than a query's memory.
+    let session = ("session_id", "concat(repeat('s', 10000), toString(number))");
+    bed.generate("hostile", 1, 10_000, &[session]).await;
+    bed.insert(&[honest(2, "b", "2026-10-20 10:00:00")]).await;
+    bed.config.query_memory_bytes = 64 << 20;
+    let warehouse = Warehouse::new(&bed.config);
+    let mut discovery = Discovery::new(10_000);
+    while arrival::look(&warehouse, &bed.pool, &mut discovery).await.unwrap().unwrap().has_more {}
+    let days = "SELECT store_id AS s, count(*) AS n FROM touched_days GROUP BY store_id ORDER BY store_id";
+    assert_eq!(bed.rows(days).await, [json!({"s": "honest", "n": 1}), json!({"s": "hostile", "n": 5})]);
+    assert_eq!(discovery.apart(), ["hostile"]);
 }

@@ -39,6 +39,13 @@ pub(super) struct Item {
     pub(super) discount: i64,
 }
 
+impl Item {
+    /// What the line brings in: nothing, where the discount is above the price.
+    pub(super) fn revenue(&self) -> i64 {
+        (self.price - self.discount).max(0) * self.quantity
+    }
+}
+
 /// An event. Empty strings and absent ones are the same; amounts are minor units of `currency`.
 #[derive(Clone, Debug)]
 pub(super) struct Event {

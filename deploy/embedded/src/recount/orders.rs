@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 
 use super::{
-    event::Event,
+    event::{Event, Item},
     money,
     table::{Row, Table},
 };
@@ -57,10 +57,13 @@ impl<'e> Book<'e> {
         let mut refunded: BTreeMap<&str, i64> = BTreeMap::new();
         let refunds = reports
             .into_iter()
-            // Without a server's word a refund counts against an order, and against none that a server reported.
+            // Without a server's word a refund counts against an order in its currency, and against none that a server
+            // reported.
             .filter(|report| {
-                let order = orders.get(report.order_id.as_str());
-                report.trusted || order.is_some_and(|order| !order.report.trusted)
+                report.trusted
+                    || orders.get(report.order_id.as_str()).is_some_and(|order| {
+                        !order.report.trusted && order.report.currency == report.currency
+                    })
             })
             .map(|report| {
                 let order = orders
@@ -103,7 +106,7 @@ fn winner<'e>(reports: &[&'e Event]) -> &'e Event {
 
 fn order_total(report: &Event) -> i64 {
     report.total.unwrap_or_else(|| {
-        let items: i64 = report.items.iter().map(|item| (item.price - item.discount) * item.quantity).sum();
+        let items: i64 = report.items.iter().map(Item::revenue).sum();
         (items - report.discount + report.tax + report.shipping).max(0)
     })
 }

@@ -6,7 +6,7 @@ use jiff::{ToSpan as _, civil::Date};
 use rust_decimal::{Decimal, RoundingStrategy};
 
 use super::{
-    event::{Event, Kind},
+    event::{Event, Item, Kind},
     money::{Takings, mean_seconds, ratio},
     orders::{Book, Order},
     sessions::Session,
@@ -145,7 +145,7 @@ impl Product<'_> {
 
     fn revenue(&self, order: &Order<'_>) -> i64 {
         let items = order.report.items.iter().filter(|item| item.product_id == self.id);
-        items.map(|item| (item.price - item.discount) * item.quantity).sum()
+        items.map(Item::revenue).sum()
     }
 
     /// Among the day's sessions that entered on a page of the product.

@@ -66,11 +66,24 @@ fn what_anybody_sent_takes_nothing_off_a_servers_order() {
         (1.0, forged("1", 30)),
         (1.0, forged("2", 60)),
         (1.0, forged("nobody's", 70)),
+        (1.0, with(forged("2", 999_999), json!({ "refund_id": "foreign", "currency": "EUR" }))),
+        // More off than it costs.
+        (
+            2.0,
+            purchase(
+                "3",
+                json!({ "items": [
+            { "product_id": "p", "price": 20 }, { "product_id": "q", "price": 0, "discount": 1_000_000, "quantity": 3 },
+        ] }),
+            ),
+        ),
     ]);
     assert_eq!(
         cells(&tables, "revenue_analytics", &[DAY, "USD"], &MONEY),
-        ["2", "15000", "5000", "10000", "0", "0"]
+        ["3", "17000", "5000", "12000", "0", "0"]
     );
+    assert_eq!(tables["revenue_analytics"].rows.len(), 1);
+    assert_eq!(cells(&tables, "product_analytics", &[DAY, "q"], &["revenue_cents"]), ["0"]);
 }
 
 #[test]
