@@ -108,12 +108,12 @@ async fn a_hostile_key_fills_its_share_and_nobody_elses() {
     assert_eq!(service.get("/readyz").await.status, 200);
     assert_eq!(accepted.len(), taken + 100);
     let held = "millrace_collector_spool_store_bytes_max";
-    eventually("it is shown", async || service.metric(held) > 3.0 * MIB as f64).await;
+    eventually("it is shown", async || service.metric(held) > 2.5 * MIB as f64).await;
 
     // The bound survives a restart.
     let dir = service.stop().await;
     let service = Service::in_dir(dir, |config| config.log.spool_bytes_max = 8 * MIB).await;
-    eventually("it is counted again", async || service.metric(held) > 3.0 * MIB as f64).await;
+    eventually("it is counted again", async || service.metric(held) > 2.5 * MIB as f64).await;
     let refused = send(&service, WRITE_KEY, 40_000, &mut accepted).await;
     assert_eq!(refused.error(), (429, "store_over_share"));
     assert_eq!(send(&service, HONEST, 1_000, &mut accepted).await.status, 202);
