@@ -425,8 +425,8 @@ pub(super) async fn put_exchange_rates(Shared(state): Shared<State>, body: Bytes
     let bases: Vec<&str> = rates.iter().map(|rate| rate.base.as_str()).collect();
     let touched = sqlx::query(
         "INSERT INTO touched_days (store_id, date, received_at, touched_at)
-         SELECT DISTINCT stores.id, rates.date, coalesce(marks.received_at, 'epoch'), clock_timestamp()
-         FROM unnest($1::date[], $2::text[]) AS rates (date, base)
+         SELECT stores.id, rates.date, coalesce(marks.received_at, 'epoch'), clock_timestamp()
+         FROM (SELECT DISTINCT * FROM unnest($1::date[], $2::text[])) AS rates (date, base)
          JOIN stores ON stores.currency = rates.base
          LEFT JOIN rollup_watermarks AS marks ON marks.store_id = stores.id
          ON CONFLICT (store_id, date) DO UPDATE SET touched_at = EXCLUDED.touched_at",
