@@ -212,7 +212,9 @@ async fn stores_funnels_and_rates_are_administered() {
     // Two days in Berlin, and dollars without a rate.
     let answer = service.wait_for(&summary, &token, |rows| rows.len() == 2).await;
     assert_eq!(answer["data"][1]["unconverted"], json!({"USD": 1000}));
-    let rates = json!([{"date": "2026-10-02", "currency": "USD", "base": "EUR", "rate": "0.9215"}]);
+    // Several of one day, as banks publish them; of one that stands twice the later holds.
+    let rate = |currency: &str, rate: &str| json!({"date": "2026-10-02", "currency": currency, "base": "EUR", "rate": rate});
+    let rates = json!([rate("USD", "9.9"), rate("GBP", "1.15"), rate("USD", "0.9215")]);
     assert_eq!(service.post("/api/v1/exchange_rates", rates).await.0, 200);
     service.wait_for(&summary, &token, |rows| rows[1]["total_revenue"] == json!("9.22")).await;
 
