@@ -6,7 +6,7 @@ use crate::process::{Process, Signal, bound};
 
 /// Cases per operation; an acceptance run makes more of them.
 const EXAMPLES: u32 = 10;
-const EXAMPLES_OF_ACCEPTANCE: u32 = 1000;
+const EXAMPLES_OF_ACCEPTANCE: u32 = 200;
 /// Which cases are made up.
 const SEED: u32 = 20_261_127;
 
