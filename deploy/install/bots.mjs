@@ -29,13 +29,15 @@ const WITHOUT_LOOK_AROUND = {
 // Telephones that are called so: `POWER BOT Build/…`.
 const OWN_BRANDS = ["\\bbot(?: \\w+)? build/"];
 
+// Who leaves an address of its own is no browser.
+const OWN_WORDS = [["sure", "other", "\\+https?:"]];
+
 // Words of every day, which apps of people carry too; and what says nothing but a shape. In an app they mark nobody.
 const HINTS = new RegExp(
     "^\\W*(?:news|google|http|scan|\\.com|advisor|agent|analyzer|audit|capture|catch|check|checker|classifier|" +
     "convertify|detect|discovery|download|feed|grab|insight|inspect|java|library|measure|node|optimize|parser|" +
     "perl|proxy|radar|read|reed|rank|rest|rss|server|splash|time|tools|track|url|active|custom|email|client|" +
-    "facebook|snapchat|whatsapp|yahoo|yandex|duckduckgo|ddg|taringa|downcast|dispatch|supercleaner|torrent|" +
-    "readable|sparkler|navermailapp|zoom)");
+    "yahoo|yandex|supercleaner|torrent|readable|sparkler)");
 
 const KINDS = [
     ["library", /^\W*(?:python|php|java|perl|node|wget|libhttp|http|rest|apache|jetty|client|postman|library|azure)/],
@@ -109,17 +111,21 @@ function words(list) {
         let [mark, ...exceptions] = WITHOUT_LOOK_AROUND[pattern] ?? [pattern];
         if (/\(\?[<!=]/.test(mark)) throw new Error(`give ${pattern} a form without look-around`);
         brands.push(...exceptions);
+        // `[\d-.]` is no range.
+        mark = mark.replace(/(\\[wds])-(?=[^\]])/g, "$1\\-");
         const literal = mark.replace(/\\[a-zA-Z]|mozilla|\[[^\]]*\]|compatible|\(\?:/g, " ");
         const isShape = !/[a-z]{2}/.test(literal);
         const kind = isShape ? "library" : (KINDS.find(([, of]) => of.test(mark.replaceAll("\\b", ""))) ?? ["other"])[0];
         return [isShape ? "shape" : HINTS.test(mark.replaceAll(/\\[bsw]/g, "").replace("^", "")) ? "hint" : "sure", kind, mark];
     });
+    rows.push(...OWN_WORDS);
     const order = ["sure", "hint", "shape"];
     rows.sort((one, other) => order.indexOf(one[0]) - order.indexOf(other[0]));
     return [...brands.map((brand) => ["not", "other", brand]), ...rows].map((row) => row.join("\t"));
 }
 
-// The kind, the name and the expression of each crawler, the longest first: the most exact is meant.
+// The kind and the name of each crawler, and what stands for it: a text (`=`), or an expression (`~`). The longest is first:
+// the most exact is meant.
 function names(list) {
     const rows = list.map(({ pattern, instances = [], tags = [] }) => {
         const name = nameOf(pattern, instances);
@@ -127,16 +133,28 @@ function names(list) {
         if (tags.includes("search-engine")) kind = "search";
         if (ASSISTANTS.test(name) && (tags.includes("ai-crawler") || kind === "headless")) kind = "ai_assistant";
         if (/SearchBot/.test(name) && kind === "ai_training") kind = "search";
-        return [kind, name, pattern];
+        const text = plainOf(pattern);
+        return [kind, name, text === null ? `~${pattern}` : `=${text}`];
     });
     rows.sort((one, other) => other[2].length - one[2].length || (one[2] < other[2] ? -1 : 1));
     return rows.map((row) => row.join("\t"));
 }
 
+// An expression that is a text alone.
+function plainOf(pattern) {
+    return /[[\](){}|*+?^$\\]/.test(pattern.replace(/\\\W/g, "")) ? null : pattern.replace(/\\(\W)/g, "$1");
+}
+
 function nameOf(pattern, instances) {
-    const plain = pattern.replace(/^\^|\$$/g, "").replace(/\\(\W)/g, "$1");
-    const isPlain = !/[[\](){}|*+?^$\\]/.test(pattern.replace(/^\^|\$$/g, "").replace(/\\\W/g, ""));
-    const found = isPlain ? plain : instances.map((agent) => agent.match(new RegExp(pattern))?.[0]).find(Boolean) ?? plain;
+    const bare = pattern.replace(/^\^|\$$/g, "");
+    const plain = bare.replace(/\\(\W)/g, "$1");
+    const isPlain = plainOf(bare) !== null;
+    // Of several spellings the most frequent with a capital.
+    const matches = instances.map((agent) => agent.match(new RegExp(pattern))?.[0]).filter(Boolean);
+    const capital = matches.filter((text) => /^\P{L}*\p{Lu}/u.test(text));
+    const often = (text) => matches.filter((other) => other === text).length;
+    const [most] = (capital.length ? capital : matches).sort((one, other) => often(other) - often(one));
+    const found = isPlain ? plain : (most ?? plain);
     return found.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}.!]+$/gu, "").slice(0, 64);
 }
 

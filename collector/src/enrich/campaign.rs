@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(channel("https://shop.example/thanks", ""), "");
         assert_eq!(channel("", ""), "");
         assert_eq!(channel("https://shop.example/thanks", "https://www.google.com/"), "Organic Search");
-        assert_eq!(channel("https://shop.example/?utm_source=x&utm_medium=email", ""), "Email");
+        assert_eq!(channel("https://shop.example/?utm_source=news&utm_medium=email", ""), "Email");
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
             assert_eq!(read(&format!("https://shop.example/?utm_term={sent}"), "").term, kept);
         }
         check("https://shop.example/?gad_source=1", "https://www.google.com/", "Paid Search", "google.com");
-        check("https://shop.example/?gad_source=1&utm_source=x&utm_medium=email", "", "Email", "");
+        check("https://shop.example/?gad_source=1&utm_source=news&utm_medium=email", "", "Email", "");
         assert_eq!(read("https://shop.example/?gad_source=1&gclid=G", "").click_id_kind, "gclid");
     }
 }

@@ -5,18 +5,18 @@
 //! and what for, is told by crawler-user-agents' list (`data/bot_names.tsv`), of which the longest that fits is meant.
 //!
 //! * Words of every day (`news`, `scan`, `feed`) and mere shapes (`Name/1.2`) stand in people's apps too. Where a user agent
-//!   names a telephone, a tablet, a television or a console, they mark nobody.
+//!   names a telephone, a tablet, a television or a console, and none of the list's, they mark nobody.
 //! * What a system's own stack for apps sends (okhttp, `CFNetwork`, Dalvik, Dart) is a person's app, whatever its name.
 //! * Other libraries (`python-requests`, axios, curl) are bots of the kind `library`. What is done with that verdict stands
 //!   at `Enricher::verdict`.
 //!
-//! Two passes of some microseconds; what they found is kept, as that of `user_agent` is.
+//! Some microseconds; what was found is kept, as that of `user_agent` is.
 
 use std::sync::{Arc, LazyLock};
 
 use aho_corasick::AhoCorasick;
 use quick_cache::sync::Cache;
-use regex_automata::{MatchKind, PatternSet, meta::Regex, util::syntax};
+use regex_automata::{Input, MatchKind, PatternSet, meta::Regex, util::syntax};
 
 use super::bot::{BotKind, BotReason, Verdict};
 
@@ -106,12 +106,16 @@ impl Crawlers {
         found
     }
 
-    /// One that the rules for user agents know as a spider of this name.
+    /// One that the rules for user agents know as a spider of this family. They look for parts of words, and find them in
+    /// people's: that family, or a list, has to name a program.
     pub(crate) fn spider(user_agent: &str, family: &str) -> Option<Arc<Crawler>> {
         let rules = RULES.as_ref()?;
-        let (kind, name) = rules.name(user_agent).unwrap_or((Kind::Of(BotKind::Other), family));
-        let is_app = rules.speaks_of(&rules.app_stacks, user_agent);
-        (!is_app).then(|| Arc::new(kind.crawler(name)))
+        if rules.speaks_of(&rules.app_stacks, user_agent) {
+            return None;
+        }
+        let by_family = || Some((rules.mark(family).filter(|mark| mark.0 == Weight::Sure)?.1, family));
+        let (kind, name) = rules.name(user_agent).or_else(by_family)?;
+        Some(Arc::new(kind.crawler(name)))
     }
 }
 
@@ -156,7 +160,12 @@ struct Rules {
     word_kinds: Vec<(Weight, Kind)>,
     /// They look at a whole user agent, where a word would be hidden.
     shapes: Regex,
+    /// Texts, and the few that are more.
+    texts: AhoCorasick,
+    text_names: Vec<usize>,
     names: Regex,
+    expression_names: Vec<usize>,
+    /// Of which the lists know, the most exact first.
     known: Vec<(Kind, &'static str)>,
     devices: AhoCorasick,
     app_stacks: AhoCorasick,
@@ -180,17 +189,30 @@ impl Rules {
             words.push(pattern);
             word_kinds.push((weight, Kind::parse(kind)?));
         }
-        let (known, names): (Vec<_>, Vec<_>) = lines(NAMES)
-            .map(|[kind, name, pattern]| Some(((Kind::parse(kind)?, name), as_word(pattern))))
-            .collect::<Option<Vec<_>>>()?
-            .into_iter()
-            .unzip();
+        let (mut texts, mut text_names, mut names, mut expression_names) = (vec![], vec![], vec![], vec![]);
+        let mut known = Vec::new();
+        for [kind, name, pattern] in lines(NAMES) {
+            match pattern.split_at_checked(1)? {
+                ("=", text) => {
+                    texts.push(text);
+                    text_names.push(known.len());
+                }
+                (_, expression) => {
+                    names.push(as_word(expression));
+                    expression_names.push(known.len());
+                }
+            }
+            known.push((Kind::parse(kind)?, name));
+        }
         let any_case = |words: &[&str]| AhoCorasick::builder().ascii_case_insensitive(true).build(words).ok();
         Some(Self {
             words: expressions(&words, true, MatchKind::LeftmostFirst)?,
             word_kinds,
             shapes: expressions(&shapes, true, MatchKind::LeftmostFirst)?,
+            texts: AhoCorasick::new(texts).ok()?,
+            text_names,
             names: expressions(&names, false, MatchKind::All)?,
+            expression_names,
             known,
             devices: any_case(DEVICES)?,
             app_stacks: any_case(APP_STACKS)?,
@@ -202,10 +224,11 @@ impl Rules {
             return None;
         }
         let (weight, kind, place) = self.mark(user_agent)?;
-        if weight == Weight::Hint && self.speaks_of(&self.devices, user_agent) {
+        let name = self.name(user_agent);
+        if weight == Weight::Hint && name.is_none() && self.speaks_of(&self.devices, user_agent) {
             return None;
         }
-        let mut crawler = match self.name(user_agent) {
+        let mut crawler = match name {
             Some((kind, name)) => kind.crawler(name),
             None => kind.crawler(own_name(user_agent, place)),
         };
@@ -237,9 +260,13 @@ impl Rules {
 
     /// The kind and name of which a list knows.
     fn name(&self, user_agent: &str) -> Option<(Kind, &'static str)> {
-        let mut found = PatternSet::new(self.known.len());
-        self.names.which_overlapping_matches(&regex_automata::Input::new(user_agent), &mut found);
-        found.iter().next().map(|index| self.known[index.as_usize()])
+        let begins_word = |at: usize| at == 0 || !user_agent.as_bytes()[at - 1].is_ascii_alphanumeric();
+        let texts = self.texts.find_overlapping_iter(user_agent).filter(|found| begins_word(found.start()));
+        let by_text = texts.map(|found| self.text_names[found.pattern().as_usize()]).min();
+        let mut found = PatternSet::new(self.expression_names.len());
+        self.names.which_overlapping_matches(&Input::new(user_agent), &mut found);
+        let by_expression = found.iter().map(|pattern| self.expression_names[pattern.as_usize()]).min();
+        by_text.into_iter().chain(by_expression).min().map(|index| self.known[index])
     }
 
     fn speaks_of(&self, words: &AhoCorasick, user_agent: &str) -> bool {

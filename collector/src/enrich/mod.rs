@@ -26,6 +26,9 @@ mod url;
 mod user_agent;
 mod visitor;
 
+#[cfg(test)]
+mod tests;
+
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use millrace_schemas::{
