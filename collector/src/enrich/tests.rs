@@ -38,8 +38,8 @@ fn rows_by(enricher: &Enricher, user_agent: &str, trusted: bool, events: &Value)
     lines.filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect()
 }
 
-fn row(user_agent: &str, trusted: bool, event: Value) -> Value {
-    rows_by(&ENRICHER, user_agent, trusted, &event).remove(0)
+fn row(user_agent: &str, trusted: bool, event: &Value) -> Value {
+    rows_by(&ENRICHER, user_agent, trusted, event).remove(0)
 }
 
 /// Reason, kind and name; empty for a person.
@@ -61,25 +61,25 @@ fn order() -> Value {
 fn a_bot_has_a_reason_a_kind_and_a_name() {
     let googlebot = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)";
     for event in [view(), order()] {
-        assert_eq!(verdict(&row(googlebot, false, event)), ["user_agent", "search", "Googlebot"]);
+        assert_eq!(verdict(&row(googlebot, false, &event)), ["user_agent", "search", "Googlebot"]);
     }
-    assert_eq!(verdict(&row(PERSON, false, view())), [""; 3]);
+    assert_eq!(verdict(&row(PERSON, false, &view())), [""; 3]);
     let mut driven = view();
     driven["webdriver"] = true.into();
-    assert_eq!(verdict(&row(PERSON, false, driven)), ["headless", "other", ""]);
+    assert_eq!(verdict(&row(PERSON, false, &driven)), ["headless", "other", ""]);
 }
 
 #[test]
 fn a_library_takes_page_views_out_and_no_order() {
     for library in ["curl/8.5.0", "python-requests/2.31.0", "axios/1.6.8", "node", "Go-http-client/1.1"] {
-        assert_eq!(verdict(&row(library, false, view()))[..2], ["user_agent", "library"], "{library}");
-        let order = row(library, false, order());
+        assert_eq!(verdict(&row(library, false, &view()))[..2], ["user_agent", "library"], "{library}");
+        let order = row(library, false, &order());
         assert_eq!(verdict(&order), [""; 3], "{library}");
         assert_eq!(order.get("device"), None, "{library}");
     }
     for app in ["okhttp/4.12.0", "Shop/12 CFNetwork/1399 Darwin/22.1.0", "Dart/3.2 (dart:io)", ""] {
         for event in [view(), order()] {
-            assert_eq!(verdict(&row(app, false, event)), [""; 3], "{app}");
+            assert_eq!(verdict(&row(app, false, &event)), [""; 3], "{app}");
         }
     }
 }
@@ -88,7 +88,7 @@ fn a_library_takes_page_views_out_and_no_order() {
 fn a_device_that_is_a_bots_and_a_bot_are_one() {
     let agents = include_str!("data/tests/crawlers_unseen.txt").lines();
     for user_agent in agents.chain(include_str!("data/tests/browsers.txt").lines()).step_by(7) {
-        let row = row(user_agent, false, view());
+        let row = row(user_agent, false, &view());
         assert!(row["device"] != "bot" || row["is_bot"] == 1, "{user_agent}: {row}");
     }
 }
@@ -117,27 +117,27 @@ fn haste_takes_no_order_out() {
 fn a_servers_page_view_is_judged_by_the_visitor_it_names() {
     let mut passed_on = view();
     passed_on["user_agent"] = "Mozilla/5.0 (compatible; bingbot/2.0)".into();
-    assert_eq!(verdict(&row("node", true, passed_on))[2], "bingbot");
-    assert_eq!(verdict(&row("Googlebot/2.1", true, view())), [""; 3]);
+    assert_eq!(verdict(&row("node", true, &passed_on))[2], "bingbot");
+    assert_eq!(verdict(&row("Googlebot/2.1", true, &view())), [""; 3]);
     let mut told = order();
     told["user_agent"] = "Mozilla/5.0 (compatible; bingbot/2.0)".into();
-    assert_eq!(verdict(&row("node", true, told)), [""; 3]);
+    assert_eq!(verdict(&row("node", true, &told)), [""; 3]);
 }
 
 #[test]
 fn referrer_spam_is_a_bot() {
     let mut spam = view();
     spam["referrer"] = "http://1.semalt.com/crawler.php?u=shop.example".into();
-    assert_eq!(verdict(&row(PERSON, false, spam)), ["referrer_spam", "spam", "1.semalt.com"]);
+    assert_eq!(verdict(&row(PERSON, false, &spam)), ["referrer_spam", "spam", "1.semalt.com"]);
     let mut friend = view();
     friend["referrer"] = "https://blog.example/".into();
-    assert_eq!(verdict(&row(PERSON, false, friend)), [""; 3]);
+    assert_eq!(verdict(&row(PERSON, false, &friend)), [""; 3]);
 }
 
 #[test]
 fn an_event_without_referrer_has_no_channel() {
-    assert_eq!(row(PERSON, false, view())["channel"], "Direct");
-    assert_eq!(row(PERSON, false, order()).get("channel"), None);
+    assert_eq!(row(PERSON, false, &view())["channel"], "Direct");
+    assert_eq!(row(PERSON, false, &order()).get("channel"), None);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn nobody_pays_on_the_way_from_elsewhere() {
     {
         let mut back = view();
         back["referrer"] = referrer.into();
-        let row = row(PERSON, false, back);
+        let row = row(PERSON, false, &back);
         assert_eq!((row.get("channel"), row.get("referrer_host")), (None, None), "{referrer}");
     }
 }
@@ -158,7 +158,7 @@ fn campaigns_beside_the_address_count() {
     told["properties"] =
         json!({ "utm_source": "newsletter", "utm_medium": "Email", "utm_campaign": "Autumn" });
     for trusted in [false, true] {
-        let row = row(PERSON, trusted, told.clone());
+        let row = row(PERSON, trusted, &told);
         assert_eq!(
             [&row["channel"], &row["utm_source"], &row["utm_medium"], &row["utm_campaign"]],
             ["Email", "newsletter", "Email", "Autumn"]
