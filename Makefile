@@ -1,7 +1,7 @@
 # Millrace's commands. `make` alone lists them. Arguments go through ARGS: make demo ARGS=--help
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test accept check bench chaos fuzz build
+.PHONY: help run demo test accept check bench chaos fuzz data build
 
 # rustup asks for a new shell before its programs are found.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -50,6 +50,9 @@ fuzz: ## look for bytes that break a promise, ten minutes for each target
 	@deploy/install/deps.sh check
 	@cargo build $(CARGO_FLAGS) --workspace --bin fuzz
 	@exec $(or $(CARGO_TARGET_DIR),target)/debug/fuzz $(ARGS)
+
+data: ## take the current lists of bots from their packages; ARGS names versions: isbot@5.2.3
+	@deploy/install/bots.mjs $(ARGS)
 
 build:
 	@deploy/install/deps.sh run

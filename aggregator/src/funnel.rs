@@ -179,8 +179,17 @@ pub fn check_filter(filter: &Filter) -> Result<(), &'static str> {
 }
 
 /// Fields that no filter sees: they are ours, not the event's.
-const HIDDEN: [&str; 7] =
-    ["store_id", "event_id", "key_date", "visitor_hash", "is_bot", "bot_reason", "properties"];
+const HIDDEN: [&str; 9] = [
+    "store_id",
+    "event_id",
+    "key_date",
+    "visitor_hash",
+    "is_bot",
+    "bot_reason",
+    "bot_name",
+    "bot_kind",
+    "properties",
+];
 
 impl Compiled {
     fn param(&mut self, value: &str) -> String {

@@ -220,9 +220,15 @@ pub struct EnrichConfig {
     #[arg(long, env = "MILLRACE_URL_ROUTES")]
     pub url_routes: bool,
 
-    /// Hosts, with all below them, that bring nobody: where a customer pays and comes back from, for one.
+    /// Hosts, with all below them, that bring nobody, beside the payment providers that are built in: where a customer pays
+    /// or logs in, and comes back from.
     #[arg(long, env = "MILLRACE_REFERRERS_IGNORED", value_delimiter = ',')]
     pub referrers_ignored: Vec<String>,
+
+    /// File with sites that make up visits to be seen, beside those that are built in: words between blanks, `#` begins a
+    /// comment. Who comes from one, or from below it, is a bot.
+    #[arg(long, env = "MILLRACE_REFERRER_SPAM")]
+    pub referrer_spam: Option<PathBuf>,
 }
 
 impl Default for EnrichConfig {

@@ -218,6 +218,10 @@ rows! {
         is_bot: u8 => U8,
         /// Why it is taken for a bot.
         bot_reason: &'a str => Symbol,
+        /// Name of the bot, where it has one: `Googlebot`.
+        bot_name: &'a str => Symbol,
+        /// What the bot is for: `search`, `ai_training`, `ai_assistant`, `monitor`, `preview`, `library`, `spam`, `other`.
+        bot_kind: &'a str => Symbol,
         /// The client's network: its address without the last 8 bits, of IPv6 the last 80; kept only when a setting says so.
         ip: &'a str => Text,
         /// Browser, or another program that speaks for a person.

@@ -1,13 +1,5 @@
-//! Step `bot`: whether an event is a program's. It is kept and marked, and left out of every rollup; it is never dropped,
-//! as a verdict may be wrong.
-//!
-//! The list of user agents is short on purpose. What it should catch are programs that *run a page* and so the snippet in
-//! it: search engines, previews, monitors, headless browsers. Nearly all call themselves one of the words below. HTTP
-//! libraries are not on it: what they post to the collector, somebody meant to post.
-
-use std::sync::LazyLock;
-
-use aho_corasick::AhoCorasick;
+//! Step `bot`: whether an event is a program's, why it is taken for one, what the program is for, and its name. The event is
+//! kept and marked, and left out of every rollup; it is never dropped, as a verdict may be wrong.
 
 /// Why something is taken for a bot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,14 +10,21 @@ pub enum BotReason {
     Headless,
     /// It comes from a network that the operator lists.
     DataCentre,
+    /// It says that it comes from a site that makes up visits.
+    ReferrerSpam,
     /// One visitor does more than a person can.
     Rate,
 }
 
 impl BotReason {
     /// Every one; each stands at its own index.
-    pub const ALL: [BotReason; 4] =
-        [BotReason::UserAgent, BotReason::Headless, BotReason::DataCentre, BotReason::Rate];
+    pub const ALL: [BotReason; 5] = [
+        BotReason::UserAgent,
+        BotReason::Headless,
+        BotReason::DataCentre,
+        BotReason::ReferrerSpam,
+        BotReason::Rate,
+    ];
 
     /// As rows and metrics spell it.
     pub const fn as_str(self) -> &'static str {
@@ -33,100 +32,80 @@ impl BotReason {
             BotReason::UserAgent => "user_agent",
             BotReason::Headless => "headless",
             BotReason::DataCentre => "data_centre",
+            BotReason::ReferrerSpam => "referrer_spam",
             BotReason::Rate => "rate",
         }
     }
 }
 
-/// Brands in which a marker happens to stand.
-const NOT_BOTS: &[&str] = &["cubot"];
+/// What a bot is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BotKind {
+    /// It fills the index of a search engine.
+    Search,
+    /// It gathers texts from which models learn.
+    AiTraining,
+    /// It reads pages for a person who asks an assistant now.
+    AiAssistant,
+    /// It looks whether a site is up, fast or well made.
+    Monitor,
+    /// It shows what is behind a link that somebody posted.
+    Preview,
+    /// A library for requests, or a program that names itself alone: who runs it, and what for, is unknown.
+    Library,
+    /// It wants to be seen in reports.
+    Spam,
+    /// Anything else.
+    Other,
+}
 
-/// Browsers without a window.
-const HEADLESS: &[&str] = &["headless", "phantomjs", "selenium", "puppeteer", "playwright"];
+impl BotKind {
+    /// Every one.
+    pub(crate) const ALL: [BotKind; 8] = [
+        BotKind::Search,
+        BotKind::AiTraining,
+        BotKind::AiAssistant,
+        BotKind::Monitor,
+        BotKind::Preview,
+        BotKind::Library,
+        BotKind::Spam,
+        BotKind::Other,
+    ];
 
-const MARKERS: &[&str] = &[
-    "bot",
-    "crawl",
-    "spider",
-    "slurp",
-    "lighthouse",
-    "pagespeed",
-    "gtmetrix",
-    "pingdom",
-    "uptime",
-    "monitor",
-    "scrapy",
-    "facebookexternalhit",
-    "preview",
-    "archiver",
-    "prerender",
-    "httrack",
-    "mediapartners",
-    "bytespider",
-    "validator",
-    "fetcher",
-    "scanner",
-];
-
-static MATCHER: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
-    let patterns = NOT_BOTS.iter().chain(HEADLESS).chain(MARKERS);
-    AhoCorasick::builder()
-        .ascii_case_insensitive(true)
-        // The longer brand wins over the marker inside it.
-        .match_kind(aho_corasick::MatchKind::LeftmostFirst)
-        .build(patterns)
-        .ok()
-});
-
-/// Whether this user agent says that it is a program. An empty one says nothing, and passes for a person.
-pub(crate) fn of_user_agent(user_agent: &str) -> Option<BotReason> {
-    let mut verdict = None;
-    for found in MATCHER.as_ref()?.find_iter(user_agent) {
-        let pattern = found.pattern().as_usize();
-        if pattern >= NOT_BOTS.len() + HEADLESS.len() {
-            return Some(BotReason::UserAgent);
-        }
-        if pattern >= NOT_BOTS.len() {
-            verdict = Some(BotReason::Headless);
+    /// As rows and the lists of data spell it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            BotKind::Search => "search",
+            BotKind::AiTraining => "ai_training",
+            BotKind::AiAssistant => "ai_assistant",
+            BotKind::Monitor => "monitor",
+            BotKind::Preview => "preview",
+            BotKind::Library => "library",
+            BotKind::Spam => "spam",
+            BotKind::Other => "other",
         }
     }
-    verdict
+}
+
+/// What is said of a bot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict<'a> {
+    pub(crate) reason: BotReason,
+    pub(crate) kind: BotKind,
+    /// Empty where it has none.
+    pub(crate) name: &'a str,
+}
+
+impl Verdict<'_> {
+    /// Of one that says nothing of itself.
+    pub(crate) const fn nameless(reason: BotReason) -> Self {
+        Self { reason, kind: BotKind::Other, name: "" }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn programs_are_told_from_people() {
-        for (bot, reason) in [
-            (
-                "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
-                BotReason::UserAgent,
-            ),
-            (
-                "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; bingbot/2.0)",
-                BotReason::UserAgent,
-            ),
-            (
-                "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 HeadlessChrome/120.0.0.0 Safari/537.36",
-                BotReason::Headless,
-            ),
-            ("HeadlessChrome/120.0.0.0 Somebot/1", BotReason::UserAgent),
-            ("facebookexternalhit/1.1", BotReason::UserAgent),
-        ] {
-            assert_eq!(of_user_agent(bot), Some(reason), "{bot}");
-        }
-        for person in [
-            "",
-            "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 Version/17.0 Mobile Safari/604.1",
-            "Mozilla/5.0 (Linux; Android 9; CUBOT X19) AppleWebKit/537.36 Chrome/120.0 Mobile Safari/537.36",
-            "curl/8.5.0",
-            "okhttp/4.12.0",
-        ] {
-            assert_eq!(of_user_agent(person), None, "{person}");
-        }
-    }
 
     #[test]
     fn reasons_are_indexes() {

@@ -7,6 +7,7 @@ use millrace_schemas::row::Properties;
 
 use super::{
     channel,
+    host::{host, is_same_site},
     url::{EMAIL, has_email},
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct Campaign<'t> {
     /// Empty for the shop's own.
     pub(crate) referrer_host: Cow<'t, str>,
     pub(crate) channel: &'static str,
+    /// Google Ads marks its links with it; where a browser takes the click id off, it stays.
+    is_google_ad: bool,
 }
 
 /// An advertiser's click id: the parameter it comes in, and the source and medium of a click that says nothing else.
@@ -60,11 +63,12 @@ const CLICK_IDS: &[ClickId] = click_ids! {
 
 impl<'t> Campaign<'t> {
     /// Reads the addresses of a page and of the one before. Where the address has no UTM parameters, properties of their
-    /// names are taken for them.
+    /// names are taken for them. Only of a page view it means something that there is neither campaign nor referrer.
     pub(crate) fn read(
         url: &'t str,
         referrer: &'t str,
         properties: &Properties<'t>,
+        is_page_view: bool,
         is_ignored: impl Fn(&str) -> bool,
     ) -> Self {
         let mut campaign = Self::default();
@@ -75,17 +79,14 @@ impl<'t> Campaign<'t> {
             rest = end.map(|end| &text[end + 1..]);
         }
         for (name, value) in properties {
-            if name.starts_with("utm_") {
+            if is_campaign(name) {
                 campaign.set(name, value.clone());
             }
         }
         let host = host(referrer);
-        let page_host = self::host(url);
-        let is_own = is_same_site(&host, &page_host) || is_ignored(&host);
-        if !url.is_empty() || !referrer.is_empty() {
-            let foreign = if is_own { "" } else { &*host };
-            campaign.channel = campaign.channel(foreign, !referrer.is_empty());
-        }
+        let is_own = is_ignored(&host) || is_same_site(&host, &self::host(url));
+        let foreign = if is_own { "" } else { &*host };
+        campaign.channel = campaign.channel(foreign, is_page_view && referrer.is_empty());
         if !is_own {
             campaign.referrer_host = host;
         }
@@ -93,14 +94,18 @@ impl<'t> Campaign<'t> {
     }
 
     fn take(&mut self, parameter: &'t str) {
+        // `&amp;`: an address as HTML writes it.
+        let parameter = parameter.strip_prefix("amp;").unwrap_or(parameter);
         // Of most parameters the name alone is looked at.
         let is_utm = parameter.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("utm_"));
         let name = &parameter[..memchr::memchr(b'=', parameter.as_bytes()).unwrap_or(parameter.len())];
         let click_id = || CLICK_IDS.iter().find(|click_id| click_id.parameter.eq_ignore_ascii_case(name));
         if is_utm {
             if let Some((_, value)) = form_urlencoded::parse(parameter.as_bytes()).next() {
-                self.set(name, value);
+                self.set(name, decoded_again(value));
             }
+        } else if name.eq_ignore_ascii_case("gad_source") {
+            self.is_google_ad = true;
         } else if let Some(click_id) = click_id()
             && self.click_id_kind.is_empty()
             && let Some((_, value)) = form_urlencoded::parse(parameter.as_bytes()).next()
@@ -113,14 +118,14 @@ impl<'t> Campaign<'t> {
 
     /// Of parameters that stand twice the first is meant.
     fn set(&mut self, name: &str, value: Cow<'t, str>) {
-        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        let is = |known: &str, of_google: &str| name.eq_ignore_ascii_case(known) || name == of_google;
         let place = match () {
-            () if is("utm_source") => &mut self.source,
-            () if is("utm_medium") => &mut self.medium,
-            () if is("utm_campaign") => &mut self.name,
-            () if is("utm_term") => &mut self.term,
-            () if is("utm_content") => &mut self.content,
-            () if is("utm_id") => &mut self.id,
+            () if is("utm_source", "campaign_source") => &mut self.source,
+            () if is("utm_medium", "campaign_medium") => &mut self.medium,
+            () if is("utm_campaign", "campaign_name") => &mut self.name,
+            () if is("utm_term", "campaign_term") => &mut self.term,
+            () if is("utm_content", "campaign_content") => &mut self.content,
+            () if is("utm_id", "campaign_id") => &mut self.id,
             () => return,
         };
         if place.is_empty() {
@@ -128,9 +133,12 @@ impl<'t> Campaign<'t> {
         }
     }
 
-    /// UTM parameters were written by the shop, so they go before click ids, and these before the referrer.
-    fn channel(&self, foreign_host: &str, has_referrer: bool) -> &'static str {
-        let click_id = CLICK_IDS.iter().find(|click_id| click_id.parameter == self.click_id_kind);
+    /// UTM parameters were written by the shop, so they go before click ids, and these before the referrer. A campaign
+    /// without source and medium has those of what is next.
+    fn channel(&self, foreign_host: &str, is_direct: bool) -> &'static str {
+        let kind =
+            if self.is_google_ad && self.click_id_kind.is_empty() { "gclid" } else { self.click_id_kind };
+        let click_id = CLICK_IDS.iter().find(|click_id| click_id.parameter == kind);
         let (source, medium) = match click_id {
             _ if !self.source.is_empty() && !self.medium.is_empty() => (&*self.source, &*self.medium),
             Some(click_id) => (
@@ -139,12 +147,36 @@ impl<'t> Campaign<'t> {
             ),
             None if !self.source.is_empty() || !self.medium.is_empty() => (&*self.source, &*self.medium),
             None if !foreign_host.is_empty() => (foreign_host, "referral"),
-            // A page that another of the shop's led to.
-            None if has_referrer => return "",
-            None => return channel::DIRECT,
+            None if !self.name.is_empty() => ("", ""),
+            None if is_direct => return channel::DIRECT,
+            // A page that another of the shop's led to, or an event that does not say what led to it.
+            None => return "",
         };
         channel::of(source, medium, &self.name)
     }
+}
+
+/// The names under which a campaign comes as a property: of its parameter, or Google's.
+fn is_campaign(property: &str) -> bool {
+    property.starts_with("utm_") || property.starts_with("campaign_")
+}
+
+/// A value that was encoded twice on its way: `summer%2520sale`.
+fn decoded_again(value: Cow<'_, str>) -> Cow<'_, str> {
+    let bytes = value.as_bytes();
+    let code = |at: usize| u8::from_str_radix(std::str::from_utf8(bytes.get(at + 1..at + 3)?).ok()?, 16).ok();
+    if !memchr::memchr_iter(b'%', bytes).any(|at| code(at).is_some()) {
+        return value;
+    }
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = Some(bytes[at]).filter(|byte| *byte == b'%').and_then(|_| code(at));
+        decoded.push(byte.unwrap_or(bytes[at]));
+        at += if byte.is_some() { 3 } else { 1 };
+    }
+    // What is no text then was meant as it stands.
+    String::from_utf8(decoded).map_or(value.clone(), Cow::Owned)
 }
 
 /// Newsletters put the reader's address there.
@@ -152,42 +184,12 @@ fn without_email(value: Cow<'_, str>) -> Cow<'_, str> {
     if has_email(&value) { EMAIL.into() } else { value }
 }
 
-/// The host of an address, in lower case, without `www.` and the port.
-pub(crate) fn host(url: &str) -> Cow<'_, str> {
-    let Some((_, rest)) = url.split_once("://") else { return "".into() };
-    let end = rest.bytes().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b'\\')).unwrap_or(rest.len());
-    let authority = &rest[..end];
-    let host = memchr::memrchr(b'@', authority.as_bytes()).map_or(authority, |at| &authority[at + 1..]);
-    let host = match host.rsplit_once(':') {
-        // An IPv6 address has colons of its own, in brackets.
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let is_www = host.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("www."));
-    let host = if is_www { &host[4..] } else { host };
-    if has_email(host) {
-        EMAIL.into()
-    } else if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        host.to_ascii_lowercase().into()
-    } else {
-        host.into()
-    }
-}
-
-/// Whether one host is the other, or below it.
-pub(crate) fn is_same_site(one: &str, other: &str) -> bool {
-    let is_below = |inner: &str, outer: &str| {
-        inner.strip_suffix(outer).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    !one.is_empty() && !other.is_empty() && (is_below(one, other) || is_below(other, one))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read<'t>(url: &'t str, referrer: &'t str) -> Campaign<'t> {
-        Campaign::read(url, referrer, &Vec::new(), |host| is_same_site(host, "pay.example"))
+        Campaign::read(url, referrer, &Vec::new(), true, |host| is_same_site(host, "pay.example"))
     }
 
     fn check(url: &str, referrer: &str, channel: &str, referrer_host: &str) {
@@ -218,12 +220,13 @@ mod tests {
                 click_id: "F".into(),
                 referrer_host: "".into(),
                 channel: "Email",
+                is_google_ad: false,
             }
         );
         assert_eq!(read("https://a.example/#/shop?utm_source=x", "").source, "x");
         assert_eq!(read("https://a.example/#utm_source=x", "").source, "x");
         let properties = vec![("utm_source", "app".into()), ("utm_other", "x".into())];
-        let from = |url| Campaign::read(url, "", &properties, |_| false).source.into_owned();
+        let from = |url| Campaign::read(url, "", &properties, true, |_| false).source.into_owned();
         assert_eq!((from(""), from("https://a.example/?utm_source=x")), ("app".into(), "x".into()));
     }
 
@@ -260,21 +263,86 @@ mod tests {
             "mail.google.com",
         );
         check("https://shop.example/?utm_source=anything", "https://shop.example/", "Unassigned", "");
-        check("https://shop.example/?utm_campaign=alone", "", "Direct", "");
-        check("", "", "", "");
+        check("https://shop.example/?utm_campaign=alone", "", "Unassigned", "");
+        check("https://shop.example/?utm_campaign=Cross-network", "", "Cross-network", "");
+        check(
+            "https://shop.example/?utm_campaign=alone",
+            "https://www.bing.com/",
+            "Organic Search",
+            "bing.com",
+        );
     }
 
     #[test]
-    fn hosts_are_found() {
-        for (url, expected) in [
-            ("https://WWW.Shop.example:8443/a", "shop.example"),
-            ("https://jo@shop.example?x", "shop.example"),
-            ("https://[2001:db8::1]:80/", "[2001:db8::1]"),
-            ("https://[2001:db8::1]/", "[2001:db8::1]"),
-            ("/relative", ""),
-            ("https://", ""),
+    fn sites_are_found_as_googles_list_has_them() {
+        let page = "https://shop.example/";
+        for (referrer, channel) in [
+            ("https://www.pinterest.de/", "Organic Social"),
+            ("https://lens.google.com/", "Organic Search"),
+            ("https://news.google.com/", "Organic Search"),
+            ("https://shopping.yahoo.com/", "Organic Shopping"),
+            ("https://m.naver.com/", "Organic Search"),
+            ("android-app://com.google.android.gm/", "Email"),
+            ("android-app://com.linkedin.android", "Organic Social"),
+            ("ios-app://389801252/https/instagram.com", "Organic Social"),
+            ("https://chatgpt.com/", "AI Assistants"),
+            ("https://www.perplexity.ai/search", "AI Assistants"),
+            ("https://gemini.google.com/app", "AI Assistants"),
         ] {
-            assert_eq!(host(url), expected);
+            assert_eq!(read(page, referrer).channel, channel, "{referrer}");
         }
+        assert_eq!(read("https://shop.example/?utm_source=chatgpt.com", "").channel, "AI Assistants");
+    }
+
+    #[test]
+    fn addresses_of_ones_own_are_no_source() {
+        check("https://shop.brand.com/", "https://blog.brand.com/", "", "");
+        check("https://shop.brand.co.uk/", "https://www.brand.co.uk/", "", "");
+        check("https://shop.co.uk/", "https://other.co.uk/", "Referral", "other.co.uk");
+        check("https://one.myshopify.com/", "https://two.myshopify.com/", "Referral", "two.myshopify.com");
+    }
+
+    #[test]
+    fn an_event_without_referrer_says_nothing() {
+        let channel = |url, referrer| Campaign::read(url, referrer, &Vec::new(), false, |_| false).channel;
+        assert_eq!(channel("https://shop.example/thanks", ""), "");
+        assert_eq!(channel("", ""), "");
+        assert_eq!(channel("https://shop.example/thanks", "https://www.google.com/"), "Organic Search");
+        assert_eq!(channel("https://shop.example/?utm_source=news&utm_medium=email", ""), "Email");
+    }
+
+    #[test]
+    fn campaigns_beside_the_address_count_like_those_in_it() {
+        for (source, medium, name) in [
+            ("utm_source", "utm_medium", "utm_campaign"),
+            ("campaign_source", "campaign_medium", "campaign_name"),
+        ] {
+            let told = vec![(source, "newsletter".into()), (medium, "email".into()), (name, "Autumn".into())];
+            for url in ["", "https://shop.example/"] {
+                let campaign = Campaign::read(url, "", &told, true, |_| false);
+                assert_eq!(
+                    (campaign.channel, &*campaign.source, &*campaign.name),
+                    ("Email", "newsletter", "Autumn")
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_that_were_escaped_on_their_way_are_read() {
+        let page = "https://shop.example/?a=1&amp;utm_source=news&amp;utm_medium=email&amp;utm_campaign=Summer%2520sale%252B";
+        let campaign = read(page, "");
+        assert_eq!(
+            (&*campaign.source, &*campaign.medium, &*campaign.name),
+            ("news", "email", "Summer sale+")
+        );
+        for (sent, kept) in
+            [("100%25+wool", "100% wool"), ("%25zz", "%zz"), ("a%25FF", "a%FF"), ("%25C3%25A4", "ä")]
+        {
+            assert_eq!(read(&format!("https://shop.example/?utm_term={sent}"), "").term, kept);
+        }
+        check("https://shop.example/?gad_source=1", "https://www.google.com/", "Paid Search", "google.com");
+        check("https://shop.example/?gad_source=1&utm_source=news&utm_medium=email", "", "Email", "");
+        assert_eq!(read("https://shop.example/?gad_source=1&gclid=G", "").click_id_kind, "gclid");
     }
 }

@@ -1,25 +1,17 @@
-//! GA4's default channel groups of traffic that was tagged or referred, in the order in which Google asks for them: the
-//! first rule that fits decides. Case does not matter.
+//! GA4's default channel groups of traffic that was tagged or referred, and AI Assistants beside them, in the order in which
+//! Google asks for them: the first rule that fits decides. Case does not matter.
 //! ([Google's definitions](https://support.google.com/analytics/answer/9756891).)
 
-use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
+use std::borrow::Cow;
 
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+use super::sources::{
+    Site::{self, Assistant, Mail, Search, Shopping, Social, Video},
+    site,
+};
 
 /// Nothing says where it came from.
 pub(crate) const DIRECT: &str = "Direct";
 const UNASSIGNED: &str = "Unassigned";
-
-/// What a source is known as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Site {
-    Search,
-    Social,
-    Video,
-    Shopping,
-}
-
-use Site::{Search, Shopping, Social, Video};
 
 /// What the rules look at.
 struct Visit<'a> {
@@ -40,6 +32,9 @@ const RULES: &[Rule] = &[
     ("Paid Video", |visit| visit.is(Video) && visit.is_paid()),
     ("Display", |visit| matches!(visit.medium, "display" | "banner" | "expandable" | "interstitial" | "cpm")),
     ("Paid Other", |visit| visit.is_paid()),
+    // Newer than Google's groups, and before those of what is not paid for.
+    ("AI Assistants", |visit| visit.is(Assistant)),
+    ("Email", |visit| visit.is(Mail)),
     ("Organic Shopping", |visit| visit.is(Shopping) || is_shopping(visit.campaign)),
     ("Organic Social", |visit| {
         visit.is(Social)
@@ -104,239 +99,6 @@ fn is_email(text: &str) -> bool {
     matches!(text, "email" | "e-mail" | "e_mail" | "e mail")
 }
 
-/// Sources of a known kind: a name is that source itself and, of searches and shops, its site under any country's domain; a
-/// domain is that site and all below it.
-const SITES: &[(Site, &[&str])] = &[
-    (
-        Search,
-        &[
-            "google",
-            "bing",
-            "yahoo",
-            "duckduckgo",
-            "ecosia",
-            "qwant",
-            "startpage",
-            "yandex",
-            "baidu",
-            "naver",
-            "daum",
-            "seznam",
-            "sogou",
-            "ask",
-            "aol",
-            "lycos",
-            "brave",
-            "mojeek",
-            "swisscows",
-            "presearch",
-            "kagi",
-            "rambler",
-            "dogpile",
-            "metager",
-            "virgilio",
-            "onet",
-            "centrum",
-            "najdi",
-            "exalead",
-            "search.yahoo.com",
-            "search.brave.com",
-            "search.aol.com",
-            "search.marginalia.nu",
-            "ecosia.org",
-            "so.com",
-            "coccoc.com",
-            "ya.ru",
-            "go.mail.ru",
-            "m.baidu.com",
-            "search.naver.com",
-            "search.seznam.cz",
-            "cn.bing.com",
-            "metager.org",
-            "com.google.android.googlequicksearchbox",
-            "html.duckduckgo.com",
-            "lite.qwant.com",
-            "you.com",
-        ],
-    ),
-    (
-        Social,
-        &[
-            "facebook",
-            "instagram",
-            "twitter",
-            "x",
-            "linkedin",
-            "pinterest",
-            "reddit",
-            "tiktok",
-            "snapchat",
-            "tumblr",
-            "quora",
-            "threads",
-            "mastodon",
-            "bluesky",
-            "whatsapp",
-            "telegram",
-            "discord",
-            "vk",
-            "vkontakte",
-            "weibo",
-            "wechat",
-            "line",
-            "kakao",
-            "messenger",
-            "nextdoor",
-            "flickr",
-            "fb",
-            "ig",
-            "facebook.com",
-            "fb.com",
-            "fb.me",
-            "instagram.com",
-            "twitter.com",
-            "t.co",
-            "x.com",
-            "linkedin.com",
-            "lnkd.in",
-            "pinterest.com",
-            "pin.it",
-            "reddit.com",
-            "redd.it",
-            "tiktok.com",
-            "snapchat.com",
-            "tumblr.com",
-            "quora.com",
-            "threads.net",
-            "threads.com",
-            "mastodon.social",
-            "bsky.app",
-            "whatsapp.com",
-            "wa.me",
-            "t.me",
-            "telegram.org",
-            "discord.com",
-            "discordapp.com",
-            "vk.com",
-            "ok.ru",
-            "weibo.com",
-            "douban.com",
-            "zhihu.com",
-            "xing.com",
-            "meetup.com",
-            "medium.com",
-            "livejournal.com",
-            "disqus.com",
-            "stackoverflow.com",
-            "stackexchange.com",
-            "news.ycombinator.com",
-            "nextdoor.com",
-            "flickr.com",
-            "goodreads.com",
-            "ask.fm",
-            "tripadvisor.com",
-            "yelp.com",
-            "com.facebook.katana",
-            "com.instagram.android",
-            "com.linkedin.android",
-            "com.pinterest",
-            "com.reddit.frontpage",
-            "com.twitter.android",
-        ],
-    ),
-    (
-        Video,
-        &[
-            "youtube",
-            "vimeo",
-            "dailymotion",
-            "twitch",
-            "netflix",
-            "hulu",
-            "disneyplus",
-            "bilibili",
-            "rumble",
-            "wistia",
-            "youtube.com",
-            "youtu.be",
-            "vimeo.com",
-            "dailymotion.com",
-            "twitch.tv",
-            "netflix.com",
-            "hulu.com",
-            "disneyplus.com",
-            "bilibili.com",
-            "rumble.com",
-            "wistia.com",
-            "ted.com",
-            "crackle.com",
-            "iqiyi.com",
-            "youku.com",
-            "com.google.android.youtube",
-        ],
-    ),
-    (
-        Shopping,
-        &[
-            "amazon",
-            "ebay",
-            "etsy",
-            "walmart",
-            "alibaba",
-            "aliexpress",
-            "shopify",
-            "mercadolibre",
-            "mercadolivre",
-            "rakuten",
-            "igshopping",
-            "google shopping",
-            "shopping",
-            "idealo",
-            "kelkoo",
-            "pricerunner",
-            "shopzilla",
-            "amazon.com",
-            "ebay.com",
-            "etsy.com",
-            "walmart.com",
-            "alibaba.com",
-            "aliexpress.com",
-            "shopping.google.com",
-            "shop.app",
-            "mercadolibre.com",
-            "shopping.yahoo.co.jp",
-            "rakuten.co.jp",
-            "wish.com",
-            "temu.com",
-            "pricespy.co.uk",
-            "nextag.com",
-        ],
-    ),
-];
-
-static BY_NAME: LazyLock<HashMap<&'static str, Site, Xxh3DefaultBuilder>> = LazyLock::new(|| {
-    SITES.iter().flat_map(|(site, names)| names.iter().map(|name| (*name, *site))).collect()
-});
-
-/// The kind of a source, in lower case: a name, or a host.
-fn site(source: &str) -> Option<Site> {
-    let source = source.strip_prefix("www.").unwrap_or(source);
-    if let Some(site) = BY_NAME.get(source) {
-        return Some(*site);
-    }
-    // The domains above it, outermost last.
-    let above =
-        source.match_indices('.').map(|(at, _)| &source[at + 1..]).filter(|domain| domain.contains('.'));
-    if let Some(site) = above.filter_map(|domain| BY_NAME.get(domain)).next() {
-        return Some(*site);
-    }
-    // `google.co.uk`: a name under a country's domain.
-    let (name, domain) = source.split_once('.')?;
-    let is_top =
-        domain.split('.').count() <= 2 && domain.split('.').all(|label| (2..=3).contains(&label.len()));
-    BY_NAME.get(name).copied().filter(|site| is_top && matches!(site, Search | Shopping))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -391,38 +153,17 @@ mod tests {
             ("anything", "mobile app", "", "Mobile Push Notifications"),
             ("anything", "notification", "", "Mobile Push Notifications"),
             ("firebase", "anything", "", "Mobile Push Notifications"),
+            ("ChatGPT.com", "", "", "AI Assistants"),
+            ("perplexity", "referral", "", "AI Assistants"),
+            ("chatgpt", "cpc", "", "Paid Other"),
+            ("com.google.android.gm", "referral", "", "Email"),
+            ("Google Shopping", "cpc", "", "Paid Shopping"),
+            ("", "", "cross-network", "Cross-network"),
+            ("", "", "summer", "Unassigned"),
             ("anything", "anything", "", "Unassigned"),
             ("newsletter", "", "", "Unassigned"),
         ] {
             assert_eq!(of(source, medium, campaign), channel, "{source} / {medium} / {campaign}");
         }
-    }
-
-    #[test]
-    fn sites_are_told_from_their_like() {
-        for (source, expected) in [
-            ("www.google.de", Some(Search)),
-            ("google.com.br", Some(Search)),
-            ("mail.google.com", None),
-            ("google.evil.example", None),
-            ("notgoogle.com", None),
-            ("r.search.yahoo.com", Some(Search)),
-            ("mail.yahoo.com", None),
-            ("old.reddit.com", Some(Social)),
-            ("t.co", Some(Social)),
-            ("x.com", Some(Social)),
-            ("example.t.co", Some(Social)),
-            ("ebay.co.uk", Some(Shopping)),
-            ("x.de", None),
-            ("facebook.com.evil.example", None),
-            ("", None),
-        ] {
-            assert_eq!(site(source), expected, "{source}");
-        }
-    }
-
-    #[test]
-    fn no_source_is_of_two_kinds() {
-        assert_eq!(BY_NAME.len(), SITES.iter().map(|(_, names)| names.len()).sum::<usize>());
     }
 }

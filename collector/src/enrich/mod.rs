@@ -1,7 +1,7 @@
 //! What the collector learns of an event from its request, in named steps, each of which can be switched off.
 //!
 //! Of a sender, once for all events of a request: `ip` → `geo` → `user_agent` → `visitor` → `bot` (user agent, network).
-//! Of each event: `campaign` → `url` → `bot` (headless, rate). `campaign` comes before `url`, which removes what it reads.
+//! Of each event: `campaign` → `url` → `bot` (headless, referrer, rate). `campaign` comes before `url`, which removes what it reads.
 //!
 //! * A sender with a write key is the visitor. A shop's own server is not: with its secret key nothing is learned from its
 //!   own address and user agent, only from those that it sends for its visitor, in `ip` and `user_agent`. With a write key
@@ -12,29 +12,39 @@
 mod bot;
 mod campaign;
 mod channel;
+mod crawler;
 mod file;
 mod geo;
+mod host;
 mod ip;
 mod network;
 mod rate;
+mod referrer;
 mod secret;
+mod sources;
 mod url;
 mod user_agent;
 mod visitor;
 
+#[cfg(test)]
+mod tests;
+
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use millrace_schemas::{
-    event::PAGE_VIEW,
+    event::{PAGE_VIEW, PURCHASE, REFUND},
     row::{ClickRow, EventRow, Properties},
 };
 
 pub use self::{bot::BotReason, file::FileError};
 use self::{
-    campaign::{Campaign, is_same_site},
+    bot::{BotKind, Verdict},
+    campaign::Campaign,
+    crawler::{Crawler, Crawlers},
     geo::{Place, Places},
     network::Networks,
     rate::Rates,
+    referrer::{Ignored, Spam},
     url::UrlRules,
     user_agent::{Agent, UserAgents},
 };
@@ -49,15 +59,20 @@ const PEOPLE_PER_DERIVED_VISITOR: u32 = 10;
 
 const MINUTE_MS: i64 = 60_000;
 
+/// What is told of orders: no haste takes it out.
+const OF_ORDERS: [&str; 4] = [PURCHASE, REFUND, "order_updated", "order_cancelled"];
+
 /// The steps with what they know; one for all requests.
 pub struct Enricher {
     skipped: Vec<Step>,
     user_agents: UserAgents,
+    crawlers: Crawlers,
     places: Option<Places>,
     networks: Option<Networks>,
     rates: Option<(Rates, u32)>,
     urls: UrlRules,
-    referrers_ignored: Vec<String>,
+    referrers_ignored: Ignored,
+    referrer_spam: Spam,
     keeps_network: bool,
 }
 
@@ -68,15 +83,13 @@ impl Enricher {
         Ok(Self {
             skipped: config.skip.clone(),
             user_agents: UserAgents::open(config.user_agent_rules.as_deref())?,
+            crawlers: Crawlers::new(),
             places: config.geo_database.as_deref().map(Places::open).transpose()?,
             networks: config.data_centre_networks.as_deref().map(Networks::open).transpose()?,
             rates: (per_minute > 0).then(|| (Rates::new(), per_minute)),
             urls: UrlRules::new(config.url_parameters.iter().map(String::as_str), config.url_routes),
-            referrers_ignored: config
-                .referrers_ignored
-                .iter()
-                .map(|host| host.to_ascii_lowercase())
-                .collect(),
+            referrers_ignored: Ignored::new(&config.referrers_ignored),
+            referrer_spam: Spam::open(config.referrer_spam.as_deref())?,
             keeps_network: config.keep_network,
         })
     }
@@ -86,11 +99,15 @@ impl Enricher {
         if self.does(Step::UserAgent) {
             self.user_agents.warm();
         }
+        if self.does(Step::Bot) {
+            Crawlers::warm();
+        }
     }
 
     /// Reads files again that have changed. Waits for the disk.
     pub fn refresh(&self) {
         self.user_agents.refresh();
+        self.referrer_spam.refresh();
         if let Some(places) = &self.places {
             places.refresh();
         }
@@ -114,15 +131,8 @@ impl Enricher {
                 sender.place = places.find(address);
             }
         }
-        let by_user_agent = known.user_agent.and_then(bot::of_user_agent);
-        if self.does(Step::UserAgent)
-            && let Some(user_agent) = known.user_agent
-        {
-            sender.agent = match by_user_agent {
-                // Of those the rules know little more, and they take longest over them.
-                Some(BotReason::UserAgent) => Arc::new(Agent { device: "bot", ..Agent::default() }),
-                _ => self.user_agents.find(user_agent),
-            };
+        if let Some(user_agent) = known.user_agent {
+            (sender.agent, sender.crawler) = self.agent(user_agent);
         }
         if self.does(Step::Visitor)
             && let (Some(salt), Some(address)) = (request.salt, known.address)
@@ -130,23 +140,48 @@ impl Enricher {
             let user_agent = known.user_agent.unwrap_or_default();
             sender.visitor = visitor::derive(salt, request.store_id, address, user_agent);
         }
-        if self.does(Step::Bot) {
-            let is_listed = || {
-                let networks = self.networks.as_ref()?;
-                networks.contain(known.address?).then_some(BotReason::DataCentre)
-            };
-            sender.bot = by_user_agent.or_else(is_listed);
+        if self.does(Step::Bot)
+            && let (Some(networks), Some(address)) = (&self.networks, known.address)
+        {
+            sender.is_in_data_centre = networks.contain(address);
         }
         sender
     }
 
+    /// The steps `user_agent` and `bot` of a user agent. A device that is a bot's and a bot are one.
+    fn agent(&self, user_agent: &str) -> (Arc<Agent>, Option<Arc<Crawler>>) {
+        // Rules for browsers know little more of crawlers, and take longest over them. A library is no device.
+        let of = |crawler: &Crawler| Agent {
+            device: if crawler.kind == BotKind::Library { "" } else { "bot" },
+            ..Agent::default()
+        };
+        let crawler = self.crawlers.find(user_agent);
+        let agent = match &crawler {
+            _ if !self.does(Step::UserAgent) => Arc::default(),
+            Some(crawler) if crawler.reason == BotReason::UserAgent => Arc::new(of(crawler)),
+            _ => self.user_agents.find(user_agent),
+        };
+        if crawler.is_some() || agent.device != "bot" {
+            return (agent, crawler);
+        }
+        match Crawlers::spider(user_agent, &agent.browser) {
+            Some(spider) => (agent, Some(spider)),
+            None => (Arc::new(Agent { device: "", ..Agent::clone(&agent) }), None),
+        }
+    }
+
     /// The steps `campaign` and `url` of an event.
-    fn page<'t>(&self, url: &'t str, referrer: &'t str, properties: &mut Properties<'t>) -> Page<'t> {
+    fn page<'t>(
+        &self,
+        url: &'t str,
+        referrer: &'t str,
+        properties: &mut Properties<'t>,
+        is_page_view: bool,
+    ) -> Page<'t> {
         let mut page = Page { url: url.into(), referrer: referrer.into(), campaign: Campaign::default() };
         if self.does(Step::Campaign) {
-            let is_ignored =
-                |host: &str| self.referrers_ignored.iter().any(|known| is_same_site(host, known));
-            page.campaign = Campaign::read(url, referrer, properties, is_ignored);
+            let is_ignored = |host: &str| self.referrers_ignored.contains(host);
+            page.campaign = Campaign::read(url, referrer, properties, is_page_view, is_ignored);
         }
         if self.does(Step::Url) {
             page.referrer = self.urls.normalise(referrer);
@@ -173,10 +208,22 @@ impl Enricher {
         if self.does(Step::Url) { self.urls.normalise_text(text) } else { text.into() }
     }
 
-    /// The step `bot` of an event. A server tells of orders, whoever made them: only a page view that it passes on is
-    /// judged by the visitor it names.
-    fn verdict(&self, event: &Moment, sender: &Sender, webdriver: bool) -> Option<BotReason> {
-        if !self.does(Step::Bot) || (event.trusted && !event.is_page_view) {
+    /// The step `bot` of an event.
+    ///
+    /// * A server tells of orders, whoever made them: only a page view with which it names its visitor is judged, as a
+    ///   browser's would be.
+    /// * A library's verdict takes out page views alone. Apps and servers post with one and a public key, so an order, or
+    ///   any named event, must not go with the program that carried it; a page that nothing but a library "saw" was
+    ///   fetched, and seen by nobody.
+    /// * What is told of orders is never too hasty.
+    fn verdict<'s>(
+        &self,
+        event: &Moment,
+        sender: &'s Sender,
+        webdriver: bool,
+        referrer_host: &'s str,
+    ) -> Option<Verdict<'s>> {
+        if !self.does(Step::Bot) || !event.is_judged {
             return None;
         }
         let is_hasty = || {
@@ -188,13 +235,19 @@ impl Enricher {
             let most = per_minute.saturating_mul(people).min(COUNT_MAX - 1);
             let minute = |ms: i64| ms.div_euclid(MINUTE_MS);
             let counted = rates.count(visitor ^ event.store, minute(event.happened), minute(event.received));
-            (counted > most).then_some(BotReason::Rate)
+            (counted > most && !event.is_of_order).then_some(Verdict::nameless(BotReason::Rate))
         };
+        let by_name = sender.crawler.as_deref().map(Crawler::verdict);
         let is_somebody = event.visitor_hash != 0 || !sender.visitor.is_empty();
-        sender
-            .bot
-            .or(webdriver.then_some(BotReason::Headless))
-            .or_else(|| if is_somebody && !event.trusted { is_hasty() } else { None })
+        by_name
+            .filter(|verdict| verdict.kind != BotKind::Library || event.is_page_view)
+            .or(sender.is_in_data_centre.then_some(Verdict::nameless(BotReason::DataCentre)))
+            .or(webdriver.then_some(Verdict::nameless(BotReason::Headless)))
+            .or_else(|| {
+                let name = Some(referrer_host).filter(|host| self.referrer_spam.contains(host))?;
+                Some(Verdict { reason: BotReason::ReferrerSpam, kind: BotKind::Spam, name })
+            })
+            .or_else(|| if is_somebody { is_hasty() } else { None })
     }
 }
 
@@ -211,7 +264,8 @@ struct Sender {
     place: Place,
     agent: Arc<Agent>,
     visitor: String,
-    bot: Option<BotReason>,
+    crawler: Option<Arc<Crawler>>,
+    is_in_data_centre: bool,
 }
 
 /// What was learned of a page.
@@ -221,14 +275,15 @@ struct Page<'t> {
     campaign: Campaign<'t>,
 }
 
-/// What the rate of a visitor is told by.
+/// What the verdict on an event depends on.
 struct Moment {
     store: u64,
     visitor_hash: u64,
     happened: i64,
     received: i64,
-    trusted: bool,
+    is_judged: bool,
     is_page_view: bool,
+    is_of_order: bool,
 }
 
 /// The steps for the events of one request.
@@ -276,11 +331,17 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         hints: &Hints<'t>,
         see: impl FnOnce(&Valid<'_>, Option<BotReason>),
     ) {
-        let page = self.enricher.page(row.url, row.referrer, &mut row.properties);
+        let is_page_view = row.r#type == PAGE_VIEW;
+        let page = self.enricher.page(row.url, row.referrer, &mut row.properties, is_page_view);
         let (title, label) = (self.enricher.clean_text(row.title), self.enricher.clean_text(row.label));
-        let moment = self.moment(row.visitor_hash, row.event_time, row.r#type == PAGE_VIEW);
-        let bot = self.enricher.verdict(&moment, sender, hints.webdriver);
         let (agent, campaign) = (&sender.agent, &page.campaign);
+        let moment = Moment {
+            is_judged: !self.request.trusted || (is_page_view && hints.speaks_for().is_some()),
+            is_page_view,
+            is_of_order: OF_ORDERS.contains(&row.name),
+            ..self.moment(row.visitor_hash, row.event_time)
+        };
+        let bot = self.enricher.verdict(&moment, sender, hints.webdriver, &campaign.referrer_host);
         let mut row: EventRow<'_> = row;
         if row.visitor_id.is_empty() {
             row.visitor_id = &sender.visitor;
@@ -310,8 +371,12 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         row.click_id_kind = campaign.click_id_kind;
         row.click_id = &campaign.click_id;
         row.is_bot = bot.is_some().into();
-        row.bot_reason = bot.map_or("", BotReason::as_str);
-        see(&Valid::Event(row), bot);
+        if let Some(Verdict { reason, kind, name }) = bot {
+            row.bot_reason = reason.as_str();
+            row.bot_kind = kind.as_str();
+            row.bot_name = name;
+        }
+        see(&Valid::Event(row), bot.map(|bot| bot.reason));
     }
 
     fn click<'t>(
@@ -322,8 +387,8 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         see: impl FnOnce(&Valid<'_>, Option<BotReason>),
     ) {
         let url = self.enricher.clean(row.url, &mut row.properties);
-        let moment = self.moment(row.visitor_hash, row.event_time, false);
-        let bot = self.enricher.verdict(&moment, sender, hints.webdriver);
+        let moment = self.moment(row.visitor_hash, row.event_time);
+        let bot = self.enricher.verdict(&moment, sender, hints.webdriver, "").map(|bot| bot.reason);
         let mut row: ClickRow<'_> = row;
         if row.visitor_id.is_empty() {
             row.visitor_id = &sender.visitor;
@@ -338,8 +403,16 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         see(&Valid::Click(row), bot);
     }
 
-    fn moment(&self, visitor_hash: u64, happened: i64, is_page_view: bool) -> Moment {
+    fn moment(&self, visitor_hash: u64, happened: i64) -> Moment {
         let Request { trusted, received_at, .. } = *self.request;
-        Moment { store: self.store, visitor_hash, happened, received: received_at, trusted, is_page_view }
+        Moment {
+            store: self.store,
+            visitor_hash,
+            happened,
+            received: received_at,
+            is_judged: !trusted,
+            is_page_view: false,
+            is_of_order: false,
+        }
     }
 }

@@ -24,7 +24,7 @@ fn request() -> Request<'static> {
         event_age_max_days: 30,
         trusted: false,
         received_at: RECEIVED_AT,
-        user_agent: "agent",
+        user_agent: "Mozilla/5.0 (a visitor)",
         address: Some([192, 0, 2, 7].into()),
         salt: Some(&[7; 32]),
         id_seed: 7,
@@ -36,7 +36,7 @@ fn request() -> Request<'static> {
 static ENRICHER: LazyLock<Enricher> = LazyLock::new(|| Enricher::new(&EnrichConfig::default()).unwrap());
 
 /// What `request` becomes a visitor of.
-const DERIVED: &str = "a5f68cc242e4857476053e6cc3ab6f43";
+const DERIVED: &str = "688d2e50e21e7b96de4508a2851f39ef";
 
 fn collect(body: &str) -> Outcome {
     collect_body(body.as_bytes(), Form::Json, &request(), &ENRICHER, &mut Scratch::default()).unwrap()
@@ -74,7 +74,7 @@ fn page_views_become_rows() {
             "visitor_hash": xxhash_rust::xxh3::xxh3_64(b"v-1"), "sequence": 3, "url": "https://shop.example/",
             "title": "Tä\"g\n", "viewport_width": 1281, "duration_ms": 1500, "scroll_depth": 100,
             "properties": { "a": "x", "b": "1", "c": "1.5", "d": "true", "f": "-2", "g": "5" },
-            "user_agent": "agent", "channel": "Direct",
+            "user_agent": "Mozilla/5.0 (a visitor)", "channel": "Direct",
         })
     );
 }
