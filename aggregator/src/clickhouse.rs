@@ -141,7 +141,7 @@ pub fn is_unknown_table(error: &Error) -> bool {
     }
 }
 
-/// The query texts. A text may hold another as `{{name}}`.
+/// The query texts. A text may hold another as `{{name}}`; `{{decimals}}` is the number of those of a row's currency.
 pub mod text {
     macro_rules! texts {
         ($($name:ident),+ $(,)?) => {
@@ -162,6 +162,9 @@ pub mod text {
 
         /// A text by its name.
         pub(super) fn find(name: &str) -> Option<&'static str> {
+            if name == "decimals" {
+                return Some(millrace_schemas::clickhouse::DECIMALS);
+            }
             ALL.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
         }
     }

@@ -228,7 +228,7 @@ impl Compiled {
                 let inner = self.compare(filter, "item", "toFloat64OrNull(item)", "item != ''")?;
                 Ok(format!("arrayExists(item -> {inner}, {name})"))
             }
-            ColumnType::U32s | ColumnType::I64s => {
+            ColumnType::Millionths | ColumnType::Thousandths => {
                 let inner = self.compare_number(filter, "toFloat64(item)", "1")?;
                 Ok(format!("arrayExists(item -> {inner}, {name})"))
             }

@@ -1,8 +1,10 @@
 //! The pure part of the hot path: decode → validate → enrich → encode, with nothing but memory in and out.
 
+use bumpalo::Bump;
 use millrace_schemas::{
     limits::Limits,
     reject::{Reason, Rejection},
+    repair::Repair,
     row::{ClickRow, EventRow},
 };
 
@@ -10,8 +12,9 @@ use crate::{
     decode::{Events, Form, Refusal, Scratch, decode},
     encode::{Encoder, Message, MessageBytesMax, RowTooLarge, Topic},
     enrich::{BotReason, Enricher, Enrichment},
+    read::Note,
     time::TimeSource,
-    validate::{Request, Valid, validate},
+    validate::{Checked, Request, Valid, validate},
 };
 
 pub use crate::body::{Encoding, inflate};
@@ -37,6 +40,19 @@ pub struct Outcome {
     pub bots: [usize; BotReason::ALL.len()],
     /// What was refused, with its place in the request.
     pub rejected: Vec<(usize, Rejection)>,
+    /// What was done to fields of accepted events.
+    pub repaired: Vec<Repaired>,
+}
+
+/// What was done to a field of an event that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// Place of the event in the request.
+    pub index: usize,
+    /// The field.
+    pub field: String,
+    /// What was done, and why.
+    pub repair: Repair,
 }
 
 impl Outcome {
@@ -57,33 +73,41 @@ pub fn accept(
     let mut encoder = Encoder::new(bytes_max);
     let enrichment = Enrichment::new(enricher, request);
     events.for_each(|index, source| {
-        let valid = match &source {
-            Ok(source) => validate(source, index, request),
-            Err(rejection) => Err(rejection.clone()),
-        };
-        match valid {
-            Ok((row, hints)) => {
-                let mut pushed = Ok(());
-                enrichment.with(row, &hints, |row, bot| {
-                    pushed = encoder.push(row);
-                    if pushed.is_ok() {
-                        outcome.count(row, bot);
-                    }
-                });
-                if let Err(RowTooLarge { bytes, bytes_max }) = pushed {
-                    let detail =
-                        format!("as a row the event has {bytes} bytes, and the log takes {bytes_max}");
-                    outcome.rejected.push((index, Rejection::new(Reason::RowTooLarge, detail)));
+        let arena = Bump::new();
+        let checked = source.and_then(|source| validate(&source, index, request, &arena));
+        let accepted = checked.and_then(|Checked { mut row, hints, mut notes }| {
+            row.set_repairs(&notes, &arena);
+            let mut pushed = Ok(());
+            enrichment.with(row, &hints, &mut notes, |row, bot| {
+                pushed = encoder.push(row);
+                if pushed.is_ok() {
+                    outcome.count(row, bot);
                 }
-            }
-            Err(rejection) => outcome.rejected.push((index, rejection)),
+            });
+            pushed.map(|()| outcome.note(index, &notes)).map_err(Rejection::from)
+        });
+        if let Err(rejection) = accepted {
+            outcome.rejected.push((index, rejection));
         }
     });
     outcome.messages = encoder.finish();
     outcome
 }
 
+impl From<RowTooLarge> for Rejection {
+    fn from(RowTooLarge { bytes, bytes_max }: RowTooLarge) -> Self {
+        let detail = format!("as a row the event has {bytes} bytes, and the log takes {bytes_max}");
+        Self::new(Reason::RowTooLarge, detail)
+    }
+}
+
 impl Outcome {
+    fn note(&mut self, index: usize, notes: &[Note<'_>]) {
+        let repaired =
+            |note: &Note<'_>| Repaired { index, field: note.field.to_owned(), repair: note.repair };
+        self.repaired.extend(notes.iter().map(repaired));
+    }
+
     fn count(&mut self, row: &Valid<'_>, bot: Option<BotReason>) {
         if let Some(reason) = bot {
             self.bots[reason as usize] += 1;

@@ -30,7 +30,8 @@ pub(crate) fn address(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNe
 }
 
 /// An address, with or without a port.
-fn parse_address(text: &str) -> Option<IpAddr> {
+pub(crate) fn parse_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
     text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 

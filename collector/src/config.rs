@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use millrace_schemas::limits::Limits;
 use millrace_service::host::HostConfig;
 
-use crate::{enrich, tape::NESTING_MAX};
+use crate::{enrich, mend::DEPTH_MAX};
 
 /// Takes analytics events over HTTP and hands them to the log.
 ///
@@ -348,7 +348,7 @@ limit_config! {
     /// Bytes of a URL.
     url_bytes_max, "MILLRACE_URL_BYTES_MAX", 1..=64 << 10;
     /// Levels of objects and arrays in an event, the event itself being the first.
-    nesting_max, "MILLRACE_NESTING_MAX", 2..=NESTING_MAX as u64;
+    nesting_max, "MILLRACE_NESTING_MAX", 2..=DEPTH_MAX as u64;
     /// Largest amount (total, tax, shipping, discount, price times quantity, and the sum of these over the items) and
     /// largest quantity that an event sent with a write key may name; beyond it the event is refused. In whole units of a
     /// currency like the dollar or the euro; of currencies whose unit is worth a hundredth of that, a thousandth and so

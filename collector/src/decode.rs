@@ -2,8 +2,7 @@
 //!
 //! The body is parsed once, as a whole, into simd-json's tape, and each event's fields are looked up on it by hand: an
 //! event of a wrong shape then costs its neighbours nothing, and duplicate keys are seen. Only when the body does not
-//! parse, or is so long that one of its events may be over the limit, is it split ([`crate::split`]); where it does not
-//! parse, each element is then parsed alone.
+//! parse is it split ([`crate::split`]), each element parsed alone, and mended ([`crate::mend`]) where that fails.
 //!
 //! Strings are borrowed from the scratch copy that simd-json unescapes in place; nothing is allocated per field.
 
@@ -17,8 +16,9 @@ use simd_json::Node;
 
 use crate::{
     field::Field,
+    mend::{mend, without_mark},
     split::{self, Top},
-    tape::{NESTING_MAX, Object, Parsed, Parser, Source, is_deeper, size},
+    tape::{Object, Parsed, Parser, Source, size},
 };
 
 /// How a body holds its events, as its content type says.
@@ -36,6 +36,7 @@ pub struct Scratch {
     body: Parser,
     head: Parser,
     element: Parser,
+    mended: Parser,
 }
 
 /// A request that is refused whole.
@@ -66,15 +67,14 @@ pub struct Events<'s> {
     parsed: Parsed<'s>,
     list: List,
     has_envelope: bool,
-    event_bytes_max: usize,
-    nesting_max: usize,
     body: &'s [u8],
     element: &'s mut Parser,
+    mended: &'s mut Parser,
 }
 
 enum List {
-    /// Events start at this node of the tape; `ranges` are their bytes, where the body is long enough to ask.
-    Nodes { first: usize, count: usize, ranges: Option<Vec<Range<usize>>> },
+    /// Events start at this node of the tape.
+    Nodes { first: usize, count: usize },
     /// Each event is parsed alone from these bytes.
     Pieces(Vec<Range<usize>>),
 }
@@ -86,15 +86,15 @@ pub fn decode<'s>(
     limits: &Limits,
     scratch: &'s mut Scratch,
 ) -> Result<Events<'s>, Refusal> {
-    let Scratch { body: whole, head, element } = scratch;
+    let Scratch { body: whole, head, element, mended } = scratch;
+    let body = without_mark(body);
     let mut events = Events {
         parsed: Parsed::nothing(),
         list: List::Pieces(Vec::new()),
         has_envelope: false,
-        event_bytes_max: limits.event_bytes_max,
-        nesting_max: limits.nesting_max.min(NESTING_MAX),
         body,
         element,
+        mended,
     };
     if form == Form::Lines {
         events.list = List::Pieces(lines(body, limits.events_max)?);
@@ -102,7 +102,7 @@ pub fn decode<'s>(
         match whole.parse(body) {
             Ok(parsed) => {
                 events.parsed = parsed;
-                events.find_in_tape(limits.events_max)?;
+                events.find_in_tape()?;
             }
             Err(rejection) => events.find_in_pieces(limits.events_max, &rejection, head)?,
         }
@@ -111,7 +111,6 @@ pub fn decode<'s>(
         let detail = format!("send at most {} events in one request", limits.events_max);
         return Err(Refusal::new(Reason::TooManyEvents, detail));
     }
-    events.check_context()?;
     Ok(events)
 }
 
@@ -129,6 +128,11 @@ fn not_json(detail: impl Into<String>) -> Refusal {
 
 fn events_are_no_array() -> Refusal {
     Refusal::new(Reason::WrongType, "`events` must be an array of events")
+}
+
+/// Of two lists one would be lost without a word.
+fn two_lists() -> Refusal {
+    Refusal::new(Reason::DuplicateKey, "`events` stands twice; send one list")
 }
 
 impl<'s> Events<'s> {
@@ -155,44 +159,39 @@ impl<'s> Events<'s> {
 
     /// Visits every event, in order, with its place in the request.
     pub(crate) fn for_each(&mut self, mut visit: impl FnMut(usize, Result<Source<'_>, Rejection>)) {
-        let Self { parsed, list, element, body, .. } = self;
-        let (event_bytes_max, nesting_max) = (self.event_bytes_max, self.nesting_max);
+        let Self { parsed, list, element, mended, body, .. } = self;
         let nodes = &parsed.tape.0;
         let envelope = if self.has_envelope { Object::read(nodes, 0).ok() } else { None };
-        let context = envelope
-            .as_ref()
-            .and_then(|envelope| Object::read(nodes, envelope.position(Field::Context)?).ok());
+        let context_at = envelope.as_ref().and_then(|envelope| envelope.position(Field::Context));
+        let context = context_at.and_then(|at| Object::read(nodes, at).ok());
+        let has_odd_context = context_at.is_some() && context.is_none();
         let sent_at = envelope.as_ref().and_then(|envelope| envelope.get(Field::SentAt));
+        let context = context.as_ref();
         match list {
-            List::Nodes { first, count, ranges } => {
+            List::Nodes { first, count } => {
                 let mut at = *first;
                 for index in 0..*count {
-                    let end = at + size(nodes, at);
-                    let bytes = ranges.as_ref().map_or(0, |ranges| match ranges.get(index) {
-                        Some(range) => range.len(),
-                        // The list's name is spelt with escapes, or stands behind too many others.
-                        None => bytes_of(&nodes[at..end]),
-                    });
-                    let event = check_size(bytes, event_bytes_max)
-                        .and_then(|()| read_event(nodes, at, end, nesting_max));
-                    visit(index, event.map(|event| Source { event, context: context.as_ref(), sent_at }));
-                    at = end;
+                    let event = Object::read(nodes, at);
+                    visit(index, event.map(|event| Source { event, context, sent_at, has_odd_context }));
+                    at += size(nodes, at);
                 }
             }
             List::Pieces(ranges) => {
                 for (index, range) in ranges.iter().enumerate() {
-                    let parsed = check_size(range.len(), event_bytes_max)
-                        .and_then(|()| element.parse(&body[range.clone()]));
-                    match &parsed {
-                        Ok(Parsed { tape, .. }) => visit(
-                            index,
-                            read_event(&tape.0, 0, tape.0.len(), nesting_max).map(|event| Source {
-                                event,
-                                context: context.as_ref(),
-                                sent_at,
-                            }),
-                        ),
+                    let mut visit = |parsed: &Result<Parsed<'_>, Rejection>| match parsed {
+                        Ok(Parsed { tape, .. }) => {
+                            let event = Object::read(&tape.0, 0);
+                            visit(
+                                index,
+                                event.map(|event| Source { event, context, sent_at, has_odd_context }),
+                            );
+                        }
                         Err(rejection) => visit(index, Err(rejection.clone())),
+                    };
+                    let piece = &body[range.clone()];
+                    match element.parse(piece) {
+                        Err(_) => visit(&mended.parse(&mend(piece))),
+                        parsed => visit(&parsed),
                     }
                 }
             }
@@ -200,35 +199,27 @@ impl<'s> Events<'s> {
     }
 
     /// Finds the events of a body that parsed.
-    fn find_in_tape(&mut self, events_max: usize) -> Result<(), Refusal> {
+    fn find_in_tape(&mut self) -> Result<(), Refusal> {
         let nodes = &self.parsed.tape.0;
-        let mut list_field = None;
         let (first, count) = match nodes[0] {
             Node::Array { len, .. } => (1, len),
             Node::Object { .. } => {
-                list_field = Object::read(nodes, 0).ok().and_then(|root| root.position(Field::Events));
-                match list_field.map(|at| (at, nodes[at])) {
+                let root = Object::read(nodes, 0)?;
+                match root.position(Field::Events).map(|at| (at, nodes[at])) {
                     None => (0, 1),
-                    Some((at, Node::Array { len, .. })) => (at + 1, len),
+                    Some(_) if root.duplicates().any(|field| field == Field::Events) => {
+                        return Err(two_lists());
+                    }
+                    Some((at, Node::Array { len, .. })) => {
+                        self.has_envelope = true;
+                        (at + 1, len)
+                    }
                     Some(_) => return Err(events_are_no_array()),
                 }
             }
             Node::String(_) | Node::Static(_) => (0, 1),
         };
-        self.has_envelope = list_field.is_some();
-        let ranges = if self.body.len() > self.event_bytes_max {
-            Some(match split::split(self.body, events_max) {
-                Some(Top::Array(ranges)) => ranges,
-                Some(Top::Object(members)) if self.has_envelope => {
-                    let (list, _) = event_list(self.body, &members, events_max)?.unwrap_or_default();
-                    list
-                }
-                _ => vec![whole_of(self.body.trim_ascii())],
-            })
-        } else {
-            None
-        };
-        self.list = List::Nodes { first, count, ranges };
+        self.list = List::Nodes { first, count };
         Ok(())
     }
 
@@ -249,7 +240,7 @@ impl<'s> Events<'s> {
             Some(Top::Object(members)) => match event_list(self.body, &members, events_max)? {
                 None => vec![whole_of(self.body)],
                 Some((list, envelope)) => {
-                    self.parsed = head.parse(&envelope)?;
+                    self.parsed = head.parse(&mend(&envelope))?;
                     self.has_envelope = true;
                     list
                 }
@@ -270,48 +261,11 @@ impl<'s> Events<'s> {
         let context_bytes = if self.has_envelope { context_bytes().unwrap_or(0) } else { 0 };
         self.body.len().saturating_add(self.len().saturating_mul(context_bytes))
     }
-
-    /// A context that is no object would silently be missing from every event; each event is as large as it is.
-    fn check_context(&self) -> Result<(), Refusal> {
-        if !self.has_envelope {
-            return Ok(());
-        }
-        let nodes = &self.parsed.tape.0;
-        let Some(at) = Object::read(nodes, 0)?.position(Field::Context) else { return Ok(()) };
-        let end = at + size(nodes, at);
-        check_size(bytes_of(&nodes[at..end]), self.event_bytes_max)
-            .and_then(|()| read_event(nodes, at, end, self.nesting_max))
-            .map_err(|rejection| {
-                Refusal::new(rejection.reason, format!("in `context`: {}", rejection.detail))
-            })?;
-        Ok(())
-    }
 }
 
 /// Bytes that values take, about.
 fn bytes_of(nodes: &[Node<'_>]) -> usize {
     nodes.iter().map(|node| if let Node::String(text) = node { text.len() + 4 } else { 8 }).sum()
-}
-
-fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Rejection> {
-    if bytes > bytes_max {
-        return Err(Rejection::new(Reason::EventTooLarge, format!("{bytes} bytes, at most {bytes_max}")));
-    }
-    Ok(())
-}
-
-fn read_event<'t>(
-    nodes: &'t [Node<'t>],
-    at: usize,
-    end: usize,
-    nesting_max: usize,
-) -> Result<Object<'t>, Rejection> {
-    let event = Object::read(nodes, at)?;
-    if event.has_containers && is_deeper(&nodes[at..end], nesting_max) {
-        let detail = format!("at most {nesting_max} levels of objects and arrays");
-        return Err(Rejection::new(Reason::TooDeep, detail));
-    }
-    Ok(event)
 }
 
 /// The bytes of each event of an envelope.
@@ -332,10 +286,9 @@ fn event_list(
                 return Err(events_are_no_array());
             }
             if list.is_some() {
-                return Err(Refusal::new(Reason::DuplicateKey, "`events` stands twice"));
+                return Err(two_lists());
             }
-            let pieces = split::split_array(body, value.start, most);
-            list = Some(pieces.ok_or_else(|| not_json("`events` does not end"))?.0);
+            list = Some(split::split_array(body, value.start, most).0);
         } else if std::str::from_utf8(name).is_ok_and(|name| Field::parse(name).is_some()) {
             envelope.extend_from_slice(b",\"");
             envelope.extend_from_slice(name);

@@ -141,6 +141,17 @@ mod tests {
         assert_eq!(Field::parse("urls"), None);
     }
 
+    #[test]
+    fn what_becomes_of_every_field_is_documented() {
+        let documented = include_str!("../../docs/fields.md");
+        for field in Field::ALL {
+            assert!(documented.contains(&format!("`{}`", field.name())), "{}", field.name());
+        }
+        for repair in millrace_schemas::repair::Repair::ALL {
+            assert!(documented.contains(&format!("| `{repair}` |")), "{repair}");
+        }
+    }
+
     /// `transaction_id` is GA4's name of `order_id`; the other three stand around events, not in them.
     #[test]
     fn every_field_is_described() {

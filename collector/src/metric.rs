@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use millrace_schemas::{event::Kind, metric, reject::Reason};
+use millrace_schemas::{event::Kind, metric, reject::Reason, repair::Repair};
 
 use crate::{chain::Outcome, compat::Protocol, enrich::BotReason};
 
@@ -80,6 +80,7 @@ pub(crate) struct Metrics {
     pub(crate) body_bytes: Counter,
     accepted: [Counter; 3],
     rejected: Vec<Counter>,
+    repaired: Vec<Counter>,
     times_corrected: Counter,
     times_replaced: Counter,
     bots: [Counter; BotReason::ALL.len()],
@@ -109,6 +110,10 @@ impl Metrics {
             rejected: Reason::ALL
                 .iter()
                 .map(|reason| counter!(metric::COLLECTOR_REJECTED, "reason" => reason.as_str()))
+                .collect(),
+            repaired: Repair::ALL
+                .iter()
+                .map(|repair| counter!(metric::COLLECTOR_REPAIRED, "reason" => repair.as_str()))
                 .collect(),
             times_corrected: adjusted("corrected"),
             times_replaced: adjusted("replaced"),
@@ -160,6 +165,9 @@ impl Metrics {
         add(&self.accepted[0], outcome.page_views);
         add(&self.accepted[1], outcome.named_events);
         add(&self.accepted[2], outcome.clicks);
+        for repaired in &outcome.repaired {
+            self.repaired[repaired.repair as usize].increment(1);
+        }
         add(&self.times_corrected, outcome.times_corrected);
         add(&self.times_replaced, outcome.times_replaced);
         add(&self.anonymous, outcome.anonymous);

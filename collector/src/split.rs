@@ -1,4 +1,5 @@
-//! Finding the elements of a body without parsing them, so that one that is not JSON costs its neighbours nothing.
+//! Finding the elements of a body without parsing them, so that one that is not JSON costs its neighbours nothing. Where a
+//! body breaks off, the last of them is what is there of it.
 //!
 //! The scanner knows strings and brackets and nothing else. It counts depth instead of recursing, so nesting costs
 //! neither stack nor more than linear time.
@@ -22,7 +23,7 @@ pub(crate) fn split(body: &[u8], most: usize) -> Option<Top> {
     let start = skip_whitespace(body, 0);
     let (top, end) = match *body.get(start)? {
         b'[' => {
-            let (elements, end) = split_array(body, start, most)?;
+            let (elements, end) = split_array(body, start, most);
             (Top::Array(elements), end)
         }
         b'{' => {
@@ -32,60 +33,60 @@ pub(crate) fn split(body: &[u8], most: usize) -> Option<Top> {
         _ => return None,
     };
     match body.get(skip_whitespace(body, end)) {
-        None => Some(top),
         Some(b'{' | b'[') => Some(Top::Sequence),
-        Some(_) => None,
+        // What stands behind the end is nothing.
+        _ => Some(top),
     }
 }
 
 /// The elements of the array that opens at `start`, and where it ends.
-pub(crate) fn split_array(body: &[u8], start: usize, most: usize) -> Option<(Vec<Range<usize>>, usize)> {
+pub(crate) fn split_array(body: &[u8], start: usize, most: usize) -> (Vec<Range<usize>>, usize) {
     let mut elements = Vec::new();
     let mut at = skip_whitespace(body, start + 1);
     if body.get(at) == Some(&b']') {
-        return Some((elements, at + 1));
+        return (elements, at + 1);
     }
-    loop {
-        let end = end_of_value(body, at)?;
+    while at < body.len() {
+        let end = end_of_value(body, at).unwrap_or(body.len());
         elements.push(at..trim_end(body, at, end));
-        match body.get(end)? {
-            b',' if elements.len() > most => return Some((elements, body.len())),
-            b',' => at = skip_whitespace(body, end + 1),
-            b']' => return Some((elements, end + 1)),
-            _ => return None,
+        match body.get(end) {
+            Some(b',') if elements.len() <= most => at = skip_whitespace(body, end + 1),
+            Some(b']') => return (elements, end + 1),
+            _ => break,
         }
     }
+    (elements, body.len())
 }
 
 /// Name and value of a member.
 type Member = (Range<usize>, Range<usize>);
 
+/// The members of the object that opens at `start`, and where it ends; `None`: it has none.
 fn split_object(body: &[u8], start: usize, most: usize) -> Option<(Vec<Member>, usize)> {
     let mut members = Vec::new();
     let mut at = skip_whitespace(body, start + 1);
     if body.get(at) == Some(&b'}') {
         return Some((members, at + 1));
     }
-    loop {
-        if body.get(at) != Some(&b'"') {
-            return None;
-        }
-        let name_end = end_of_string(body, at)?;
-        let colon = skip_whitespace(body, name_end);
-        if body.get(colon) != Some(&b':') {
-            return None;
-        }
-        let value = skip_whitespace(body, colon + 1);
-        let end = end_of_value(body, value)?;
-        members.push((at + 1..name_end - 1, value..trim_end(body, value, end)));
-        match body.get(end)? {
+    while let Some((name, value)) = member(body, at) {
+        let end = end_of_value(body, value).unwrap_or(body.len());
+        members.push((name, value..trim_end(body, value, end)));
+        match body.get(end) {
             // Nobody needs a thousand members of an envelope: the scan is for `events` and its siblings.
-            b',' if members.len() > most.max(1000) => return None,
-            b',' => at = skip_whitespace(body, end + 1),
-            b'}' => return Some((members, end + 1)),
-            _ => return None,
+            Some(b',') if members.len() <= most.max(1000) => at = skip_whitespace(body, end + 1),
+            Some(b',') => return None,
+            Some(b'}') => return Some((members, end + 1)),
+            _ => break,
         }
     }
+    (!members.is_empty()).then_some((members, body.len()))
+}
+
+/// The name of the member that begins at `at`, and where its value begins.
+fn member(body: &[u8], at: usize) -> Option<(Range<usize>, usize)> {
+    let name_end = if body.get(at) == Some(&b'"') { end_of_string(body, at)? } else { return None };
+    let colon = skip_whitespace(body, name_end);
+    (body.get(colon) == Some(&b':')).then(|| (at + 1..name_end - 1, skip_whitespace(body, colon + 1)))
 }
 
 /// The non-empty lines of a body. Of more only the first `most + 1` are returned.
@@ -107,7 +108,7 @@ pub(crate) fn lines(body: &[u8], most: usize) -> Vec<Range<usize>> {
 }
 
 /// Where the value at `at` ends: at the comma or closing bracket of the list it stands in, or after the last byte.
-fn end_of_value(body: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn end_of_value(body: &[u8], mut at: usize) -> Option<usize> {
     let mut depth = 0_usize;
     loop {
         match *body.get(at)? {
@@ -168,12 +169,17 @@ mod tests {
             Some(vec!["1", "{\"a\":[2,3]}", "\"],\\\"\""])
         );
         assert_eq!(elements("[NaN,{\"a\":1e999},,]"), Some(vec!["NaN", "{\"a\":1e999}", "", ""]));
-        assert_eq!(elements("[1,2"), None);
-        assert_eq!(elements("[\"]"), None);
-        assert_eq!(elements("[1] x"), None);
+        assert_eq!(elements("[1,2"), Some(vec!["1", "2"]));
+        assert_eq!(elements("[1,{\"a\": [2"), Some(vec!["1", "{\"a\": [2"]));
+        assert_eq!(elements("[1,"), Some(vec!["1"]));
+        assert_eq!(elements("[\"]"), Some(vec!["\"]"]));
+        assert_eq!(elements("[1] x"), Some(vec!["1"]));
         assert_eq!(elements("hello"), None);
         assert_eq!(split(b"{\"a\":1}\n{\"a\":2}", 9), Some(Top::Sequence));
         assert_eq!(split(b"{\"a\": NaN }", 9), Some(Top::Object(vec![(2..3, 6..9)])));
+        assert_eq!(split(b"{\"a\": [1, ", 9), Some(Top::Object(vec![(2..3, 6..9)])));
+        assert_eq!(split(b"{\"a\": 1, oh", 9), Some(Top::Object(vec![(2..3, 6..7)])));
+        assert_eq!(split(b"{oh", 9), None);
     }
 
     #[test]

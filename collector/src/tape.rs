@@ -31,42 +31,19 @@ impl Parser {
             Ok(()) => Ok(Parsed { tape, spare: Some(spare) }),
             Err(error) => {
                 *spare = tape.reset().0;
-                Err(malformed(json, &error))
+                Err(malformed(&error))
             }
         }
     }
 }
 
-/// Why an element is no JSON that the collector can read.
-fn malformed(json: &[u8], error: &simd_json::Error) -> Rejection {
-    match error.error() {
-        ErrorType::DepthLimitExceeded => Rejection::new(Reason::TooDeep, "brackets are nested too deep"),
-        ErrorType::InvalidUtf8 => Rejection::new(Reason::MalformedJson, "the text is not UTF-8"),
-        // simd-json calls a number that is well-formed and too large invalid, too.
-        _ if holds_number_beyond_64_bits(json) => {
-            Rejection::new(Reason::OutOfRange, "a number does not fit into 64 bits")
-        }
-        _ => Rejection::new(Reason::MalformedJson, format!("not valid JSON near byte {}", error.index())),
-    }
-}
-
-/// Whether JSON that does not parse holds a well-formed number that no 64-bit number can be. Asked of refused
-/// elements only.
-fn holds_number_beyond_64_bits(json: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(json) else { return false };
-    // Every second part between unescaped quotes is a string.
-    let outside = text.replace("\\\\", "").replace("\\\"", "");
-    outside.split('"').step_by(2).flat_map(|part| part.split([',', ':', '[', ']', '{', '}'])).any(|token| {
-        let token = token.trim();
-        let is_number = token.starts_with(|first: char| first == '-' || first.is_ascii_digit());
-        let is_whole = token.bytes().skip(1).all(|byte| byte.is_ascii_digit());
-        is_number
-            && match token.parse::<f64>() {
-                Ok(number) if is_whole => number.abs() >= 9.2e18,
-                Ok(number) => number.is_infinite(),
-                Err(_) => false,
-            }
-    })
+/// Why an element is no JSON.
+fn malformed(error: &simd_json::Error) -> Rejection {
+    let detail = match error.error() {
+        ErrorType::InvalidUtf8 => "the text is not UTF-8".to_owned(),
+        _ => format!("not valid JSON near byte {}", error.index()),
+    };
+    Rejection::new(Reason::MalformedJson, detail)
 }
 
 /// A tape that gives its memory back when it is no longer needed.
@@ -98,85 +75,137 @@ pub(crate) fn size(nodes: &[Node<'_>], at: usize) -> usize {
     }
 }
 
-/// What a setting of the nesting limit may be at most.
-pub(crate) const NESTING_MAX: usize = 64;
+/// The entries of the object or array that starts at `at`, each by its name (empty in an array) and the place of its value.
+pub(crate) fn entries<'t>(nodes: &'t [Node<'t>], at: usize) -> impl Iterator<Item = (&'t str, usize)> {
+    let (len, has_names) = match nodes[at] {
+        Node::Object { len, .. } => (len, true),
+        Node::Array { len, .. } => (len, false),
+        Node::String(_) | Node::Static(_) => (0, false),
+    };
+    let mut next = at + 1;
+    (0..len).map(move |_| {
+        let name = match nodes[next] {
+            Node::String(name) if has_names => name,
+            _ => "",
+        };
+        let value = next + usize::from(has_names);
+        next = value + size(nodes, value);
+        (name, value)
+    })
+}
 
-/// Whether the value that `nodes` are has more than `most` levels of objects and arrays.
-pub(crate) fn is_deeper(nodes: &[Node<'_>], most: usize) -> bool {
-    let mut ends = [0_usize; NESTING_MAX];
-    let mut depth = 0;
-    for (index, node) in nodes.iter().enumerate() {
-        while depth > 0 && ends[depth - 1] == index {
-            depth -= 1;
-        }
-        if let Node::Object { count, .. } | Node::Array { count, .. } = node {
-            if depth >= most.min(NESTING_MAX) {
-                return true;
+/// Appends a value's JSON, as far as `bytes_max` bytes reach; what is cut off is no JSON any more, and is read by people.
+pub(crate) fn write_json(nodes: &[Node<'_>], at: usize, bytes_max: usize, out: &mut String) {
+    use std::fmt::Write as _;
+    let mut closing = Vec::new();
+    let mut at = at;
+    loop {
+        let mut opens = None;
+        // Writing to a string cannot fail.
+        let _ = match nodes[at] {
+            Node::String(text) => write!(out, "{}", serde_json::Value::from(text)),
+            Node::Static(StaticNode::Null) => write!(out, "null"),
+            Node::Static(StaticNode::Bool(flag)) => write!(out, "{flag}"),
+            Node::Static(StaticNode::U64(number)) => write!(out, "{number}"),
+            Node::Static(StaticNode::I64(number)) => write!(out, "{number}"),
+            Node::Static(StaticNode::F64(number)) => write!(out, "{}", serde_json::Value::from(number)),
+            Node::Object { count, .. } => {
+                opens = Some(('}', at + 1 + count, true));
+                write!(out, "{{")
             }
-            ends[depth] = index + 1 + count;
-            depth += 1;
+            Node::Array { count, .. } => {
+                opens = Some((']', at + 1 + count, false));
+                write!(out, "[")
+            }
+        };
+        at += 1;
+        if let Some(opened) = opens {
+            closing.push(opened);
+        }
+        let mut is_first = opens.is_some();
+        while let Some((bracket, end, _)) = closing.last()
+            && *end == at
+        {
+            out.push(*bracket);
+            closing.pop();
+            is_first = false;
+        }
+        let Some((_, _, has_names)) = closing.last() else { return };
+        if out.len() > bytes_max {
+            return out.truncate(out.floor_char_boundary(bytes_max));
+        }
+        if !is_first {
+            out.push(',');
+        }
+        if *has_names {
+            if let Node::String(name) = nodes[at] {
+                let _ = write!(out, "{}:", serde_json::Value::from(name));
+            }
+            at += 1;
         }
     }
-    false
 }
 
 /// An object on a tape, with the places of the fields that are known.
 pub(crate) struct Object<'t> {
     nodes: &'t [Node<'t>],
     at: [u32; COUNT],
-    /// Whether any value in it is an object or an array.
-    pub(crate) has_containers: bool,
+    /// Fields that stand twice, by their bits.
+    duplicates: u64,
+    /// Whether `ecommerce` stands there and is no object.
+    pub(crate) has_odd_commerce: bool,
 }
 
+/// A bit for each field.
+const _: () = assert!(COUNT <= u64::BITS as usize);
+
 impl<'t> Object<'t> {
-    /// Finds the fields of the object at `start`, and those in its object `ecommerce` as if they stood beside it. A
-    /// known field that stands twice is refused: nobody could say which of the two was meant.
+    /// Finds the fields of the object at `start`, and those in its object `ecommerce` as if they stood beside it. Of a
+    /// field that stands twice the last counts, as every reader of JSON has it; of those in `ecommerce` none that stands
+    /// outside, too.
     pub(crate) fn read(nodes: &'t [Node<'t>], start: usize) -> Result<Self, Rejection> {
         let Some(Node::Object { len, .. }) = nodes.get(start) else {
             return Err(Rejection::new(Reason::NotAnObject, "an event is a JSON object"));
         };
-        let mut object = Self { nodes, at: [0; COUNT], has_containers: false };
+        let mut object = Self { nodes, at: [0; COUNT], duplicates: 0, has_odd_commerce: false };
         let mut at = start + 1;
         for _ in 0..*len {
             let Node::String(key) = nodes[at] else { break };
             let value = at + 1;
             if let Some(field) = Field::parse(key) {
                 let place = &mut object.at[field as usize];
-                if *place != 0 {
-                    return Err(Rejection::new(Reason::DuplicateKey, format!("`{key}` stands twice")));
-                }
+                object.duplicates |= u64::from(*place != 0) << field as u64;
                 *place = value as u32;
             }
-            let value_size = size(nodes, value);
-            object.has_containers |= value_size > 1;
-            at = value + value_size;
+            at = value + size(nodes, value);
         }
-        match object.position(Field::Ecommerce) {
-            None => Ok(object),
-            Some(start) => object.with_commerce(start),
+        if let Some(start) = object.position(Field::Ecommerce) {
+            object.add_commerce(start);
         }
+        Ok(object)
     }
 
     /// Adds the fields of the object `ecommerce`, which begins at `start`.
-    fn with_commerce(mut self, start: usize) -> Result<Self, Rejection> {
-        let Node::Object { len, .. } = self.nodes[start] else {
-            return Err(Rejection::new(Reason::WrongType, "`ecommerce` must be an object"));
-        };
-        let mut at = start + 1;
-        for _ in 0..len {
-            let Node::String(key) = self.nodes[at] else { break };
-            let value = at + 1;
-            if let Some(field) = Field::parse(key).filter(|field| COMMERCE.contains(field)) {
+    fn add_commerce(&mut self, start: usize) {
+        self.has_odd_commerce = !matches!(self.nodes[start], Node::Object { .. });
+        let outside = self.at;
+        for (name, value) in entries(self.nodes, start) {
+            if let Some(field) = Field::parse(name).filter(|field| COMMERCE.contains(field)) {
                 let place = &mut self.at[field as usize];
-                if *place != 0 {
-                    let detail = format!("`{key}` stands twice, counting those in `ecommerce`");
-                    return Err(Rejection::new(Reason::DuplicateKey, detail));
+                self.duplicates |= u64::from(*place != 0) << field as u64;
+                if outside[field as usize] == 0 {
+                    *place = value as u32;
                 }
-                *place = value as u32;
             }
-            at = value + size(self.nodes, value);
         }
-        Ok(self)
+    }
+
+    /// Fields that stand twice.
+    pub(crate) fn duplicates(&self) -> impl Iterator<Item = Field> {
+        let duplicates = self.duplicates;
+        // Hardly ever any: nothing is looked for then.
+        let fields = if duplicates == 0 { &[][..] } else { Field::ALL };
+        fields.iter().copied().filter(move |field| duplicates >> (*field as u64) & 1 == 1)
     }
 
     /// The nodes of a field's value; `None` when it is absent or null.
@@ -199,6 +228,8 @@ pub(crate) struct Source<'t> {
     pub(crate) event: Object<'t>,
     pub(crate) context: Option<&'t Object<'t>>,
     pub(crate) sent_at: Option<&'t [Node<'t>]>,
+    /// Whether there is a context that is no object.
+    pub(crate) has_odd_context: bool,
 }
 
 impl<'t> Source<'t> {
@@ -223,33 +254,41 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_told_apart() {
-        assert_eq!(reason("{\"a\": 18446744073709551615}"), None);
-        assert_eq!(reason("{\"a\": 18446744073709551616}"), Some(Reason::OutOfRange));
-        assert_eq!(reason("{\"a\": -9223372036854775809}"), Some(Reason::OutOfRange));
-        assert_eq!(reason("{\"a\": 1e999}"), Some(Reason::OutOfRange));
+    fn what_is_no_json_is_malformed() {
         for malformed in
-            ["NaN", "Infinity", "01", "1.", "+1", "'a'", "\"\\ud800\"", "\"\\x\"", "\"18446744073709551616"]
+            ["NaN", "01", "1.", "+1", "'a'", "\"\\ud800\"", "\"\\x\"", "1e999", "18446744073709551616"]
         {
-            assert_eq!(
-                reason(&format!("{{\"a\": {malformed}}}")),
-                Some(Reason::MalformedJson),
-                "{malformed}"
-            );
+            let reason = reason(&format!("{{\"a\": {malformed}}}"));
+            assert_eq!(reason, Some(Reason::MalformedJson), "{malformed}");
         }
-        assert_eq!(
-            Parser::default().parse(b"{\"a\": \"\xff\"}").err().unwrap().reason,
-            Reason::MalformedJson
-        );
-        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-        assert_eq!(reason(&deep), Some(Reason::TooDeep));
+        assert_eq!(reason("{\"a\": 18446744073709551615}"), None);
+        assert_eq!(reason(&("[".repeat(100_000) + &"]".repeat(100_000))), Some(Reason::MalformedJson));
+        let refused = Parser::default().parse(b"{\"a\": \"\xff\"}").err().unwrap();
+        assert_eq!(refused.detail, "the text is not UTF-8");
     }
 
     #[test]
-    fn levels_are_counted() {
+    fn the_last_of_two_counts_and_both_are_told() {
         let mut parser = Parser::default();
-        let parsed = parser.parse(b"{\"a\":[{}],\"b\":{},\"c\":[[1],[2]]}").ok().unwrap();
-        assert!(is_deeper(&parsed.tape.0, 2));
-        assert!(!is_deeper(&parsed.tape.0, 3));
+        let json = br#"{"label":"a","value":1,"label":"b","ecommerce":{"value":2,"tax":3}}"#;
+        let parsed = parser.parse(json).ok().unwrap();
+        let object = Object::read(&parsed.tape.0, 0).unwrap();
+        assert_eq!(object.duplicates().collect::<Vec<_>>(), [Field::Label, Field::Value]);
+        assert_eq!(object.get(Field::Label).unwrap()[0], Node::String("b"));
+        assert_eq!(object.get(Field::Value).unwrap()[0], Node::Static(StaticNode::U64(1)));
+        assert_eq!(object.get(Field::Tax).unwrap()[0], Node::Static(StaticNode::U64(3)));
+    }
+
+    #[test]
+    fn values_are_written_as_they_were_sent() {
+        let json = r#"{"a":[{},[],1,-2,1.5,null,true,"x\"y\u0001"],"b":{"c":[[2],{"d":3}]}}"#;
+        let mut parser = Parser::default();
+        let parsed = parser.parse(json.as_bytes()).ok().unwrap();
+        let mut out = String::new();
+        write_json(&parsed.tape.0, 0, 1000, &mut out);
+        assert_eq!(out, json);
+        out.clear();
+        write_json(&parsed.tape.0, 0, 10, &mut out);
+        assert_eq!(out, &json[..10]);
     }
 }

@@ -13,13 +13,73 @@ const CLIENT_TIMES: std::ops::RangeInclusive<i64> = -2_208_988_800_000..=10_413_
 /// JavaScript's dates end here; a number beyond is no time.
 pub(crate) const EPOCH_MS_MAX: i64 = 8_640_000_000_000_000;
 
-/// Reads RFC 3339 with any offset, or epoch milliseconds as digits.
-pub(crate) fn parse_time(text: &str) -> Option<i64> {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    if !digits.is_empty() && digits.len() <= 16 && digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().ok().filter(|ms: &i64| ms.abs() <= EPOCH_MS_MAX);
+/// Numbers that can only be seconds of a clock that goes: as milliseconds they would be weeks in the beginning of 1970.
+const EPOCH_SECONDS: std::ops::Range<i64> = 1_200_000_000..10_000_000_000;
+
+/// Numbers that can only be microseconds: as milliseconds they would be some thirty thousand years from now.
+const EPOCH_MICROS: std::ops::Range<i64> = 1_200_000_000_000_000..5_000_000_000_000_000;
+
+/// The time that a number means, epoch milliseconds, and whether it is written as documented.
+pub(crate) fn of_number(number: i64) -> (Option<i64>, bool) {
+    match number {
+        seconds if EPOCH_SECONDS.contains(&seconds) => (Some(seconds * 1000), false),
+        micros if EPOCH_MICROS.contains(&micros) => (Some(micros.div_euclid(1000)), false),
+        ms => (Some(ms), true),
     }
-    parse_rfc3339(text)
+}
+
+/// Likewise of one with a fraction.
+pub(crate) fn of_float(number: f64) -> (Option<i64>, bool) {
+    match number {
+        number if !number.is_finite() || number.abs() > i64::MAX as f64 => (None, true),
+        seconds if EPOCH_SECONDS.contains(&(seconds as i64)) => {
+            (Some((seconds * 1000.0).floor() as i64), false)
+        }
+        number => of_number(number.floor() as i64),
+    }
+}
+
+/// Likewise of a text: RFC 3339 with any offset or epoch milliseconds, as documented; besides, an offset without its colon,
+/// a time without an offset and a date alone, which are UTC's, and what mails and HTTP have for a date.
+pub(crate) fn of_text(text: &str) -> (Option<i64>, bool) {
+    let text = text.trim();
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().map_or((None, true), of_number);
+    }
+    match parse_rfc3339(text) {
+        Some(ms) => (Some(ms), true),
+        None => (parse_loosely(text), false),
+    }
+}
+
+/// Reads whatever [`of_text`] does.
+pub(crate) fn parse_time(text: &str) -> Option<i64> {
+    of_text(text).0.filter(|ms| ms.abs() <= EPOCH_MS_MAX)
+}
+
+/// Longer texts are no times.
+const TIME_BYTES_MAX: usize = 64;
+
+#[cold]
+fn parse_loosely(text: &str) -> Option<i64> {
+    if text.len() > TIME_BYTES_MAX || !text.is_ascii() {
+        return None;
+    }
+    if let Ok(number) = text.parse::<f64>() {
+        return of_float(number).0;
+    }
+    const ISO: jiff::fmt::temporal::DateTimeParser = jiff::fmt::temporal::DateTimeParser::new();
+    // `2026-03-01 08:00:00 +0000`, as Ruby and PHP print it.
+    let joined = text
+        .strip_suffix("UTC")
+        .or_else(|| text.strip_suffix("GMT"))
+        .map_or_else(|| text.replace(" +", "+").replace(" -", "-"), |time| format!("{}Z", time.trim_end()));
+    ISO.parse_timestamp(&joined)
+        .or_else(|_| ISO.parse_datetime(text)?.to_zoned(jiff::tz::TimeZone::UTC).map(|time| time.timestamp()))
+        .or_else(|_| jiff::fmt::rfc2822::parse(text).map(|time| time.timestamp()))
+        .map(|time| time.as_millisecond())
+        .ok()
 }
 
 /// `2026-11-01T05:30:00.123456+01:00`: `T` may be a space or lower case, the fraction may be absent and is cut at
@@ -161,19 +221,43 @@ mod tests {
             "",
             "-",
             "now",
-            "2026-11-01",
-            "2026-11-01T05:30:00",
             "2026-13-01T05:30:00Z",
             "2026-02-29T05:30:00Z",
             "2026-11-01T24:30:00Z",
             "2026-11-01T05:30:00.Z",
-            "2026-11-01T05:30:00+0100",
             "99999999999999999",
             "2026-11-01T05:30:00.123ZZ",
             "2026-11-01T05:30:00é",
         ] {
             assert_eq!(parse_time(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn times_are_read_where_their_meaning_is_certain() {
+        for (text, wanted) in [
+            ("2026-03-01", "2026-03-01T00:00:00Z"),
+            ("2026-03-01T08:00:00", "2026-03-01T08:00:00Z"),
+            ("2026-03-01 08:00", "2026-03-01T08:00:00Z"),
+            ("2026-03-01T08:00Z", "2026-03-01T08:00:00Z"),
+            ("2026-03-01T08:00:00+0000", "2026-03-01T08:00:00Z"),
+            ("2026-03-01T08:00:00-0530", "2026-03-01T13:30:00Z"),
+            ("2026-03-01T08:00:00+02", "2026-03-01T06:00:00Z"),
+            ("2026-03-01 08:00:00 +0200", "2026-03-01T06:00:00Z"),
+            ("2026-03-01 08:00:00 UTC", "2026-03-01T08:00:00Z"),
+            ("2026-03-01T08:00:00,250Z", "2026-03-01T08:00:00.25Z"),
+            ("Sun, 01 Mar 2026 08:00:00 GMT", "2026-03-01T08:00:00Z"),
+            ("Sun, 1 Mar 2026 08:00:00 +0200", "2026-03-01T06:00:00Z"),
+            ("1772352000", "2026-03-01T08:00:00Z"),
+            ("1772352000.25", "2026-03-01T08:00:00.25Z"),
+            ("1772352000000000", "2026-03-01T08:00:00Z"),
+        ] {
+            assert_eq!(of_text(text), (parse_rfc3339(wanted), false), "{text}");
+        }
+        // A clock that was never set shows milliseconds since 1970.
+        assert_eq!(of_number(86_400_000), (Some(86_400_000), true));
+        assert_eq!(of_float(1_772_352_000_123.9), (Some(1_772_352_000_123), true));
+        assert_eq!(of_float(f64::NAN), (None, true));
     }
 
     #[test]

@@ -1,26 +1,30 @@
-//! Events to rows, in named steps. The first step that finds something wrong ends an event with its reason; nothing is
-//! repaired by guessing.
+//! Events to rows, in named steps. An event is refused only for what it cannot be without: its kind's required fields, and
+//! an order's id. Whatever else is wrong with it is repaired or left out, and noted ([`crate::read`]).
 //!
-//! `hints` → `kind` → `identity` → `person` → `moment` → `place` → one of `page_view`, `named_event`, `click` →
-//! `commerce` → `properties`.
+//! `hints` → `kind` → `identity` → `person` → `moment` → one of `page_view`, `named_event`, `click` → `commerce` →
+//! `properties`, which get the room that the others leave.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::net::IpAddr;
 
+use bumpalo::Bump;
 use millrace_schemas::{
     event::{self, Kind, canonical_name},
     limits::Limits,
     reject::{Reason, Rejection},
+    repair::Repair,
     row::{ClickRow, EventRow, Properties},
 };
-use simd_json::{Node, StaticNode};
+use sha2::{Digest as _, Sha256};
+use simd_json::Node;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     commerce,
     field::Field,
-    read::{self, Read, out_of_range},
-    tape::{Source, size},
+    properties,
+    read::{Note, Reader},
+    tape::Source,
     time::{self, EventTime, TimeSource},
 };
 
@@ -71,15 +75,28 @@ pub(crate) struct Hints<'t> {
 /// Longer user agents are cut: no browser's comes near.
 pub(crate) const USER_AGENT_BYTES_MAX: usize = 512;
 
-/// Checks one event of a request; `index` is its place in it.
+/// An event that is kept.
+pub(crate) struct Checked<'t> {
+    pub(crate) row: Valid<'t>,
+    pub(crate) hints: Hints<'t>,
+    /// What was done to its fields.
+    pub(crate) notes: Vec<Note<'t>>,
+}
+
+/// Why an event cannot be kept.
+type Refused<T> = Result<T, Rejection>;
+
+/// Checks one event of a request; `index` is its place in it. What has to be written anew is written into `arena`.
 pub(crate) fn validate<'t>(
     source: &Source<'t>,
     index: usize,
     request: &Request<'t>,
-) -> Read<(Valid<'t>, Hints<'t>)> {
-    let draft = Draft { source, request };
-    let hints = draft.hints()?;
-    Ok((draft.row(index)?, hints))
+    arena: &'t Bump,
+) -> Refused<Checked<'t>> {
+    let draft = Draft { read: Reader::new(source, &request.limits, arena), source, request };
+    let hints = draft.hints();
+    let row = draft.row(index)?;
+    Ok(Checked { row, hints, notes: draft.read.notes() })
 }
 
 impl<'t> Hints<'t> {
@@ -102,122 +119,116 @@ struct Base<'t> {
     url: &'t str,
     page_view_id: &'t str,
     viewport: (u16, u16),
-    properties: Properties<'t>,
 }
 
 /// An event on its way to a row.
 pub(crate) struct Draft<'a, 't> {
+    pub(crate) read: Reader<'a, 't>,
     source: &'a Source<'t>,
     pub(crate) request: &'a Request<'t>,
 }
 
 impl<'t> Draft<'_, 't> {
-    fn row(&self, index: usize) -> Read<Valid<'t>> {
+    fn row(&self, index: usize) -> Refused<Valid<'t>> {
         let kind = self.kind()?;
-        let base = self.base(index)?;
+        let base = self.base(index);
         match kind {
-            Kind::Click => self.click(base).map(Valid::Click),
+            Kind::Click => self.click(&base).map(Valid::Click),
             Kind::PageView => {
-                let mut row = self.event_row(kind, base)?;
+                let mut row = self.event_row(kind, &base);
                 self.page_view(&mut row)?;
+                row.properties = self.properties();
                 Ok(Valid::Event(row))
             }
             Kind::Event => {
-                let mut row = self.event_row(kind, base)?;
+                let mut row = self.event_row(kind, &base);
                 self.named_event(&mut row)?;
                 commerce::read(self, &mut row)?;
+                row.properties.extend(self.properties());
                 Ok(Valid::Event(row))
             }
         }
     }
 
     /// Whom a server speaks for it may say with a secret key; with a write key these fields are as unknown as any other.
-    fn hints(&self) -> Read<Hints<'t>> {
+    fn hints(&self) -> Hints<'t> {
         let mut hints = Hints::default();
         if self.request.trusted {
-            hints.address = self.get(Field::Ip, read::address)?.flatten();
-            let user_agent = self.text(Field::UserAgent)?;
+            hints.address = self.read.address(Field::Ip);
+            let user_agent = self.read.text(Field::UserAgent);
             let end = user_agent.floor_char_boundary(USER_AGENT_BYTES_MAX);
             hints.user_agent = Some(&user_agent[..end]).filter(|text| !text.is_empty());
         }
-        hints.webdriver = match self.nodes(Field::Webdriver) {
-            None => false,
-            Some([Node::Static(StaticNode::Bool(webdriver))]) => *webdriver,
-            Some(_) => return Err(Rejection::new(Reason::WrongType, "`webdriver` must be true or false")),
-        };
-        Ok(hints)
+        hints.webdriver = self.read.flag(Field::Webdriver).unwrap_or(false);
+        hints
     }
 
-    fn base(&self, index: usize) -> Read<Base<'t>> {
-        let (event_id, sent_event_id) = self.identity(index)?;
-        let (visitor_id, visitor_hash) = self.person()?;
-        let (time, key_date) = self.moment(sent_event_id)?;
-        Ok(Base {
+    fn base(&self, index: usize) -> Base<'t> {
+        let read = &self.read;
+        let (event_id, sent_event_id) = self.identity(index);
+        let (visitor_id, visitor_hash) = self.person();
+        let (time, key_date) = self.moment(sent_event_id);
+        Base {
             event_id,
             time,
             key_date,
             visitor_id,
             visitor_hash,
-            session_id: self.text(Field::SessionId)?,
-            user_id: self.text(Field::UserId)?,
-            sequence: self.get(Field::Sequence, read::whole)?,
-            url: self.place()?,
-            page_view_id: self.text(Field::PageViewId)?,
-            viewport: (self.size(Field::ViewportWidth)?, self.size(Field::ViewportHeight)?),
-            properties: self.properties()?,
-        })
+            session_id: read.id(Field::SessionId),
+            user_id: read.id(Field::UserId),
+            sequence: read.whole(Field::Sequence),
+            url: read.url(Field::Url),
+            page_view_id: read.id(Field::PageViewId),
+            viewport: (self.size(Field::ViewportWidth), self.size(Field::ViewportHeight)),
+        }
     }
 
-    fn kind(&self) -> Read<Kind> {
-        let name = self.text(Field::Type)?;
+    fn kind(&self) -> Refused<Kind> {
+        let name = self.read.text(Field::Type);
         if name.is_empty() {
-            return missing(Field::Type);
+            return Err(self.missing(Field::Type));
         }
         Kind::parse(name)
             .ok_or_else(|| Rejection::new(Reason::UnknownType, "`type` is none of page_view, event, click"))
     }
 
-    /// The event's id, and the one that was sent.
-    fn identity(&self, index: usize) -> Read<(Uuid, Option<Uuid>)> {
-        let text = self.text(Field::EventId)?;
-        if text.is_empty() {
-            return Ok((new_event_id(self.request, index), None));
-        }
-        match Uuid::try_parse(text) {
-            Ok(id) if !id.is_nil() => Ok((id, Some(id))),
-            _ => Err(Rejection::new(Reason::InvalidEventId, "`event_id` is not a UUID")),
-        }
+    /// The event's id, and the one that was sent. Of what is no UUID one is made: the same text makes the same.
+    fn identity(&self, index: usize) -> (Uuid, Option<Uuid>) {
+        let text = self.read.id(Field::EventId);
+        let id = match Uuid::try_parse(text) {
+            Ok(id) if !id.is_nil() => Some(id),
+            _ if text.is_empty() => None,
+            _ => {
+                self.read.note(Field::EventId.name(), Repair::Converted);
+                Some(id_of_text(text))
+            }
+        };
+        (id.unwrap_or_else(|| new_event_id(self.request, index)), id)
     }
 
     /// The visitor, and the hash that orders the table: of what was sent alone.
-    fn person(&self) -> Read<(&'t str, u64)> {
-        let sent = self.text(Field::VisitorId)?;
-        Ok((sent, if sent.is_empty() { 0 } else { xxh3_64(sent.as_bytes()) }))
+    fn person(&self) -> (&'t str, u64) {
+        let sent = self.read.id(Field::VisitorId);
+        (sent, if sent.is_empty() { 0 } else { xxh3_64(sent.as_bytes()) })
     }
 
-    fn moment(&self, sent_event_id: Option<Uuid>) -> Read<(EventTime, u16)> {
-        let read = |field: Field, value: Option<&[Node<'t>]>| {
-            value.map(|value| read::instant(field.name(), value[0])).transpose()
+    fn moment(&self, sent_event_id: Option<Uuid>) -> (EventTime, u16) {
+        let read = |field: Field, value: Option<&[Node<'t>]>, otherwise| {
+            value.and_then(|value| self.read.instant(field, value, otherwise))
         };
-        let client = read(Field::Timestamp, self.source.get(Field::Timestamp))?;
-        let sent_at = read(Field::SentAt, self.source.sent_at())?;
+        let client = read(Field::Timestamp, self.read.nodes(Field::Timestamp), Repair::TimeOfReceipt);
+        let sent_at = read(Field::SentAt, self.source.sent_at(), Repair::Unreadable);
         let Request { received_at, event_age_max_days, .. } = *self.request;
         let time = time::event_time(client, sent_at, received_at, event_age_max_days);
-        Ok((time, time::key_date(client, sent_event_id)))
+        if time.source == TimeSource::Replaced {
+            self.read.note(Field::Timestamp.name(), Repair::TimeOfReceipt);
+        }
+        (time, time::key_date(client, sent_event_id))
     }
 
-    fn place(&self) -> Read<&'t str> {
-        let limits = &self.request.limits;
-        let url = self.get(Field::Url, |name, value| read::url(name, value, limits))?;
-        Ok(url.unwrap_or_default())
-    }
-
-    fn event_row(&self, kind: Kind, base: Base<'t>) -> Read<EventRow<'t>> {
-        let request = self.request;
-        let limits = &request.limits;
-        let referrer =
-            self.get(Field::Referrer, |name, value| read::text(name, value, limits.url_bytes_max))?;
-        Ok(EventRow {
+    fn event_row(&self, kind: Kind, base: &Base<'t>) -> EventRow<'t> {
+        let Self { read, request, .. } = self;
+        EventRow {
             store_id: request.store_id,
             event_id: base.event_id,
             r#type: kind.as_str(),
@@ -231,57 +242,51 @@ impl<'t> Draft<'_, 't> {
             session_id: base.session_id,
             user_id: base.user_id,
             sequence: base.sequence,
-            non_interactive: self.non_interactive()?,
+            non_interactive: u8::from(read.flag(Field::Interactive) == Some(false)),
             url: base.url,
-            title: self.text(Field::Title)?,
-            referrer: referrer.unwrap_or_default(),
-            language: self.text(Field::Language)?,
-            timezone: self.text(Field::Timezone)?,
+            title: read.text(Field::Title),
+            referrer: read.url(Field::Referrer),
+            language: read.text(Field::Language),
+            timezone: read.text(Field::Timezone),
             viewport_width: base.viewport.0,
             viewport_height: base.viewport.1,
-            screen_width: self.size(Field::ScreenWidth)?,
-            screen_height: self.size(Field::ScreenHeight)?,
+            screen_width: self.size(Field::ScreenWidth),
+            screen_height: self.size(Field::ScreenHeight),
             page_view_id: base.page_view_id,
-            properties: base.properties,
+            duration_ms: read.size(Field::DurationMs, u32::MAX).unwrap_or(0),
+            scroll_depth: read.size(Field::ScrollDepth, 100).unwrap_or(0) as u8,
             user_agent: request.user_agent,
             trusted: request.trusted.into(),
             ..EventRow::default()
-        })
+        }
     }
 
-    fn page_view(&self, row: &mut EventRow<'t>) -> Read<()> {
+    fn page_view(&self, row: &mut EventRow<'t>) -> Refused<()> {
         if row.url.is_empty() {
-            return missing(Field::Url);
+            return Err(self.missing(Field::Url));
         }
         row.name = event::PAGE_VIEW;
-        row.duration_ms =
-            self.get(Field::DurationMs, |name, value| read::size(name, value, u32::MAX))?.unwrap_or(0);
-        row.scroll_depth =
-            self.get(Field::ScrollDepth, |name, value| read::size(name, value, 100_u8))?.unwrap_or(0);
         Ok(())
     }
 
-    fn named_event(&self, row: &mut EventRow<'t>) -> Read<()> {
-        row.name = canonical_name(self.text(Field::Name)?);
+    fn named_event(&self, row: &mut EventRow<'t>) -> Refused<()> {
+        let read = &self.read;
+        row.name = canonical_name(read.text(Field::Name));
         if row.name.is_empty() {
-            return missing(Field::Name);
+            return Err(self.missing(Field::Name));
         }
-        row.duration_ms =
-            self.get(Field::DurationMs, |name, value| read::size(name, value, u32::MAX))?.unwrap_or(0);
-        row.scroll_depth =
-            self.get(Field::ScrollDepth, |name, value| read::size(name, value, 100_u8))?.unwrap_or(0);
-        row.category = self.text(Field::Category)?;
-        row.action = self.text(Field::Action)?;
-        row.label = self.text(Field::Label)?;
-        row.value = self.get(Field::Value, read::number)?;
+        row.category = read.text(Field::Category);
+        row.action = read.text(Field::Action);
+        row.label = read.text(Field::Label);
         Ok(())
     }
 
-    fn click(&self, base: Base<'t>) -> Read<ClickRow<'t>> {
+    fn click(&self, base: &Base<'t>) -> Refused<ClickRow<'t>> {
+        let Self { read, request, .. } = self;
         if base.url.is_empty() {
-            return missing(Field::Url);
+            return Err(self.missing(Field::Url));
         }
-        let request = self.request;
+        let pixels = |field| read.size(field, u32::MAX);
         Ok(ClickRow {
             store_id: request.store_id,
             event_id: base.event_id,
@@ -297,108 +302,52 @@ impl<'t> Draft<'_, 't> {
             sequence: base.sequence,
             url: base.url,
             page_view_id: base.page_view_id,
-            x: self.required_pixel(Field::X)?,
-            y: self.required_pixel(Field::Y)?,
-            page_width: self.pixel(Field::PageWidth)?.unwrap_or(0),
-            page_height: self.pixel(Field::PageHeight)?.unwrap_or(0),
+            x: pixels(Field::X).ok_or_else(|| self.missing(Field::X))?,
+            y: pixels(Field::Y).ok_or_else(|| self.missing(Field::Y))?,
+            page_width: pixels(Field::PageWidth).unwrap_or(0),
+            page_height: pixels(Field::PageHeight).unwrap_or(0),
             viewport_width: base.viewport.0,
             viewport_height: base.viewport.1,
-            selector: self.text(Field::Selector)?,
-            text: self.text(Field::Text)?,
-            properties: base.properties,
+            selector: read.text(Field::Selector),
+            text: read.text(Field::Text),
+            properties: self.properties(),
             user_agent: request.user_agent,
             trusted: request.trusted.into(),
             ..ClickRow::default()
         })
     }
 
-    fn properties(&self) -> Read<Properties<'t>> {
-        let Some(nodes) = self.source.get(Field::Properties) else { return Ok(Vec::new()) };
-        let Node::Object { len, .. } = nodes[0] else {
-            return Err(Rejection::new(Reason::WrongType, "`properties` must be an object"));
-        };
-        let Limits { properties_max, string_bytes_max, .. } = self.request.limits;
-        if len > properties_max {
-            return Err(too_many("properties", len, properties_max));
-        }
-        let mut properties: Properties<'t> = Vec::with_capacity(len);
-        let mut at = 1;
-        for _ in 0..len {
-            let (key, value) = (nodes[at], at + 1);
-            at = value + size(nodes, value);
-            let key = read::text("properties", key, string_bytes_max)?;
-            if properties.iter().any(|(known, _)| *known == key) {
-                return Err(Rejection::new(Reason::DuplicateKey, format!("property `{key}` stands twice")));
+    fn properties(&self) -> Properties<'t> {
+        self.read.nodes(Field::Properties).map_or_else(Vec::new, |nodes| properties::read(&self.read, nodes))
+    }
+
+    fn size(&self, field: Field) -> u16 {
+        self.read.size(field, u16::MAX.into()).unwrap_or(0) as u16
+    }
+
+    /// What an event cannot be without; whether it was sent, and could not be read, is told.
+    fn missing(&self, field: Field) -> Rejection {
+        let name = field.name();
+        match self.read.nodes(field).map(|value| value[0]) {
+            None | Some(Node::String("")) => {
+                Rejection::new(Reason::MissingField, format!("`{name}` is required"))
             }
-            let text = match nodes[value] {
-                Node::String(_) => Cow::Borrowed(read::text(key, nodes[value], string_bytes_max)?),
-                Node::Static(StaticNode::Bool(true)) => Cow::Borrowed("true"),
-                Node::Static(StaticNode::Bool(false)) => Cow::Borrowed("false"),
-                Node::Static(StaticNode::U64(number)) => Cow::Owned(number.to_string()),
-                Node::Static(StaticNode::I64(number)) => Cow::Owned(number.to_string()),
-                Node::Static(StaticNode::F64(number)) if number.is_finite() => Cow::Owned(number.to_string()),
-                Node::Static(StaticNode::F64(_)) => return out_of_range(key, "a finite number"),
-                Node::Static(StaticNode::Null) => continue,
-                Node::Object { .. } | Node::Array { .. } => {
-                    let detail = format!("property `{key}` must be a string, a number or a boolean");
-                    return Err(Rejection::new(Reason::WrongType, detail));
-                }
-            };
-            properties.push((key, text));
+            Some(Node::String(_)) => {
+                Rejection::new(Reason::WrongType, format!("`{name}` is required, and cannot be read"))
+            }
+            Some(_) => {
+                Rejection::new(Reason::WrongType, format!("`{name}` is required, and of another type"))
+            }
         }
-        Ok(properties)
-    }
-
-    fn non_interactive(&self) -> Read<u8> {
-        match self.nodes(Field::Interactive) {
-            None | Some([Node::Static(StaticNode::Bool(true))]) => Ok(0),
-            Some([Node::Static(StaticNode::Bool(false))]) => Ok(1),
-            Some(_) => Err(Rejection::new(Reason::WrongType, "`interactive` must be true or false")),
-        }
-    }
-
-    /// The nodes of a field; `None` when it is absent or null.
-    pub(crate) fn nodes(&self, field: Field) -> Option<&'t [Node<'t>]> {
-        self.source.get(field)
-    }
-
-    /// A field as `read` reads it; `None` when it is absent or null.
-    #[inline]
-    pub(crate) fn get<T>(
-        &self,
-        field: Field,
-        read: impl FnOnce(&str, Node<'t>) -> Read<T>,
-    ) -> Read<Option<T>> {
-        self.nodes(field).map(|value| read(field.name(), value[0])).transpose()
-    }
-
-    /// A string; empty when it is absent or null.
-    #[inline]
-    pub(crate) fn text(&self, field: Field) -> Read<&'t str> {
-        let bytes_max = self.request.limits.string_bytes_max;
-        let text = self.get(field, |name, value| read::text(name, value, bytes_max))?;
-        Ok(text.unwrap_or_default())
-    }
-
-    fn size(&self, field: Field) -> Read<u16> {
-        Ok(self.get(field, |name, value| read::size(name, value, u16::MAX))?.unwrap_or(0))
-    }
-
-    fn pixel(&self, field: Field) -> Read<Option<u32>> {
-        self.get(field, |name, value| read::size(name, value, u32::MAX))
-    }
-
-    fn required_pixel(&self, field: Field) -> Read<u32> {
-        self.pixel(field)?.map_or_else(|| missing(field), Ok)
     }
 }
 
-fn missing<T>(field: Field) -> Read<T> {
-    Err(Rejection::new(Reason::MissingField, format!("`{}` is required", field.name())))
-}
-
-pub(crate) fn too_many(name: &str, count: usize, most: usize) -> Rejection {
-    Rejection::new(Reason::TooMany, format!("{count} {name}, at most {most}"))
+/// The id that stands for a text that is no UUID.
+pub(crate) fn id_of_text(text: &str) -> Uuid {
+    let hash = Sha256::digest(text.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 /// A UUIDv7 of the receipt. Events of one request keep their order in it, so that events without times of their own
@@ -410,7 +359,16 @@ fn new_event_id(request: &Request<'_>, index: usize) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(request.received_at.max(0) as u64, &random).into_uuid()
 }
 
-impl Valid<'_> {
+impl<'t> Valid<'t> {
+    /// Says in the row what was done to its fields.
+    pub(crate) fn set_repairs(&mut self, notes: &[Note<'t>], arena: &'t Bump) {
+        let (Valid::Event(EventRow { repairs, .. }) | Valid::Click(ClickRow { repairs, .. })) = self;
+        repairs.extend(notes.iter().map(|Note { field, repair }| {
+            let repair: &'t str = arena.alloc_str(&format!("{field}:{repair}"));
+            repair
+        }));
+    }
+
     pub(crate) fn time_source_is(&self, source: TimeSource) -> bool {
         let (Valid::Event(EventRow { time_source, .. }) | Valid::Click(ClickRow { time_source, .. })) = self;
         *time_source == source.as_str()

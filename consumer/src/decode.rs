@@ -2,6 +2,7 @@
 
 use millrace_schemas::{
     clickhouse::DEAD_LETTER_COLUMNS,
+    money,
     row::{ClickRow, Column, EventRow, Row},
     topic,
 };
@@ -89,8 +90,11 @@ impl Decoder {
         self.scratch.extend_from_slice(line);
         match table {
             Table::Events => {
-                let row: EventRow<'_> =
+                let mut row: EventRow<'_> =
                     simd_json::serde::from_slice_with_buffers(&mut self.scratch, &mut self.buffers)?;
+                if memchr::memmem::find(line, FORMER_PRICE).is_some() {
+                    add_former_prices(&mut row, line)?;
+                }
                 check_items(&row)?;
                 block.push(&row, source);
             }
@@ -110,6 +114,29 @@ pub fn lines(value: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     (0_u32..).zip(value.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty())
 }
 
+/// The column of prices in rows of an earlier release, which may still stand in the log.
+const FORMER_PRICE: &[u8] = b"\"item_price_minor\":";
+
+/// Prices of an earlier release: minor units of the row's currency.
+fn add_former_prices(row: &mut EventRow<'_>, line: &[u8]) -> Result<(), DecodeError> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Former {
+        item_price_minor: Vec<i64>,
+        item_discount_minor: Vec<i64>,
+    }
+    let former: Former = simd_json::serde::from_slice(&mut line.to_vec())?;
+    let decimals = money::exponent(row.currency).unwrap_or(2);
+    let millionths = |minor: Vec<i64>| -> Vec<i64> {
+        minor.into_iter().map(|minor| minor.saturating_mul(10_i64.pow(6 - decimals))).collect()
+    };
+    if row.item_price.is_empty() {
+        row.item_price = millionths(former.item_price_minor);
+        row.item_discount = millionths(former.item_discount_minor);
+    }
+    Ok(())
+}
+
 fn check_items(row: &EventRow<'_>) -> Result<(), DecodeError> {
     let items = row.item_product_id.len();
     let alike = [
@@ -117,9 +144,9 @@ fn check_items(row: &EventRow<'_>) -> Result<(), DecodeError> {
         row.item_name.len(),
         row.item_brand.len(),
         row.item_category.len(),
-        row.item_price_minor.len(),
+        row.item_price.len(),
         row.item_quantity.len(),
-        row.item_discount_minor.len(),
+        row.item_discount.len(),
         row.item_product_kind.len(),
     ];
     if alike.iter().all(|length| *length == items) { Ok(()) } else { Err(DecodeError::ItemLengths) }

@@ -221,11 +221,7 @@ impl ColumnBuilder {
                 list.iter().for_each(|text| put_string(&mut self.values, text));
                 self.end_list(list.len());
             }
-            Cell::U32s(list) => {
-                list.iter().for_each(|number| self.values.extend_from_slice(&number.to_le_bytes()));
-                self.end_list(list.len());
-            }
-            Cell::I64s(list) => {
+            Cell::Millionths(list) | Cell::Thousandths(list) => {
                 list.iter().for_each(|number| self.values.extend_from_slice(&number.to_le_bytes()));
                 self.end_list(list.len());
             }

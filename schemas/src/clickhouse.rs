@@ -82,7 +82,7 @@ pub fn statements(layout: &Layout) -> Vec<String> {
     let mut all = vec![format!("CREATE DATABASE IF NOT EXISTS {}{on_cluster}", layout.database)];
     all.extend(TABLES.iter().flat_map(|table| table.statements(layout)));
     all.extend(VIEWS.iter().map(|(name, query)| {
-        let query = query.replace("{db}", &layout.database);
+        let query = query.replace("{db}", &layout.database).replace("{decimals}", DECIMALS.trim());
         format!("CREATE OR REPLACE VIEW {}.{name}{on_cluster} AS\n{query}", layout.database)
     }));
     all
@@ -90,7 +90,8 @@ pub fn statements(layout: &Layout) -> Vec<String> {
 
 /// What the tables of an earlier release need once, after [`statements`].
 pub fn upgrades(layout: &Layout) -> Vec<Upgrade> {
-    TABLES.iter().filter_map(|table| table.upgrade(layout)).collect()
+    let versions = TABLES.iter().filter_map(|table| table.upgrade(layout));
+    versions.chain([item_decimals(layout)]).collect()
 }
 
 /// A change of tables that costs work, so that it is made once and not at each start. Cut off, it is made again.
@@ -267,6 +268,46 @@ impl Table {
     }
 }
 
+/// Gives a table that an earlier release made decimals for its items. There prices were minor units, in columns that stay
+/// for the rows that were written then; quantities were whole numbers.
+fn item_decimals(layout: &Layout) -> Upgrade {
+    let Layout { database, cluster, .. } = layout;
+    let on_cluster = on_cluster(layout);
+    let stored = if cluster.is_some() { "events_local" } else { "events" };
+    let column = |name: &str| EventRow::COLUMNS.iter().find(|column| column.name == name).map(definition);
+    let modified = |name: &str, default: &str| {
+        let definition = column(name).unwrap_or_default();
+        definition.replacen(" COMMENT", &format!("{default} COMMENT"), 1)
+    };
+    let price = |name: &str| {
+        let default = format!(
+            " DEFAULT arrayMap(minor -> toDecimal64(toDecimal128(minor, 6) / toInt64(exp10({})), 6), `{name}_minor`)",
+            DECIMALS.trim()
+        );
+        modified(name, &default)
+    };
+    let quantity = modified("item_quantity", "");
+    let alter = |table: &str, wanted: &str| {
+        format!(
+            "ALTER TABLE {database}.{table}{on_cluster} MODIFY COLUMN {wanted} SETTINGS alter_sync = 0, mutations_sync = 0"
+        )
+    };
+    let mut statements = vec![alter(stored, &price("item_price")), alter(stored, &price("item_discount"))];
+    // Last: from here on it counts as made.
+    statements.push(alter(stored, &quantity));
+    if cluster.is_some() {
+        statements.insert(0, alter("events", &quantity));
+    }
+    let waiting = format!(
+        "SELECT count() FROM system.columns WHERE database = '{database}' AND table = '{stored}' \
+         AND name = 'item_quantity' AND type = 'Array(UInt32)'"
+    );
+    Upgrade { waiting, statements }
+}
+
+/// Decimals of the minor unit of a row's `currency`, in SQL.
+pub const DECIMALS: &str = include_str!("decimals.sql");
+
 fn definition(column: &Column) -> String {
     let doc = column.doc.replace('\\', "\\\\").replace('\'', "\\'");
     let default = if column.name == BATCH { " DEFAULT `_offset`" } else { "" };
@@ -318,11 +359,11 @@ GROUP BY store_id, visitor_id, id",
     (
         "ecommerce_events",
         "SELECT event_id AS id, store_id, user_id, visitor_id, session_id, name AS event_type,
-       product_id, variant_id, order_id, quantity, price_minor AS price_cents, currency, properties,
+       product_id, variant_id, order_id, quantity, toInt64(round(price * exp10({decimals}))) AS price_cents, currency, properties,
        event_time AS created_at
 FROM {db}.events FINAL
 LEFT ARRAY JOIN item_product_id AS product_id, item_variant_id AS variant_id, item_quantity AS quantity,
-                item_price_minor AS price_minor
+                item_price AS price
 WHERE name IN ('view_item', 'add_to_cart', 'remove_from_cart', 'begin_checkout', 'purchase', 'refund')",
     ),
 ];
@@ -330,6 +371,23 @@ WHERE name IN ('view_item', 'add_to_cart', 'remove_from_cart', 'begin_checkout',
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn decimals_are_those_of_iso_4217() {
+        let listed = |code: &str, decimals: u32| {
+            DECIMALS
+                .lines()
+                .any(|line| line.contains(&format!("'{code}'")) && line.ends_with(&format!("), {decimals},")))
+        };
+        let letters = || b'A'..=b'Z';
+        let all = letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| [a, b, c])));
+        for code in all {
+            let code = std::str::from_utf8(&code).unwrap();
+            let decimals = crate::money::exponent(code).unwrap_or(2);
+            assert_eq!(listed(code, decimals), decimals != 2, "{code}");
+        }
+        assert!(DECIMALS.trim_end().ends_with("2)"));
+    }
 
     #[test]
     fn one_server_and_a_cluster_get_the_same_columns() {

@@ -30,6 +30,8 @@ metrics! {
     COLLECTOR_EVENTS_ACCEPTED = "millrace_collector_events_accepted_total";
     /// Events and requests refused, by `reason`.
     COLLECTOR_REJECTED = "millrace_collector_rejected_total";
+    /// Fields of accepted events that could not be kept as they were sent, by `reason`.
+    COLLECTOR_REPAIRED = "millrace_collector_repaired_fields_total";
     /// Events whose time was corrected or replaced, by `time_source`.
     COLLECTOR_TIMES_ADJUSTED = "millrace_collector_event_times_adjusted_total";
     /// Events taken for a bot's, by `reason`.

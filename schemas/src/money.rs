@@ -62,6 +62,130 @@ pub fn from_float(value: f64) -> Option<Decimal> {
     value.to_string().parse().ok()
 }
 
+/// Longer texts are nobody's amount.
+const AMOUNT_BYTES_MAX: usize = 64;
+
+/// An amount as people and shops write it: `5,00`, `$5.00`, `1.299,00 €`, `1'234.50`, `.99`, `1e3`. `None`: no amount.
+///
+/// A lone dot is decimal; of dot and comma the last is decimal; a lone comma before exactly three digits separates
+/// thousands, else it is decimal; several of one kind separate thousands. Currency signs and codes around it, spaces and
+/// apostrophes go.
+pub fn parse_amount(text: &str) -> Option<Decimal> {
+    if text.len() > AMOUNT_BYTES_MAX {
+        return None;
+    }
+    if let Ok(plain) = text.parse::<Decimal>().or_else(|_| Decimal::from_scientific(text)) {
+        return Some(plain);
+    }
+    let (is_negative, text) = without_sign(text.trim());
+    // `Rs. 5`: the dot is the currency's.
+    let is_unit = |letter: char| letter.is_alphabetic() || is_currency_sign(letter) || letter.is_whitespace();
+    let unit_end = text.find(|letter| !is_unit(letter)).unwrap_or(text.len());
+    let (unit, rest) = text.split_at(unit_end);
+    let rest =
+        if unit.ends_with(char::is_alphabetic) { rest.strip_prefix('.').unwrap_or(rest) } else { rest };
+    let (is_negative_inside, rest) = without_sign(rest.trim_start());
+    if is_negative && is_negative_inside {
+        return None;
+    }
+    let digits: String = rest
+        .trim_end_matches(is_unit)
+        .chars()
+        .filter(|letter| !(letter.is_whitespace() || matches!(letter, '\'' | '\u{2019}')))
+        .collect();
+    let amount = parse_separated(&digits)?;
+    Some(if is_negative || is_negative_inside { -amount } else { amount })
+}
+
+fn without_sign(text: &str) -> (bool, &str) {
+    match text.strip_prefix(['-', '\u{2212}']) {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    }
+}
+
+fn is_currency_sign(letter: char) -> bool {
+    matches!(letter, '$' | '\u{a2}'..='\u{a5}' | '\u{20a0}'..='\u{20cf}' | '\u{fdfc}')
+}
+
+/// Digits with dots and commas among them.
+fn parse_separated(text: &str) -> Option<Decimal> {
+    let is_known = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b',');
+    if !text.bytes().all(is_known) || !text.bytes().any(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count = |separator| text.matches(separator).count();
+    let decimal = match (count('.'), count(',')) {
+        (0, 0) => None,
+        (1, 0) => Some('.'),
+        (0, 1) if text.rsplit(',').next().is_some_and(|after| after.len() == 3) => None,
+        (0, 1) => Some(','),
+        (_, 0) | (0, _) => None,
+        (dots, commas) => {
+            let last = if text.rfind('.') > text.rfind(',') { ('.', dots) } else { (',', commas) };
+            // The decimal one stands once.
+            Some(last).filter(|(_, count)| *count == 1).map(|(separator, _)| separator)?.into()
+        }
+    };
+    let plain: String = text
+        .chars()
+        .filter_map(|letter| match letter {
+            '.' | ',' => (Some(letter) == decimal).then_some('.'),
+            digit => Some(digit),
+        })
+        .collect();
+    // A dot alone at either end is no decimal of the library's.
+    format!("0{}", plain.trim_end_matches('.')).parse().ok()
+}
+
+/// Whether a currency's sign is `$` alone where it is at home.
+pub fn is_dollar(currency: &str) -> bool {
+    matches!(
+        currency,
+        "ARS"
+            | "AUD"
+            | "BBD"
+            | "BMD"
+            | "BND"
+            | "BSD"
+            | "CAD"
+            | "CLP"
+            | "COP"
+            | "FJD"
+            | "HKD"
+            | "JMD"
+            | "KYD"
+            | "LRD"
+            | "MXN"
+            | "NAD"
+            | "NZD"
+            | "SBD"
+            | "SGD"
+            | "SRD"
+            | "TTD"
+            | "TWD"
+            | "USD"
+            | "UYU"
+            | "XCD"
+    )
+}
+
+/// The currency that a sign stands for, where it stands for no other.
+pub fn currency_of_sign(sign: &str) -> Option<&'static str> {
+    match sign {
+        "\u{20ac}" => Some("EUR"),
+        "\u{a3}" => Some("GBP"),
+        "\u{20b9}" => Some("INR"),
+        "\u{20a9}" => Some("KRW"),
+        "\u{20bd}" => Some("RUB"),
+        "\u{20ba}" => Some("TRY"),
+        "\u{20b4}" => Some("UAH"),
+        "\u{20ab}" => Some("VND"),
+        "US$" => Some("USD"),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +205,57 @@ mod tests {
             assert_eq!(to_minor(text.parse().unwrap(), decimals), Some(minor), "{text} {currency}");
         }
         assert_eq!(to_minor("92233720368547758.08".parse().unwrap(), 2), None);
+    }
+
+    #[test]
+    fn amounts_are_read_as_shops_print_them() {
+        for (text, amount) in [
+            ("19.99", "19.99"),
+            (".99", "0.99"),
+            ("5.", "5"),
+            (" 5 ", "5"),
+            ("5,00", "5.00"),
+            (",5", "0.5"),
+            ("$5.00", "5.00"),
+            ("\u{20ac}12.50", "12.50"),
+            ("12,50\u{a0}\u{20ac}", "12.50"),
+            ("EUR 12.50", "12.50"),
+            ("12.50 USD", "12.50"),
+            ("Rs. 500", "500"),
+            ("kr 199,00", "199.00"),
+            ("R$ 5,00", "5.00"),
+            ("1,234.50", "1234.50"),
+            ("1.299,00", "1299.00"),
+            ("1,234", "1234"),
+            ("1,2345", "1.2345"),
+            ("1.234", "1.234"),
+            ("1.234.567", "1234567"),
+            ("1,234,567", "1234567"),
+            ("12,34,567.89", "1234567.89"),
+            ("1\u{202f}299,00", "1299.00"),
+            ("1'299.00", "1299.00"),
+            ("-5", "-5"),
+            ("\u{2212}5,00 \u{20ac}", "-5.00"),
+            ("$-5", "-5"),
+            ("+5", "5"),
+            ("1e3", "1000"),
+            ("2.5E-3", "0.0025"),
+        ] {
+            assert_eq!(parse_amount(text), Some(amount.parse().unwrap()), "{text}");
+        }
+        for text in
+            ["", " ", "free", "$", ".", ",", "1.2,3.4", "5%", "(5.00)", "12 x 3", "--5", "1e400", "NaN", "5-"]
+        {
+            assert_eq!(parse_amount(text), None, "{text}");
+        }
+        assert_eq!(parse_amount(&"9".repeat(AMOUNT_BYTES_MAX + 1)), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_an_amount_or_none(text in "\\PC{0,20}", digits in "[-+0-9.,\u{20ac}'eE ]{0,20}") {
+            let _ = (parse_amount(&text), parse_amount(&digits));
+        }
     }
 
     #[test]

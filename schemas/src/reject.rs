@@ -69,36 +69,14 @@ reasons! {
     MalformedJson = "malformed_json", 422;
     /// The event is not an object.
     NotAnObject = "not_an_object", 422;
-    /// The event is larger than the limit.
-    EventTooLarge = "event_too_large", 422;
-    /// Objects or arrays nested deeper than the limit.
-    TooDeep = "too_deep", 422;
-    /// A key stands twice in one object.
+    /// The list of events stands twice.
     DuplicateKey = "duplicate_key", 422;
     /// A field the event's type requires is absent or empty.
     MissingField = "missing_field", 422;
     /// `type` is none of page_view, event, click.
     UnknownType = "unknown_type", 422;
-    /// A field has another JSON type than it should.
+    /// A field that the event's type requires is of another type, or cannot be read; or the request's list is none.
     WrongType = "wrong_type", 422;
-    /// A number outside what its field can hold.
-    OutOfRange = "out_of_range", 422;
-    /// A string longer than the limit.
-    TooLong = "too_long", 422;
-    /// More properties or items than the limit.
-    TooMany = "too_many", 422;
-    /// `event_id` is not a UUID.
-    InvalidEventId = "invalid_event_id", 422;
-    /// A time that is neither RFC 3339 nor epoch milliseconds.
-    InvalidTimestamp = "invalid_timestamp", 422;
-    /// `url` is not an absolute http or https URL.
-    InvalidUrl = "invalid_url", 422;
-    /// A price, total, tax, shipping, discount or quantity below zero.
-    NegativeAmount = "negative_amount", 422;
-    /// An amount or quantity above what a write key may name; a server says it with a secret key.
-    AmountTooLarge = "amount_too_large", 422;
-    /// `currency` is not an ISO 4217 code.
-    UnknownCurrency = "unknown_currency", 422;
     /// A purchase or refund without an `order_id`, or with an empty one: it could not be told from the next.
     EmptyOrderId = "empty_order_id", 422;
 

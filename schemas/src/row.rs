@@ -17,7 +17,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 pub use cell::{Cell, ColumnType};
-use json::{date, instant, option_instant, properties};
+use json::{date, instant, millionths, option_instant, properties, thousandths};
 
 /// A column of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +95,8 @@ macro_rules! rows {
         }
     )+};
     (@cell Texts, $value:expr) => { Cell::Texts(&$value) };
-    (@cell U32s, $value:expr) => { Cell::U32s(&$value) };
-    (@cell I64s, $value:expr) => { Cell::I64s(&$value) };
+    (@cell Millionths, $value:expr) => { Cell::Millionths(&$value) };
+    (@cell Thousandths, $value:expr) => { Cell::Thousandths(&$value) };
     (@cell Map, $value:expr) => { Cell::Map(&$value) };
     (@cell $cell:ident, $value:expr) => { Cell::$cell($value) };
 }
@@ -199,17 +199,22 @@ rows! {
         item_brand: Vec<&'a str> => Texts,
         /// Items: category.
         item_category: Vec<&'a str> => Texts,
-        /// Items: price of one, minor units.
-        item_price_minor: Vec<i64> => I64s,
-        /// Items: quantity.
-        item_quantity: Vec<u32> => U32s,
-        /// Items: discount on one, minor units.
-        item_discount_minor: Vec<i64> => I64s,
+        /// Items: price of one, in the currency's unit.
+        #[serde(with = "millionths")]
+        item_price: Vec<i64> => Millionths,
+        /// Items: quantity; below zero for what comes back.
+        #[serde(with = "thousandths")]
+        item_quantity: Vec<i64> => Thousandths,
+        /// Items: discount on one, in the currency's unit.
+        #[serde(with = "millionths")]
+        item_discount: Vec<i64> => Millionths,
         /// Items: kind of product (`retail`, `wholesale`, `live`, …).
         item_product_kind: Vec<&'a str> => Texts,
         /// Everything else that was sent; numbers and booleans as their JSON text.
         #[serde(with = "properties", borrow)]
         properties: Properties<'a> => Map,
+        /// Fields that could not be kept as they were sent, each with what was done: `label:cut`.
+        repairs: Vec<&'a str> => Texts,
         /// User agent of the sender.
         user_agent: &'a str => Symbol,
         /// 1: sent with a secret key, by the shop's own server.
@@ -315,6 +320,8 @@ rows! {
         /// Everything else that was sent; numbers and booleans as their JSON text.
         #[serde(with = "properties", borrow)]
         properties: Properties<'a> => Map,
+        /// Fields that could not be kept as they were sent, each with what was done: `label:cut`.
+        repairs: Vec<&'a str> => Texts,
         /// User agent of the sender.
         user_agent: &'a str => Symbol,
         /// 1: sent with a secret key, by the shop's own server.
@@ -378,7 +385,8 @@ mod tests {
                 value,
                 total_minor: total,
                 item_product_id: vec![&text; numbers.len()],
-                item_price_minor: numbers,
+                item_price: numbers.clone(),
+                item_quantity: numbers,
                 properties: vec![(&text, Cow::Borrowed(&text)), ("k", Cow::Borrowed(""))],
                 ..EventRow::default()
             };

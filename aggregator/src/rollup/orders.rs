@@ -3,13 +3,20 @@
 use std::collections::HashMap;
 
 use clickhouse::Row;
+use millrace_schemas::money::exponent;
 use serde::Deserialize;
 
-use super::scope::Chunk;
+use super::{money::divide, scope::Chunk};
 use crate::{
     clickhouse::{Warehouse, text},
     error::Result,
 };
+
+/// What a line comes to in minor units: price times quantity, rounded once.
+fn line_amount(price: i64, quantity: i64, currency: &str) -> i128 {
+    let decimals = exponent(currency).unwrap_or(2);
+    divide(i128::from(price) * i128::from(quantity), 10_i128.pow(9 - decimals))
+}
 
 /// The winning report of an order.
 #[derive(Clone, Debug, Default, Row, Deserialize)]
@@ -30,26 +37,21 @@ pub struct Order {
     pub discount: i64,
     /// Products of its items.
     pub product_ids: Vec<String>,
-    /// Prices of its items.
+    /// Prices of its items, millionths of the currency's unit.
     pub prices: Vec<i64>,
-    /// Quantities of its items.
-    pub quantities: Vec<u32>,
-    /// Discounts on one of each item.
-    pub item_discounts: Vec<i64>,
+    /// Quantities of its items, thousandths.
+    pub quantities: Vec<i64>,
     /// 1: a server reported it.
     pub trusted: u8,
 }
 
 impl Order {
-    /// Product, quantity and amount (price after discount, not below 0, times quantity) of each item. Who gives a million
-    /// off a thing without a price takes nothing off what others sell.
-    pub fn items(&self) -> impl Iterator<Item = (&str, u32, i128)> {
+    /// Product, quantity (thousandths) and amount of each item. A line may be below zero: a voucher, or what comes back.
+    pub fn items(&self) -> impl Iterator<Item = (&str, i64, i128)> {
         self.product_ids.iter().enumerate().map(|(index, product)| {
             let price = self.prices.get(index).copied().unwrap_or(0);
-            let off = self.item_discounts.get(index).copied().unwrap_or(0);
             let quantity = self.quantities.get(index).copied().unwrap_or(0);
-            let left = (i128::from(price) - i128::from(off)).max(0);
-            (product.as_str(), quantity, left * i128::from(quantity))
+            (product.as_str(), quantity, line_amount(price, quantity, &self.currency))
         })
     }
 
@@ -77,10 +79,10 @@ pub struct Refund {
     pub currency: String,
     /// Amount as sent.
     pub total: Option<i64>,
-    /// Prices of its items.
+    /// Prices of its items, millionths of the currency's unit.
     pub prices: Vec<i64>,
-    /// Quantities of its items.
-    pub quantities: Vec<u32>,
+    /// Quantities of its items, thousandths.
+    pub quantities: Vec<i64>,
     /// 1: a server reported it.
     pub trusted: u8,
 }
@@ -99,7 +101,9 @@ impl Refund {
             None if self.prices.is_empty() => order.map_or(0, Order::total),
             None => {
                 let items = self.prices.iter().zip(&self.quantities);
-                items.map(|(price, quantity)| i128::from(*price) * i128::from(*quantity)).sum()
+                let amount =
+                    |(price, quantity): (&i64, &i64)| line_amount(*price, *quantity, &self.currency).abs();
+                items.map(amount).sum()
             }
         }
     }
@@ -180,9 +184,8 @@ mod tests {
             shipping: 500,
             discount: 100,
             product_ids: vec!["a".into(), "b".into()],
-            prices: vec![1000, 250],
-            quantities: vec![2, 1],
-            item_discounts: vec![100, 0],
+            prices: vec![9_000_000, 2_500_000],
+            quantities: vec![2000, 1000],
             ..Order::default()
         }
     }
@@ -196,10 +199,21 @@ mod tests {
         assert_eq!(order("1", Some(42)).total(), 42);
         assert_eq!(order("1", None).total(), 1800 + 250 + 80 + 500 - 100);
         assert_eq!(Order { discount: 100_000, ..order("1", None) }.total(), 0);
-        // A line is worth nothing at least, and takes nothing off another.
-        let given_away = Order { item_discounts: vec![100, 9_999], ..order("1", None) };
-        assert_eq!(given_away.total(), 1800 + 80 + 500 - 100);
-        assert_eq!(given_away.items().map(|(_, _, amount)| amount).collect::<Vec<_>>(), [1800, 0]);
+        // A voucher is a line below zero; what costs less than a cent is rounded when it is multiplied.
+        let fine =
+            Order { prices: vec![-4_000_000, 3_500], quantities: vec![1000, 1_000_000], ..order("1", None) };
+        assert_eq!(fine.items().map(|(_, _, amount)| amount).collect::<Vec<_>>(), [-400, 350]);
+        assert_eq!(fine.total(), 80 + 500 - 100 - 50);
+        for (price, quantity, currency, amount) in [
+            (8_403_361, 10_000, "EUR", 8403),
+            (12_500_000, 4000, "JPY", 50),
+            (10_000_000, 1850, "USD", 1850),
+            (5_000, 1000, "USD", 1),
+            (-5_000, 1000, "USD", -1),
+            (i64::MAX, i64::MIN, "USD", -8_507_059_173_023_461_585_662_027_982_109),
+        ] {
+            assert_eq!(line_amount(price, quantity, currency), amount, "{price} x {quantity}");
+        }
     }
 
     #[test]
@@ -225,7 +239,7 @@ mod tests {
         let orders = [order("1", Some(1000))];
         let foreign = Refund { currency: "EUR".into(), ..refund("1", Some(5000)) };
         let bare = Refund { currency: "EUR".into(), ..refund("1", None) };
-        let with_items = Refund { prices: vec![100], quantities: vec![3], ..refund("9", None) };
+        let with_items = Refund { prices: vec![1_000_000], quantities: vec![3000], ..refund("9", None) };
         let refunds = [foreign, bare, refund("9", Some(5000)), refund("9", None), with_items];
         let settled = settle(&orders, &refunds);
         let amounts: Vec<_> = settled.iter().map(|refund| refund.amount).collect();

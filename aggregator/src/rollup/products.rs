@@ -38,7 +38,7 @@ struct Counts {
     told_reviews: u64,
     told_ratings: u64,
     told_rating_sum: i128,
-    stock: u64,
+    stock: i64,
     stock_reports: u64,
 }
 
@@ -77,6 +77,7 @@ struct Line {
     entries: u64,
     bounces: u64,
     orders: u64,
+    /// Thousandths.
     units: i128,
     sums: BTreeMap<String, i128>,
 }
@@ -155,7 +156,7 @@ fn row(date: Date, product_id: &str, line: &Line, rates: &Rates) -> serde_json::
         "cart_removal_count": counts.removals,
         "checkout_count": line.checkouts,
         "purchase_count": line.orders,
-        "units_sold": saturate(line.units),
+        "units_sold": saturate(divide(line.units, 1000)),
         "revenue_cents": saturate(revenue.minor),
         "currency": rates.base(),
         "unconverted": revenue.unconverted_json(),

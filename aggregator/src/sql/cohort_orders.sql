@@ -19,8 +19,9 @@ FROM
     FROM
     (
         SELECT argMin((toUnixTimestamp64Milli(event_time), toString(currency), total_minor, visitor_id, user_id,
-                       arrayFold((sum, price, quantity, off) -> sum + if(price > off, toInt128(price) - off, toInt128(0)) * quantity,
-                                 item_price_minor, item_quantity, item_discount_minor, toInt128(0))
+                       arrayFold((sum, price, quantity) -> sum + toInt128(round(
+                                     toDecimal256(price, 6) * toDecimal256(quantity, 3) * toInt64(exp10({{decimals}})))),
+                                 item_price, item_quantity, toInt128(0))
                        - discount_minor + tax_minor + shipping_minor),
                       (trusted = 0, event_time, UUIDToNum(event_id), key_date, visitor_hash)) AS winner
         FROM events FINAL

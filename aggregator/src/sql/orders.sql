@@ -1,12 +1,12 @@
 -- The winning report of every order that was placed or refunded in the period, and whether a server made it.
 SELECT order_id, winner.1 AS at_ms, winner.2 AS currency, winner.3 AS total, winner.4 AS tax, winner.5 AS shipping,
        winner.6 AS discount, winner.7 AS product_ids, winner.8 AS prices, winner.9 AS quantities,
-       winner.10 AS item_discounts, winner.11 AS trusted
+       winner.10 AS trusted
 FROM
 (
     SELECT order_id,
            argMin((toUnixTimestamp64Milli(event_time), toString(currency), total_minor, tax_minor, shipping_minor,
-                   discount_minor, item_product_id, item_price_minor, item_quantity, item_discount_minor, trusted),
+                   discount_minor, item_product_id, item_price, item_quantity, trusted),
                   (trusted = 0, event_time, UUIDToNum(event_id), key_date, visitor_hash)) AS winner
     FROM events FINAL
     WHERE store_id = {store:String} AND is_bot = 0 AND name = 'purchase' AND order_id != ''

@@ -20,7 +20,7 @@ SELECT toInt64(roundDown(toUnixTimestamp64Milli(event_time), {bounds:Array(Int64
        toUInt64(countIf(name = 'inventory_level')) AS stock_reports
 FROM
 (
-    SELECT event_time, visitor_id, name, sequence, event_id, trusted, product, toUInt64(0) AS level,
+    SELECT event_time, visitor_id, name, sequence, event_id, trusted, product, toInt64(0) AS level,
            if(value >= 1 AND value <= 5, toDecimal128OrNull(toString(value), 6), NULL) AS rating
     FROM events FINAL
     ARRAY JOIN arrayDistinct(item_product_id) AS product
@@ -30,7 +30,7 @@ FROM
       AND event_time >= fromUnixTimestamp64Milli({lo:Int64}, 'UTC')
       AND event_time < fromUnixTimestamp64Milli({hi:Int64}, 'UTC')
     UNION ALL
-    SELECT event_time, '', 'inventory_level', sequence, event_id, toUInt8(1), product, sum(toUInt64(quantity)), NULL
+    SELECT event_time, '', 'inventory_level', sequence, event_id, toUInt8(1), product, toInt64(round(sum(quantity))), NULL
     FROM events FINAL
     ARRAY JOIN item_product_id AS product, item_quantity AS quantity
     WHERE store_id = {store:String} AND is_bot = 0 AND name = 'inventory_level' AND trusted = 1

@@ -5,7 +5,7 @@ SELECT order_id, winner.1 AS at_ms, winner.2 AS currency, winner.3 AS total, win
 FROM
 (
     SELECT order_id, refund_id,
-           argMin((toUnixTimestamp64Milli(event_time), toString(currency), total_minor, item_price_minor,
+           argMin((toUnixTimestamp64Milli(event_time), toString(currency), total_minor, item_price,
                    item_quantity, UUIDToNum(event_id), trusted),
                   (trusted = 0, event_time, UUIDToNum(event_id), key_date, visitor_hash)) AS winner
     FROM events FINAL

@@ -89,9 +89,9 @@ async fn rollups_are_read_with_the_stores_own_token_only() {
             currency: "USD",
             total_minor: Some(1999),
             item_product_id: vec!["a"],
-            item_price_minor: vec![1999],
-            item_quantity: vec![1],
-            item_discount_minor: vec![0],
+            item_price: vec![19_990_000],
+            item_quantity: vec![1000],
+            item_discount: vec![0],
             ..event(1, "purchase", "2026-10-01 10:00:00", "v", "a")
         },
         EventRow { store_id: "demo", ..event(2, "view_item", "2026-10-02 10:00:00", "v", "b") },

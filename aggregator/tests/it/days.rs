@@ -132,9 +132,9 @@ async fn orders_and_refunds_count_once_and_exactly() {
         .unwrap();
     let items = EventRow {
         item_product_id: vec!["a", "b"],
-        item_price_minor: vec![1000, 333],
-        item_quantity: vec![2, 3],
-        item_discount_minor: vec![100, 0],
+        item_price: vec![10_000_000, 3_330_000],
+        item_quantity: vec![2000, 3000],
+        item_discount: vec![1_000_000, 0],
         discount_minor: 99,
         tax_minor: 50,
         shipping_minor: 500,
@@ -165,9 +165,9 @@ async fn orders_and_refunds_count_once_and_exactly() {
             trusted: 1,
             refund_id: "r2",
             item_product_id: vec!["a"],
-            item_price_minor: vec![2_000],
-            item_quantity: vec![3],
-            item_discount_minor: vec![0],
+            item_price: vec![20_000_000],
+            item_quantity: vec![3000],
+            item_discount: vec![0],
             ..order(9, "refund", "2026-10-03 12:00:00", "o1", None)
         },
         EventRow { trusted: 1, refund_id: "r2", ..order(10, "refund", "2026-10-04 12:00:00", "o1", Some(1)) },
@@ -191,8 +191,8 @@ async fn orders_and_refunds_count_once_and_exactly() {
     assert_eq!(
         revenue,
         [
-            // 2 × 9.00 + 3 × 3.33 − 0.99 + 0.50 + 5.00
-            row("2026-10-01", "USD", [3_250, 3_250, 1, 3_250, 0, 0, 99, 500, 50, 0]),
+            // 2 × 10.00 + 3 × 3.33 − 0.99 + 0.50 + 5.00: the item's discount has gone from its price.
+            row("2026-10-01", "USD", [3_450, 3_450, 1, 3_450, 0, 0, 99, 500, 50, 0]),
             row("2026-10-02", "EUR", [10_000, 10_000, 1, 10_000, 0, 0, 0, 0, 0, 0]),
             row("2026-10-02", "GBP", [500, 500, 1, 500, 0, 0, 0, 0, 0, 0]),
             row("2026-10-02", "USD", [10_001, 4_001, 1, 10_001, 0, 0, 0, 0, 0, 6_000]),
@@ -210,7 +210,7 @@ async fn orders_and_refunds_count_once_and_exactly() {
         summary,
         [
             // The one session has the winners of o2, o3 and o4.
-            json!({"date": "2026-10-01", "n": 1, "r": "32.50", "a": "32.50", "u": {}, "c": "1.0000"}),
+            json!({"date": "2026-10-01", "n": 1, "r": "34.50", "a": "34.50", "u": {}, "c": "1.0000"}),
             // 100.01 + 100.00 × 1.08505 = 108.51 (half up); two orders are in it.
             json!({"date": "2026-10-02", "n": 3, "r": "208.52", "a": "104.26", "u": {"GBP": 500}, "c": "0.0000"}),
         ]
@@ -222,9 +222,9 @@ async fn products_have_views_carts_orders_stock_and_ratings() {
     let bed = Bed::with_store("s", "UTC", "USD").await;
     let of = |number, name, time, visitor, session| EventRow {
         item_product_id: vec!["a", "a"],
-        item_price_minor: vec![1000, 1000],
-        item_quantity: vec![1, 2],
-        item_discount_minor: vec![0, 500],
+        item_price: vec![10_000_000, 10_000_000],
+        item_quantity: vec![1000, 2000],
+        item_discount: vec![0, 5_000_000],
         ..event(number, name, time, visitor, session)
     };
     bed.insert(&[
@@ -252,17 +252,17 @@ async fn products_have_views_carts_orders_stock_and_ratings() {
         EventRow { value: Some(4.5), ..of(13, "review", "2026-10-05 10:00:08", "v2", "s2") },
         EventRow { value: Some(4.35), ..of(14, "review", "2026-10-05 10:00:08", "v2", "s2") },
         EventRow {
-            item_quantity: vec![3, 5],
+            item_quantity: vec![3000, 5000],
             trusted: 1,
             ..of(15, "inventory_level", "2026-10-05 08:00:00", "", "")
         },
         EventRow {
-            item_quantity: vec![4, 6],
+            item_quantity: vec![4000, 6000],
             trusted: 1,
             ..of(16, "inventory_level", "2026-10-05 09:00:00", "", "")
         },
         EventRow {
-            item_quantity: vec![4, 1],
+            item_quantity: vec![4000, 1000],
             trusted: 1,
             ..of(17, "inventory_level", "2026-10-10 09:00:00", "", "")
         },
@@ -282,7 +282,7 @@ async fn products_have_views_carts_orders_stock_and_ratings() {
         rows,
         [
             // Of the two sessions that entered on the page one bounced (its view_item is not interactive).
-            json!({"date": "2026-10-05", "views": 3, "uv": 2, "ca": 1, "cr": 1, "co": 2, "pc": 1, "u": 3, "rev": 2000,
+            json!({"date": "2026-10-05", "views": 3, "uv": 2, "ca": 1, "cr": 1, "co": 2, "pc": 1, "u": 3, "rev": 3000,
                    "t": 901, "b": "0.5000", "cv": "0.5000", "sl": 10, "st": "0.3000", "ar": "4.43", "rc": 2}),
             json!({"date": "2026-10-10", "views": 0, "uv": 0, "ca": 0, "cr": 0, "co": 0, "pc": 0, "u": 0, "rev": 0,
                    "t": 0, "b": "0.0000", "cv": "0.0000", "sl": 5, "st": "0.4000", "ar": null, "rc": 0}),
@@ -298,9 +298,10 @@ async fn nobody_stops_rollups_by_what_they_send() {
         (0_u32..8_000).map(|n| char::from(b'!' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 90)).collect();
     let of = |number, product| EventRow {
         item_product_id: vec![product],
-        item_price_minor: vec![i64::MAX],
-        item_quantity: vec![u32::MAX],
-        item_discount_minor: vec![i64::MIN],
+        // As much as decimals of 18 digits hold.
+        item_price: vec![999_999_999_999_999_999],
+        item_quantity: vec![-999_999_999_999_999_999],
+        item_discount: vec![-999_999_999_999_999_999],
         order_id: "o",
         currency: "USD",
         value: Some(1e300),
@@ -337,9 +338,9 @@ async fn what_anybody_sends_never_takes_the_place_of_a_servers_word() {
         |number, order_id, total| order(number, "purchase", "2026-10-01 10:00:00", order_id, Some(total));
     let of = |number, name, value| EventRow {
         item_product_id: vec!["a"],
-        item_price_minor: vec![0],
-        item_quantity: vec![7],
-        item_discount_minor: vec![0],
+        item_price: vec![0],
+        item_quantity: vec![7000],
+        item_discount: vec![0],
         value,
         ..event(number, name, "2026-10-01 10:00:00", "v1", "")
     };
@@ -380,15 +381,15 @@ async fn what_anybody_sends_never_takes_the_place_of_a_servers_word() {
         EventRow {
             order_id: "free",
             total_minor: Some(0),
-            item_discount_minor: vec![1_000_000],
+            item_discount: vec![10_000_000_000],
             ..of(26, "purchase", None)
         },
         EventRow {
             order_id: "odd",
             item_product_id: vec!["a", "b"],
-            item_price_minor: vec![100, 0],
-            item_quantity: vec![1, 1],
-            item_discount_minor: vec![0, 1_000],
+            item_price: vec![1_000_000, 0],
+            item_quantity: vec![1000, 1000],
+            item_discount: vec![0, 10_000_000],
             ..of(27, "purchase", None)
         },
         // Ratings where nobody has told any: only what is one.
@@ -454,9 +455,9 @@ async fn a_catalogues_stock_is_told_in_one_night() {
         .zip(ids.chunks(200))
         .map(|(number, ids)| EventRow {
             item_product_id: ids.iter().map(String::as_str).collect(),
-            item_price_minor: vec![0; 200],
-            item_quantity: (1..=200).collect(),
-            item_discount_minor: vec![0; 200],
+            item_price: vec![0; 200],
+            item_quantity: (1..=200).map(|number| number * 1000).collect(),
+            item_discount: vec![0; 200],
             trusted: 1,
             ..event(number, "inventory_level", "2026-10-01 03:00:00", "", "")
         })

@@ -84,9 +84,9 @@ fn random_event_of<'a>(dice: &mut Dice, number: u128, store: &'a str, name: &'a 
         currency: dice.pick(&["USD", "USD", "EUR", "JPY"]),
         total_minor: dice.one_in(2).then(|| dice.below(20_000) as i64),
         item_product_id: dice.pick(&[&[][..], &["x"], &["x", "y"]]).to_vec(),
-        item_price_minor: vec![999, 333],
-        item_quantity: vec![1, 2],
-        item_discount_minor: vec![0, 100],
+        item_price: vec![9_990_000, 3_330_000],
+        item_quantity: vec![1000, 2000],
+        item_discount: vec![0, 1_000_000],
         value: dice.one_in(2).then(|| dice.below(50) as f64 / 10.0),
         ..event(number, name, "2026-10-30 00:00:00", visitor_id, "")
     }
@@ -105,9 +105,9 @@ fn other_words<'a>(dice: &mut Dice, events: &[EventRow<'a>]) -> Vec<EventRow<'a>
                 ..random_event_of(dice, 0, row.store_id, row.name)
             };
             let len = word.item_product_id.len();
-            word.item_price_minor.truncate(len);
+            word.item_price.truncate(len);
             word.item_quantity.truncate(len);
-            word.item_discount_minor.truncate(len);
+            word.item_discount.truncate(len);
             words.push(word);
         }
     }
@@ -131,9 +131,9 @@ pub(crate) fn random_events<'a>(dice: &mut Dice, store: &'a str) -> Vec<EventRow
     // Items' lists are as long as each other.
     for event in &mut events {
         let len = event.item_product_id.len();
-        event.item_price_minor.truncate(len);
+        event.item_price.truncate(len);
         event.item_quantity.truncate(len);
-        event.item_discount_minor.truncate(len);
+        event.item_discount.truncate(len);
     }
     // One in ten is sent again, and received later.
     for index in 0..events.len() {

@@ -57,7 +57,7 @@ const SCANNED: [&str; 24] = [
     "order_id",
     "refund_id",
     "item_product_id",
-    "item_price_minor",
+    "item_price",
     "item_quantity",
     "trusted",
     "is_bot",
@@ -102,7 +102,7 @@ async fn scan(bed: &mut Bed, config: &Config, events: u64, day_ms: i64) -> anyho
         .filter(|column| SCANNED.contains(&column.name))
         .map(|column| match column.ty {
             ColumnType::Symbol | ColumnType::Text => format!("max(length(`{}`))", column.name),
-            ColumnType::Texts | ColumnType::U32s | ColumnType::I64s | ColumnType::Map => {
+            ColumnType::Texts | ColumnType::Millionths | ColumnType::Thousandths | ColumnType::Map => {
                 format!("sum(length(`{}`))", column.name)
             }
             _ => format!("max(`{}`)", column.name),

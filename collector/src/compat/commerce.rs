@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 
 use super::{
     put,
-    value::{put_currency, put_first, put_text},
+    value::{put_first, put_sent},
 };
+use crate::mend::mend;
 
 /// Fields of an event with the members that they are read from; the first that says something wins.
 const FIELDS: [(&str, &[&str]); 6] = [
@@ -47,8 +48,7 @@ pub(crate) fn put_commerce(
     from: &Map<String, Value>,
 ) -> Vec<&'static str> {
     let is_known = is_about_goods(canonical_name(name));
-    let list = ["items", "products"].into_iter().find_map(|name| from.get(name)?.as_array());
-    let list = list.filter(|list| is_known || !list.is_empty() && list.iter().all(Value::is_object));
+    let list = ["items", "products"].into_iter().find_map(|name| list_of(from.get(name)?, is_known));
     if list.is_none() && !is_known {
         return match from.get("value") {
             Some(value @ Value::Number(_)) => {
@@ -61,9 +61,7 @@ pub(crate) fn put_commerce(
     for (field, names) in FIELDS {
         put_first(event, field, from, names);
     }
-    put_currency(event, from.get("currency"));
-    as_text(event, &["order_id", "refund_id"]);
-    text_or_nothing(event, &["coupon"]);
+    put_sent(event, "currency", from.get("currency"));
     let mut taken = OTHER_FIELDS.to_vec();
     taken.extend(FIELDS.iter().flat_map(|(_, names)| *names));
     if list.is_none() && ITEM[0].1.iter().any(|id| from.contains_key(*id)) {
@@ -76,6 +74,25 @@ pub(crate) fn put_commerce(
         event.insert("items".into(), items.iter().map(item).collect());
     }
     taken
+}
+
+/// The items in a value: a list, the object that some languages make of one with gaps, or the JSON of these in a text. Of an
+/// event that nobody knows to be about goods only a list of objects is one.
+fn list_of(value: &Value, is_known: bool) -> Option<Vec<Value>> {
+    let list = match value {
+        Value::Array(list) => list.clone(),
+        Value::Object(object) if object.values().all(Value::is_object) => object.values().cloned().collect(),
+        Value::Object(_) => vec![value.clone()],
+        Value::String(text) if text.trim_start().starts_with(['[', '{']) => {
+            let parsed: Value = serde_json::from_str(text)
+                .or_else(|_| serde_json::from_slice(&mend(text.as_bytes())))
+                .ok()?;
+            return list_of(&parsed, is_known);
+        }
+        _ => return None,
+    };
+    let is_of_goods = || !list.is_empty() && list.iter().all(Value::is_object) && value.is_array();
+    (is_known || is_of_goods()).then_some(list)
 }
 
 fn is_about_goods(canonical_name: &str) -> bool {
@@ -103,7 +120,7 @@ fn is_about_goods(canonical_name: &str) -> bool {
     )
 }
 
-/// What is no object stays as it is, and is refused where items are read.
+/// What is no object stays as it is, and is left out where items are read.
 fn item(item: &Value) -> Value {
     match item {
         Value::Object(item) => item_of(item),
@@ -116,26 +133,7 @@ fn item_of(from: &Map<String, Value>) -> Value {
     for (field, names) in ITEM {
         put_first(&mut item, field, from, names);
     }
-    as_text(&mut item, &["product_id", "variant_id"]);
-    text_or_nothing(&mut item, &["name", "brand", "category", "product_kind"]);
     Value::Object(item)
-}
-
-/// Ids are text here, and numbers in many shops.
-fn as_text(of: &mut Map<String, Value>, fields: &[&str]) {
-    for field in fields {
-        if let Some(value @ Value::Number(_)) = of.get_mut(*field) {
-            *value = Value::String(value.to_string());
-        }
-    }
-}
-
-/// What only describes is left out where it is of another type.
-fn text_or_nothing(of: &mut Map<String, Value>, fields: &[&str]) {
-    for field in fields {
-        let value = of.remove(*field);
-        put_text(of, field, value.as_ref());
-    }
 }
 
 #[cfg(test)]
@@ -161,8 +159,8 @@ mod tests {
                 "products": [{ "sku": "s", "product_id": 1, "variant": "red", "price": "15", "position": 1 }, 3],
             }),
             &json!({
-                "order_id": "7", "value": 42.5, "currency": "USD",
-                "items": [{ "product_id": "1", "variant_id": "red", "price": "15" }, 3],
+                "order_id": 7, "value": 42.5, "currency": "USD",
+                "items": [{ "product_id": 1, "variant_id": "red", "price": "15" }, 3],
             }),
             &["affiliation"],
         );
@@ -181,12 +179,20 @@ mod tests {
         check(
             "purchase",
             &json!({
-                "order_id": 7, "currency": "eur", "coupon": ["a"],
-                "items": [{ "id": "a", "name": 5, "brand": {}, "item_brand": "B", "category": ["c"], "price": 1 }],
+                "order_id": 7, "currency": "eur",
+                "products": { "0": { "id": "a" }, "2": { "id": "b" } },
             }),
-            &json!({ "order_id": "7", "currency": "EUR", "items": [{ "product_id": "a", "name": "5", "price": 1 }] }),
+            &json!({ "order_id": 7, "currency": "eur", "items": [{ "product_id": "a" }, { "product_id": "b" }] }),
             &[],
         );
+        for items in [json!("[{\"id\":\"a\"},]"), json!("{\"id\":\"a\"}"), json!({ "id": "a" })] {
+            check(
+                "purchase",
+                &json!({ "order_id": 7, "items": items }),
+                &json!({ "order_id": 7, "items": [{ "product_id": "a" }] }),
+                &[],
+            );
+        }
         for list in [json!(["a", "b"]), json!([{ "id": "a" }, 3]), json!([])] {
             check("list_sorted", &json!({ "items": list, "value": "up" }), &json!({}), &["items", "value"]);
         }

@@ -1,7 +1,10 @@
 //! Goals, as Plausible and Umami know them: events with names that somebody has written for people to read, and with money
 //! in them. Those that are clearly about orders and carts get the names that rollups know.
 
-use millrace_schemas::event::{BEGIN_CHECKOUT, PURCHASE, REFUND, SYNONYMS, canonical_name};
+use millrace_schemas::{
+    event::{BEGIN_CHECKOUT, PURCHASE, REFUND, SYNONYMS, canonical_name},
+    money,
+};
 use serde_json::{Map, Value};
 
 use super::{Call, event_id, put};
@@ -77,12 +80,7 @@ fn order_id(call: &Call<'_>, index: usize, said: &Map<String, Value>) -> String 
 pub(super) fn amount(value: Option<&Value>) -> Option<&Value> {
     value.filter(|value| match value {
         Value::Number(_) => true,
-        Value::String(text) => {
-            text.starts_with(|first: char| first.is_ascii_digit())
-                && text.len() <= 40
-                && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
-                && text.matches('.').count() <= 1
-        }
+        Value::String(text) => money::parse_amount(text).is_some(),
         _ => false,
     })
 }

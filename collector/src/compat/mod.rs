@@ -17,15 +17,22 @@ pub mod snowplow;
 pub mod umami;
 mod value;
 
+use std::ops::Range;
+
 use axum::{
     http::{HeaderMap, Method},
     response::Response,
 };
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::{decode::Refusal, http::answer::Refused};
+use crate::{
+    decode::Refusal,
+    http::answer::Refused,
+    mend::{has_long_number, mend, without_mark},
+    split::{self, Top},
+    validate::id_of_text,
+};
 use millrace_schemas::reject::{Reason, Rejection};
 
 /// A product whose clients may send here.
@@ -173,10 +180,47 @@ impl Translation {
     }
 }
 
-/// The body as JSON. Deeper than 128 levels is no JSON of any client.
+/// The body as JSON. What is broken is mended where its meaning is certain; of a list with an element that cannot be, the
+/// others are kept, and it is null.
 pub(crate) fn json(body: &[u8]) -> Result<Value, Refusal> {
-    serde_json::from_slice(body)
+    let body = without_mark(body);
+    // A longer number than 64 bits would be read, and rounded: it may be an order's id.
+    if !has_long_number(body)
+        && let Ok(json) = serde_json::from_slice(body)
+    {
+        return Ok(json);
+    }
+    let mended = mend(body);
+    serde_json::from_slice(&mended)
+        .or_else(|error| salvage(&mended).ok_or(error))
         .map_err(|error| Refusal::new(Reason::NotJson, format!("the body is not JSON: {error}")))
+}
+
+/// Elements and members of more are not looked for: no request may hold as many.
+const SALVAGED_MAX: usize = 10_000;
+
+/// What can be read of a body that does not parse: the elements of its list, or the members of its object, one of which may
+/// be that list.
+fn salvage(body: &[u8]) -> Option<Value> {
+    let element = |range: &Range<usize>| serde_json::from_slice(&body[range.clone()]).unwrap_or(Value::Null);
+    let elements = |ranges: &[Range<usize>]| Value::Array(ranges.iter().map(element).collect());
+    match split::split(body, SALVAGED_MAX)? {
+        Top::Array(ranges) => Some(elements(&ranges)),
+        Top::Object(members) => {
+            let member = |(name, value): (Range<usize>, Range<usize>)| {
+                let name = serde_json::from_slice(&body[name.start - 1..name.end + 1]).ok()?;
+                let value = match element(&value) {
+                    Value::Null if body.get(value.start) == Some(&b'[') => {
+                        elements(&split::split_array(body, value.start, SALVAGED_MAX).0)
+                    }
+                    value => value,
+                };
+                Some((name, value))
+            };
+            Some(Value::Object(members.into_iter().filter_map(member).collect()))
+        }
+        Top::Sequence => None,
+    }
 }
 
 /// The id of an event: the sender's own where it is a UUID, or one made of it. The same text makes the same id, so that
@@ -184,12 +228,7 @@ pub(crate) fn json(body: &[u8]) -> Result<Value, Refusal> {
 pub(crate) fn event_id(text: &str) -> String {
     match Uuid::try_parse(text) {
         Ok(id) if !id.is_nil() => id.to_string(),
-        _ => {
-            let hash = Sha256::digest(text.as_bytes());
-            let mut bytes = [0; 16];
-            bytes.copy_from_slice(&hash[..16]);
-            uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
-        }
+        _ => id_of_text(text).to_string(),
     }
 }
 

@@ -3,8 +3,6 @@
 //! The site's `domain` is the key. Visitors have no id there: Millrace's own visitor of the day stands for them. An
 //! `engagement` says how long and how far a page was read, and not which showing of it: it stays an event of its own.
 
-use std::net::IpAddr;
-
 use axum::{
     body::Body,
     http::{
@@ -16,11 +14,9 @@ use axum::{
 use millrace_schemas::reject::Reason;
 use serde_json::{Map, Value, json};
 
-use super::{
-    Call, Does, Route, Translation, add_properties, goal, properties, put,
-    value::{put_currency, put_ip, put_pixels, put_text, put_url},
-};
+use super::{Call, Does, Route, Translation, add_properties, goal, properties, put, value::put_sent};
 use crate::{
+    client::parse_address,
     decode::Refusal,
     http::answer::{self, Refused},
 };
@@ -43,8 +39,8 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
     let name = first(&said, &["n", "name"]);
     let url = first(&said, &["u", "url"]);
     let mut event = Map::new();
-    put_text(&mut event, "referrer", first(&said, &["r", "referrer"]));
-    put_pixels(&mut event, "viewport_width", first(&said, &["w", "screen_width"]));
+    put_sent(&mut event, "referrer", first(&said, &["r", "referrer"]));
+    put_sent(&mut event, "viewport_width", first(&said, &["w", "screen_width"]));
     if first(&said, &["i", "interactive"]) == Some(&Value::Bool(false)) {
         event.insert("interactive".into(), false.into());
     }
@@ -59,7 +55,7 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
         }
         Some(Value::String(name)) => {
             event.insert("type".into(), "event".into());
-            put_url(&mut event, url);
+            put_sent(&mut event, "url", url);
             put_named(&mut event, name, &said, &props, call);
         }
         // Refused for it.
@@ -101,7 +97,7 @@ fn put_named(
     }
     if let Some((_, known)) = NAMES.iter().find(|(own, _)| *own == name) {
         let mut kept = Map::new();
-        put_text(&mut kept, "link_url", props.get("url"));
+        put_sent(&mut kept, "link_url", props.get("url"));
         if *known == "click" {
             put(&mut kept, "outbound", true);
         }
@@ -125,7 +121,7 @@ fn put_revenue(
     let revenue = parsed(first(said, &["$", "revenue"]));
     if let Some(amount) = goal::amount(revenue.get("amount")) {
         event.insert("value".into(), amount.clone());
-        put_currency(event, revenue.get("currency"));
+        put_sent(event, "currency", revenue.get("currency"));
         return Vec::new();
     }
     // A sign or a word is refused, rather than taken for nothing.
@@ -135,7 +131,7 @@ fn put_revenue(
     match goal::amount(props.get("amount")) {
         Some(amount) if !event.contains_key("value") && props.contains_key("currency") => {
             event.insert("value".into(), amount.clone());
-            put_currency(event, props.get("currency"));
+            put_sent(event, "currency", props.get("currency"));
             vec!["amount", "currency"]
         }
         _ => Vec::new(),
@@ -147,8 +143,8 @@ fn put_sender(event: &mut Map<String, Value>, call: &Call<'_>) {
     let header = |name: &str| call.headers.get(name).and_then(|value| value.to_str().ok());
     let Some(forwarded) = header("x-forwarded-for") else { return };
     // Of a list the first that is an address, as Plausible has it.
-    let visitor = forwarded.split(',').map(str::trim).find(|ip| ip.parse::<IpAddr>().is_ok());
-    put_ip(event, visitor.map(Value::from).as_ref());
+    let visitor = forwarded.split(',').map(str::trim).find(|ip| parse_address(ip).is_some());
+    put_sent(event, "ip", visitor.map(Value::from).as_ref());
     if event.contains_key("ip")
         && let Some(user_agent) = header(USER_AGENT.as_str())
     {
@@ -188,7 +184,6 @@ pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
     let reason = refused.refusal.reason;
     let part = match reason {
         Reason::UnknownKey | Reason::OriginNotAllowed => "domain",
-        Reason::InvalidUrl => "url",
         _ if refused.rejected.is_empty() => "request",
         _ => "event",
     };
@@ -209,6 +204,7 @@ mod tests {
         for (list, address) in [
             ("203.0.113.9, 10.0.0.1", json!("203.0.113.9")),
             ("unknown, 2001:db8::1", json!("2001:db8::1")),
+            ("203.0.113.9:51234, 10.0.0.1", json!("203.0.113.9:51234")),
             ("unknown", Value::Null),
         ] {
             let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), list.parse().unwrap())]);

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Call, Does, Route, Translation, goal, properties, put,
-    value::{object, put_currency, put_ip, put_property, put_text, text},
+    value::{object, put_property, put_sent, text},
 };
 use crate::{
     decode::Refusal,
@@ -98,11 +98,11 @@ fn event(sent: &Value, base: &Base, call: &Call<'_>, index: usize) -> Map<String
     if let Some(title) = payload.get("title").and_then(Value::as_str) {
         put(&mut event, "title", decoded(title));
     }
-    put_text(&mut event, "language", payload.get("language"));
-    put_text(&mut event, "user_id", payload.get("id"));
-    put_text(&mut event, "visitor_id", payload.get("vid"));
-    put_text(&mut event, "user_agent", payload.get("userAgent"));
-    put_ip(&mut event, payload.get("ip"));
+    put_sent(&mut event, "language", payload.get("language"));
+    put_sent(&mut event, "user_id", payload.get("id"));
+    put_sent(&mut event, "visitor_id", payload.get("vid"));
+    put_sent(&mut event, "user_agent", payload.get("userAgent"));
+    put_sent(&mut event, "ip", payload.get("ip"));
     put_screen(&mut event, payload.get("screen"));
     put_time(&mut event, payload.get("timestamp"));
     let nothing = Map::new();
@@ -156,7 +156,7 @@ fn put_money(event: &mut Map<String, Value>, name: &str, data: &Map<String, Valu
     let currency =
         data.get("currency").filter(|currency| currency.as_str().is_some_and(|code| code.len() == 3));
     if event.contains_key("value") && currency.is_some() {
-        put_currency(event, currency);
+        put_sent(event, "currency", currency);
         taken.push("currency");
     }
     taken

@@ -1,25 +1,24 @@
-//! Values as other products' clients send them: their types are looser than the collector's.
-
-use std::net::IpAddr;
+//! Values as other products' clients send them. Whether a field can be read is decided where it is read, for all alike.
 
 use serde_json::{Map, Value};
 
 use super::{PROPERTIES_MAX, put};
-use crate::read::is_absolute;
 
 /// A string, or a number as one. What says nothing of the kind is left out.
 pub(super) fn text(value: Option<&Value>) -> Option<String> {
     match value? {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
+        // A number with no fraction is one id with or without it.
+        Value::Number(number) if number.is_f64() => number.as_f64().map(|number| number.to_string()),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
 }
 
-/// Puts a field that only describes an event: where it is of another type than text the event goes without.
-pub(super) fn put_text(event: &mut Map<String, Value>, field: &str, value: Option<&Value>) {
-    if let Some(text) = text(value) {
-        put(event, field, text);
+/// Puts a field as it was sent.
+pub(super) fn put_sent(event: &mut Map<String, Value>, field: &str, value: Option<&Value>) {
+    if let Some(value) = value {
+        put(event, field, value.clone());
     }
 }
 
@@ -45,41 +44,6 @@ pub(super) fn put_first(
     let says = |value: &&Value| !value.is_null() && value.as_str() != Some("");
     if let Some(value) = names.iter().filter_map(|name| from.get(*name)).find(says) {
         event.insert(field.to_owned(), value.clone());
-    }
-}
-
-/// Puts a number of CSS pixels, where it can be one.
-pub(super) fn put_pixels(event: &mut Map<String, Value>, field: &str, value: Option<&Value>) {
-    let number = match value {
-        Some(Value::Number(number)) => number.as_f64(),
-        Some(Value::String(text)) => text.parse().ok(),
-        _ => None,
-    };
-    if let Some(pixels) = number.filter(|number| (0.0..=f64::from(u16::MAX)).contains(number)) {
-        put(event, field, pixels);
-    }
-}
-
-/// Puts the address of a page, where it is one.
-pub(super) fn put_url(event: &mut Map<String, Value>, url: Option<&Value>) {
-    if let Some(url) = url.and_then(Value::as_str).filter(|url| is_absolute(url)) {
-        put(event, "url", url);
-    }
-}
-
-/// Puts a network address, where it is one.
-pub(super) fn put_ip(event: &mut Map<String, Value>, value: Option<&Value>) {
-    if let Some(ip) = value.and_then(Value::as_str).filter(|ip| ip.parse::<IpAddr>().is_ok()) {
-        put(event, "ip", ip);
-    }
-}
-
-/// A currency as ISO 4217 writes it; anything but three letters stays as it was sent.
-pub(super) fn put_currency(event: &mut Map<String, Value>, value: Option<&Value>) {
-    match value {
-        Some(Value::String(code)) if code.len() == 3 => put(event, "currency", code.to_ascii_uppercase()),
-        Some(value) => put(event, "currency", value.clone()),
-        None => {}
     }
 }
 

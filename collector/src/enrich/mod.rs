@@ -33,6 +33,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use millrace_schemas::{
     event::{PAGE_VIEW, PURCHASE, REFUND},
+    repair::Repair,
     row::{ClickRow, EventRow, Properties},
 };
 
@@ -51,6 +52,7 @@ use self::{
 pub(crate) use self::{rate::COUNT_MAX, url::PARAMETERS};
 use crate::{
     config::{EnrichConfig, Step},
+    read::Note,
     validate::{Hints, Request, Valid},
 };
 
@@ -312,6 +314,7 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         &self,
         row: Valid<'t>,
         hints: &Hints<'t>,
+        notes: &mut Vec<Note<'t>>,
         see: impl FnOnce(&Valid<'_>, Option<BotReason>),
     ) {
         let other = hints
@@ -319,8 +322,8 @@ impl<'e, 'r> Enrichment<'e, 'r> {
             .map(|(address, user_agent)| self.enricher.sender(&Known { address, user_agent }, self.request));
         let sender = other.as_ref().unwrap_or(&self.sender);
         match row {
-            Valid::Event(row) => self.event(row, sender, hints, see),
-            Valid::Click(row) => self.click(row, sender, hints, see),
+            Valid::Event(row) => self.event(row, sender, hints, notes, see),
+            Valid::Click(row) => self.click(row, sender, hints, notes, see),
         }
     }
 
@@ -329,10 +332,13 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         mut row: EventRow<'t>,
         sender: &Sender,
         hints: &Hints<'t>,
+        notes: &mut Vec<Note<'t>>,
         see: impl FnOnce(&Valid<'_>, Option<BotReason>),
     ) {
         let is_page_view = row.r#type == PAGE_VIEW;
-        let page = self.enricher.page(row.url, row.referrer, &mut row.properties, is_page_view);
+        let mut page = self.enricher.page(row.url, row.referrer, &mut row.properties, is_page_view);
+        self.cut(&mut page.url, ("url", "url:cut"), &mut row.repairs, notes);
+        self.cut(&mut page.referrer, ("referrer", "referrer:cut"), &mut row.repairs, notes);
         let (title, label) = (self.enricher.clean_text(row.title), self.enricher.clean_text(row.label));
         let (agent, campaign) = (&sender.agent, &page.campaign);
         let moment = Moment {
@@ -384,9 +390,11 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         mut row: ClickRow<'t>,
         sender: &Sender,
         hints: &Hints<'t>,
+        notes: &mut Vec<Note<'t>>,
         see: impl FnOnce(&Valid<'_>, Option<BotReason>),
     ) {
-        let url = self.enricher.clean(row.url, &mut row.properties);
+        let mut url = self.enricher.clean(row.url, &mut row.properties);
+        self.cut(&mut url, ("url", "url:cut"), &mut row.repairs, notes);
         let moment = self.moment(row.visitor_hash, row.event_time);
         let bot = self.enricher.verdict(&moment, sender, hints.webdriver, "").map(|bot| bot.reason);
         let mut row: ClickRow<'_> = row;
@@ -401,6 +409,26 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         row.is_bot = bot.is_some().into();
         row.bot_reason = bot.map_or("", BotReason::as_str);
         see(&Valid::Click(row), bot);
+    }
+
+    /// Cuts an address that is still too long when what must not be kept has gone from it.
+    fn cut<'t>(
+        &self,
+        url: &mut Cow<'_, str>,
+        (field, repair): (&'static str, &'static str),
+        repairs: &mut Vec<&'t str>,
+        notes: &mut Vec<Note<'t>>,
+    ) {
+        let bytes_max = self.request.limits.url_bytes_max;
+        if url.len() > bytes_max {
+            let end = url.floor_char_boundary(bytes_max);
+            match url {
+                Cow::Borrowed(url) => *url = &url[..end],
+                Cow::Owned(url) => url.truncate(end),
+            }
+            repairs.push(repair);
+            notes.push(Note { field, repair: Repair::Cut });
+        }
     }
 
     fn moment(&self, visitor_hash: u64, happened: i64) -> Moment {

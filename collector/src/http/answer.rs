@@ -14,7 +14,11 @@ use millrace_schemas::reject::{Reason, Rejection};
 use serde::Serialize;
 
 use super::cors::OriginRefused;
-use crate::{decode::Refusal, key::Hash};
+use crate::{
+    chain::{Outcome, Repaired},
+    decode::Refusal,
+    key::Hash,
+};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -68,13 +72,30 @@ fn entries(rejected: &[(usize, Rejection)]) -> Vec<Entry<'_>> {
 }
 
 /// 202: what was accepted is durable.
-pub(crate) fn accepted(count: usize, rejected: &[(usize, Rejection)]) -> Response {
+pub(crate) fn accepted(outcome: &Outcome) -> Response {
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        index: usize,
+        field: &'a str,
+        reason: &'static str,
+    }
     #[derive(Serialize)]
     struct Accepted<'a> {
         accepted: usize,
-        rejected: Vec<Entry<'a>>,
+        rejected: Vec<self::Entry<'a>>,
+        repaired: Vec<Entry<'a>>,
     }
-    json(StatusCode::ACCEPTED, &Accepted { accepted: count, rejected: entries(rejected) })
+    let repaired = outcome.repaired.iter().map(|Repaired { index, field, repair }| Entry {
+        index: *index,
+        field,
+        reason: repair.as_str(),
+    });
+    let accepted = Accepted {
+        accepted: outcome.accepted(),
+        rejected: entries(&outcome.rejected),
+        repaired: repaired.collect(),
+    };
+    json(StatusCode::ACCEPTED, &accepted)
 }
 
 /// Nothing of the request was accepted.

@@ -60,7 +60,7 @@ pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
     let (parts, body) = request.into_parts();
     let result = collect(&app, &parts, body).await;
     let mut response = match &result {
-        Ok(outcome) => answer::accepted(outcome.accepted(), &outcome.rejected),
+        Ok(outcome) => answer::accepted(outcome),
         Err(refused) => {
             count_refused(&app, refused);
             answer::refused(refused)

@@ -170,7 +170,7 @@ pub(crate) fn error(status: StatusCode, error: &'static str, detail: &'static st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_schemas::{money, reject::Reason};
+    use millrace_schemas::{money, reject::Reason, repair::Repair};
 
     fn ask(headers: &[(axum::http::HeaderName, &str)]) -> Response {
         let headers =
@@ -217,6 +217,13 @@ mod tests {
         named.sort_unstable();
         known.sort_unstable();
         assert_eq!(named, known);
+        let repairs = openapi["components"]["schemas"]["Repair"]["enum"].as_array().unwrap();
+        assert!(
+            Repair::ALL
+                .iter()
+                .map(|repair| repair.as_str())
+                .eq(repairs.iter().map(|text| text.as_str().unwrap()))
+        );
         let currencies = openapi["components"]["schemas"]["Currency"]["enum"].as_array().unwrap();
         let letters = || 'A'..='Z';
         let codes = letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| [a, b, c])));

@@ -68,10 +68,9 @@ async fn events_are_taken_and_what_is_none_is_named() {
     check(service, "[]", "request").await;
     check(service, "null", "request").await;
     check(service, "[".repeat(100_000) + &"]".repeat(100_000), "request").await;
-    check(service, format!(r#"{{"p":{}{}}}"#, r#"{"a":"#.repeat(100_000), "}".repeat(100_000)), "request")
+    check(service, format!(r#"{{"p":{}{}}}"#, r#"{"a":"#.repeat(100_000), "}".repeat(100_000)), "domain")
         .await;
     check(service, b"\xff\xfe".to_vec(), "request").await;
-    check(service, r#"{"n":"pageview","u":"https://shop.example/","w":1e999}"#, "request").await;
     check(service, "{}", "domain").await;
     check(service, with(json!({ "d": "" })), "domain").await;
     check(service, with(json!({ "d": 7 })), "domain").await;
@@ -81,22 +80,20 @@ async fn events_are_taken_and_what_is_none_is_named() {
     check(service, with(json!({ "n": ["pageview"] })), "event").await;
     check(service, with(json!({ "u": null })), "event").await;
     check(service, with(json!({ "u": { "a": 1 } })), "event").await;
-    check(service, with(json!({ "u": "/relative" })), "url").await;
-    check(service, with(json!({ "u": format!("https://shop.example/{}", "x".repeat(5_000)) })), "event")
-        .await;
-    check(service, with(json!({ "n": "x".repeat(9_000) })), "event").await;
-    check(service, with(json!({ "n": "Goal", "$": { "amount": 1, "currency": "POINTS" } })), "event").await;
-    check(service, with(json!({ "n": "Purchase", "$": { "amount": -1, "currency": "EUR" } })), "event").await;
-    check(service, with(json!({ "n": "Purchase", "$": { "amount": "-1", "currency": "EUR" } })), "event")
-        .await;
-    check(service, with(json!({ "n": "Goal", "p": { "long": "x".repeat(9_000) } })), "event").await;
     assert_eq!(service.events().len(), 1);
-    assert_eq!(service.requests("plausible", 400), 24.0);
+    assert_eq!(service.requests("plausible", 400), 16.0);
     assert_eq!(service.requests("plausible", 202), 1.0);
 
     // What describes an event badly costs it nothing but that.
     for odd in [
         json!({ "r": 7 }),
+        json!({ "u": "/relative" }),
+        json!({ "u": format!("https://shop.example/{}", "x".repeat(5_000)) }),
+        json!({ "n": "x".repeat(9_000) }),
+        json!({ "n": "Goal", "$": { "amount": 1, "currency": "POINTS" } }),
+        json!({ "n": "Purchase", "$": { "amount": -1, "currency": "EUR" } }),
+        json!({ "n": "Purchase", "$": { "amount": "\u{20ac}1", "currency": "EUR" } }),
+        json!({ "n": "Goal", "p": { "long": "x".repeat(9_000) } }),
         json!({ "w": "wide", "h": "1", "i": "no" }),
         json!({ "p": "[1]" }),
         json!({ "m": 3 }),

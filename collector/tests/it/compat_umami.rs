@@ -76,16 +76,6 @@ async fn events_are_taken_and_what_is_none_is_refused() {
     check(service, send, event(json!({ "website": {} })), 400).await;
     check(service, send, event(json!({ "url": null })), 400).await;
     check(service, send, event(json!({ "url": 7 })), 400).await;
-    check(service, send, event(json!({ "timestamp": "yesterday" })), 400).await;
-    check(service, send, event(json!({ "timestamp": 1e300 })), 400).await;
-    check(service, send, event(json!({ "title": "x".repeat(9_000) })), 400).await;
-    check(
-        service,
-        send,
-        event(json!({ "name": "purchase", "data": { "revenue": -1, "currency": "EUR" } })),
-        400,
-    )
-    .await;
     check(service, send, json!({ "type": "other", "payload": payload(json!({})) }).to_string(), 400).await;
     check(service, send, json!({ "type": 7, "payload": payload(json!({})) }).to_string(), 400).await;
     check(service, send, " ".repeat(3 << 20), 413).await;
@@ -100,6 +90,10 @@ async fn events_are_taken_and_what_is_none_is_refused() {
         json!({ "screen": "wide", "language": [], "referrer": 7, "data": "text" }),
         json!({ "screen": "1x99999", "ip": "nowhere", "userAgent": {} }),
         json!({ "hostname": "a b/c" }),
+        json!({ "timestamp": "yesterday" }),
+        json!({ "timestamp": 1e300 }),
+        json!({ "title": "x".repeat(9_000) }),
+        json!({ "name": "purchase", "data": { "revenue": -1, "currency": "EUR" } }),
         json!({ "name": "points", "data": { "revenue": "free", "currency": "points" } }),
     ] {
         assert_eq!(post(service, send, event(odd.clone())).await.status, 200, "{odd}");
@@ -115,7 +109,7 @@ async fn a_batch_keeps_what_is_good() {
     let batch = json!([
         { "type": "event", "payload": payload(json!({ "name": "first" })) },
         7,
-        { "type": "event", "payload": payload(json!({ "name": "second", "timestamp": "never" })) },
+        { "type": "event", "payload": payload(json!({ "name": "", "url": null })) },
         { "type": "event", "payload": payload(json!({ "name": "third", "website": "strict-write-key" })) },
         { "type": "event", "payload": payload(json!({ "name": "fourth" })) },
     ]);
@@ -159,7 +153,7 @@ async fn names_and_money_become_what_rollups_know() {
     is(1, json!({ "name": "Checkout", "value": 5.5, "currency": "USD" }));
     is(
         2,
-        json!({ "name": "add_to_cart", "item_product_id": ["mug"], "item_price_minor": [250], "item_quantity": [2] }),
+        json!({ "name": "add_to_cart", "item_product_id": ["mug"], "item_price": ["2.5"], "item_quantity": ["2"] }),
     );
     is(
         3,

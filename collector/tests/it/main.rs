@@ -19,6 +19,7 @@ mod kafka;
 mod keys;
 mod limits;
 mod openapi;
+mod orders;
 mod oversize;
 mod postgres;
 mod process;

@@ -1,6 +1,6 @@
 //! Every status and reason, each with its count; and that a bad event costs its neighbours nothing.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::service::{Answer, SECRET_KEY, Service};
 
@@ -37,56 +37,231 @@ async fn a_bad_event_costs_its_neighbours_nothing() {
     let purchase = |fields: &str| event(fields).replace("test", "purchase");
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
 
-    check(service, "NaN", "malformed_json").await;
-    check(service, &event(r#""value":NaN"#), "malformed_json").await;
-    check(service, &event(r#""value":1e999"#), "out_of_range").await;
-    check(service, &event(r#""value":123456789012345678901234567890"#), "out_of_range").await;
-    check(service, &event(r#""label":"\ud800""#), "malformed_json").await;
-    check(service, &event(r#""label":"\udc00\ud800""#), "malformed_json").await;
-    check(service, &event(&format!(r#""extra":{}"#, &deep[90_000..110_000])), "too_deep").await;
-    check(service, &event(r#""extra":[[[[[[[[1]]]]]]]]"#), "too_deep").await;
-    check(service, &event(r#""label":"a","label":"a""#), "duplicate_key").await;
-    check(service, &event(r#""properties":{"a":1,"a":2}"#), "duplicate_key").await;
-    check(service, &event(r#""items":[{"price":1,"price":2}]"#), "duplicate_key").await;
-    check(service, "42", "not_an_object").await;
-    check(service, "[]", "not_an_object").await;
-    check(service, "null", "not_an_object").await;
+    check(service, "oh", "malformed_json").await;
+    check(service, r#"{"type":event}"#, "malformed_json").await;
+    for no_object in ["42", "[]", "null", "NaN", &deep] {
+        check(service, no_object, "not_an_object").await;
+    }
     check(service, "{}", "missing_field").await;
     check(service, r#"{"type":"page_view"}"#, "missing_field").await;
     check(service, r#"{"type":"event","name":""}"#, "missing_field").await;
     check(service, r#"{"type":"click","url":"https://a.example/","x":1}"#, "missing_field").await;
     check(service, r#"{"type":"pageview"}"#, "unknown_type").await;
-    check(service, r#"{"type":7}"#, "wrong_type").await;
-    check(service, &event(r#""user_id":7"#), "wrong_type").await;
-    check(service, &event(r#""properties":{"a":{}}"#), "wrong_type").await;
-    check(service, &event(r#""properties":[]"#), "wrong_type").await;
-    check(service, &event(r#""items":{}"#), "wrong_type").await;
-    check(service, &event(r#""items":[1]"#), "wrong_type").await;
-    check(service, &event(r#""interactive":"no""#), "wrong_type").await;
-    check(service, &event(r#""value":"much""#), "wrong_type").await;
-    check(service, &event(r#""sequence":-1"#), "out_of_range").await;
-    check(service, &event(r#""viewport_width":70000"#), "out_of_range").await;
-    check(service, r#"{"type":"page_view","url":"https://a.example/","scroll_depth":101}"#, "out_of_range")
-        .await;
-    check(service, &event(&format!(r#""label":"{}""#, "x".repeat(8193))), "too_long").await;
-    check(service, &event(&format!(r#""referrer":"{}""#, "x".repeat(4097))), "too_long").await;
-    let many: Vec<_> = (0..101).map(|index| format!(r#""{index}":1"#)).collect();
-    check(service, &event(&format!(r#""properties":{{{}}}"#, many.join(","))), "too_many").await;
-    check(service, &event(&format!(r#""items":[{}{{}}]"#, "{},".repeat(200))), "too_many").await;
-    check(service, &event(&format!(r#""extra":"{}""#, "x".repeat(65_536))), "event_too_large").await;
-    check(service, &event(r#""event_id":"7""#), "invalid_event_id").await;
-    check(service, &event(r#""event_id":"00000000-0000-0000-0000-000000000000""#), "invalid_event_id").await;
-    check(service, &event(r#""timestamp":"yesterday""#), "invalid_timestamp").await;
-    check(service, &event(r#""timestamp":1e300"#), "invalid_timestamp").await;
-    check(service, &event(r#""sent_at":true"#), "invalid_timestamp").await;
-    check(service, r#"{"type":"page_view","url":"/relative"}"#, "invalid_url").await;
-    check(service, &event(r#""items":[{"price":-0.01}]"#), "negative_amount").await;
-    check(service, &event(r#""items":[{"quantity":-1}]"#), "negative_amount").await;
-    check(service, &event(r#""tax":"-1""#), "negative_amount").await;
-    check(service, &purchase(r#""order_id":"1","value":-1"#), "negative_amount").await;
-    check(service, &event(r#""currency":"usd""#), "unknown_currency").await;
+    check(service, r#"{"type":7}"#, "unknown_type").await;
+    check(service, r#"{"type":[]}"#, "wrong_type").await;
+    check(service, &event(r#""name":{}"#), "wrong_type").await;
+    check(service, r#"{"type":"page_view","url":7}"#, "wrong_type").await;
+    check(service, r#"{"type":"page_view","url":"javascript:alert(1)"}"#, "wrong_type").await;
+    check(service, r#"{"type":"click","url":"https://a.example/","x":"left","y":1}"#, "wrong_type").await;
+    check(service, &purchase(r#""order_id":[1]"#), "empty_order_id").await;
     check(service, &purchase(r#""order_id":"""#), "empty_order_id").await;
     check(service, r#"{"type":"event","name":"Order Refunded"}"#, "empty_order_id").await;
+}
+
+/// Sends an event between two good ones, and returns what of it was repaired, and its row.
+async fn repaired(service: &Service, event: &str) -> (Vec<String>, Value) {
+    let before: Vec<_> = service.events();
+    let answer = service.post(format!("[{GOOD},{event},{GOOD}]")).await;
+    assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(3)), "{event:.200}: {answer:?}");
+    let repaired = answer.body["repaired"].as_array().unwrap();
+    assert!(repaired.iter().all(|entry| entry["index"] == 1), "{event:.200}: {repaired:?}");
+    let text =
+        |entry: &Value| format!("{}:{}", entry["field"].as_str().unwrap(), entry["reason"].as_str().unwrap());
+    let told: Vec<_> = repaired.iter().map(text).collect();
+    let row = service.events().swap_remove(before.len() + 1);
+    assert_eq!(row.get("repairs").cloned().unwrap_or(json!([])), json!(told), "{event:.200}");
+    (told, row)
+}
+
+#[tokio::test]
+async fn no_detail_costs_an_event() {
+    let service = Service::start().await;
+    let service = &service;
+    assert_eq!(service.post(GOOD).await.status, 202);
+    let long = "x".repeat(9_000);
+    let many: Vec<_> = (0..101).map(|index| format!(r#""{index}":1"#)).collect();
+    let items = |count: usize| vec![r#"{"product_id":"p","price":1}"#; count].join(",");
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    // Fields of an order, what is told of them, and what its row says.
+    let cases: Vec<(String, &[&str], Value)> = vec![
+        (r#""label":"x\ud83d""#.into(), &["label:characters"], json!({ "label": "x\u{fffd}" })),
+        (r#""label":"\udc00\ud800""#.into(), &["label:characters"], json!({ "label": "\u{fffd}\u{fffd}" })),
+        (r#""label":"a\u0000b""#.into(), &["label:characters"], json!({ "label": "a\u{fffd}b" })),
+        ("\"label\":\"a\nb\"".into(), &[], json!({ "label": "a\nb" })),
+        (r#""label":" a ""#.into(), &["label:trimmed"], json!({ "label": "a" })),
+        (format!(r#""label":"{long}""#), &["label:cut"], json!({ "label": &long[..8192] })),
+        (r#""label":7"#.into(), &["label:converted"], json!({ "label": "7" })),
+        (r#""label":{}"#.into(), &["label:unreadable"], json!({ "label": null })),
+        (r#""label":"a","label":"b""#.into(), &["label:duplicate"], json!({ "label": "b" })),
+        (r#""title":"caf\u00e9""#.into(), &[], json!({ "title": "caf\u{e9}" })),
+        (r#""user_id":1002.0"#.into(), &["user_id:converted"], json!({ "user_id": "1002" })),
+        (
+            r#""user_id":123456789012345678901234567890"#.into(),
+            &[],
+            json!({ "user_id": "123456789012345678901234567890" }),
+        ),
+        (
+            r#""user_id":18446744073709551615"#.into(),
+            &["user_id:converted"],
+            json!({ "user_id": "18446744073709551615" }),
+        ),
+        (r#""user_id":true"#.into(), &["user_id:unreadable"], json!({ "user_id": null })),
+        (r#""value":NaN"#.into(), &[], json!({ "total_minor": null })),
+        (r#""value":1e999"#.into(), &["value:unreadable"], json!({ "total_minor": null, "value": null })),
+        (r#""value":".99""#.into(), &["value:converted"], json!({ "total_minor": 99 })),
+        (r#""value":" 5 ""#.into(), &["value:converted"], json!({ "total_minor": 500 })),
+        (r#""value":"5,00""#.into(), &["value:converted"], json!({ "total_minor": 500 })),
+        (r#""value":"$5.00""#.into(), &["value:converted"], json!({ "total_minor": 500, "value": 5 })),
+        (r#""value":"1,234.50""#.into(), &["value:converted"], json!({ "total_minor": 123_450 })),
+        (r#""value":"1.299,00""#.into(), &["value:converted"], json!({ "total_minor": 129_900 })),
+        (r#""value":-5"#.into(), &["value:negative"], json!({ "total_minor": null, "value": null })),
+        (r#""value":true"#.into(), &["value:unreadable"], json!({ "total_minor": null })),
+        (
+            r#""value":1e12"#.into(),
+            &["value:amount_too_large"],
+            json!({ "total_minor": null, "value": null }),
+        ),
+        (
+            r#""value":1,"tax":"free""#.into(),
+            &["tax:unreadable"],
+            json!({ "total_minor": 100, "tax_minor": null }),
+        ),
+        (
+            r#""value":1,"shipping":{"price":1}"#.into(),
+            &["shipping:unreadable"],
+            json!({ "total_minor": 100 }),
+        ),
+        (r#""value":1,"tax":"-1""#.into(), &["tax:negative"], json!({ "tax_minor": null })),
+        (r#""value":1,"discount":-2"#.into(), &[], json!({ "discount_minor": 200 })),
+        (r#""value":1,"currency":"eur""#.into(), &["currency:converted"], json!({ "currency": "EUR" })),
+        (r#""value":1,"currency":"\u20ac""#.into(), &["currency:converted"], json!({ "currency": "EUR" })),
+        (r#""value":1,"currency":"$""#.into(), &["currency:converted"], json!({ "currency": "USD" })),
+        (
+            r#""value":1,"currency":"zzz""#.into(),
+            &["currency:unknown_currency"],
+            json!({ "currency": "ZZZ", "total_minor": 100 }),
+        ),
+        (
+            r#""value":1,"currency":"points""#.into(),
+            &["currency:unknown_currency"],
+            json!({ "currency": "XXX", "total_minor": 100, "properties": { "currency": "points" } }),
+        ),
+        (
+            r#""event_id":"7""#.into(),
+            &["event_id:converted"],
+            json!({ "event_id": "7902699b-e42c-8a8e-86fb-bb4501726517" }),
+        ),
+        (
+            r#""timestamp":"yesterday""#.into(),
+            &["timestamp:time_of_receipt"],
+            json!({ "time_source": "received" }),
+        ),
+        (r#""timestamp":0"#.into(), &["timestamp:time_of_receipt"], json!({ "time_source": "replaced" })),
+        (r#""sent_at":true"#.into(), &["sent_at:unreadable"], json!({})),
+        (r#""sequence":-1"#.into(), &["sequence:out_of_range"], json!({ "sequence": null })),
+        (r#""viewport_width":70000"#.into(), &["viewport_width:clamped"], json!({ "viewport_width": 65535 })),
+        (r#""scroll_depth":101"#.into(), &["scroll_depth:clamped"], json!({ "scroll_depth": 100 })),
+        (r#""interactive":"false""#.into(), &["interactive:converted"], json!({ "non_interactive": 1 })),
+        (r#""interactive":"no""#.into(), &["interactive:unreadable"], json!({ "non_interactive": null })),
+        (r#""url":"capacitor://localhost/cart""#.into(), &[], json!({ "url": "capacitor://localhost/cart" })),
+        (r#""url":"/relative""#.into(), &[], json!({ "url": "/relative" })),
+        (r#""url":"javascript:alert(1)""#.into(), &["url:unreadable"], json!({ "url": null })),
+        (
+            format!(r#""url":"https://a.example/?session={long}""#),
+            &[],
+            json!({ "url": "https://a.example/" }),
+        ),
+        (
+            format!(r#""url":"https://a.example/?q={}""#, "y+".repeat(4_000)),
+            &["url:cut"],
+            json!({ "url": format!("https://a.example/?q={}", "y+".repeat(4_000))[..4096] }),
+        ),
+        (
+            r#""properties":{"a":{"b":1,"c":[1,"x"]},"d":[]}"#.into(),
+            &["properties:converted"],
+            json!({ "properties": { "a.b": "1", "a.c": "[1,\"x\"]", "d": "[]" } }),
+        ),
+        (
+            r#""properties":{"a":1,"a":2}"#.into(),
+            &["properties:duplicate"],
+            json!({ "properties": { "a": "2" } }),
+        ),
+        (
+            r#""properties":"{\"a\":1}""#.into(),
+            &["properties:converted"],
+            json!({ "properties": { "a": "1" } }),
+        ),
+        (r#""properties":7"#.into(), &["properties:unreadable"], json!({ "properties": null })),
+        (format!(r#""properties":{{{}}}"#, many.join(",")), &["properties:cut"], json!({})),
+        (format!(r#""extra":{deep}"#), &[], json!({})),
+        (format!(r#""extra":"{}""#, "x".repeat(100_000)), &[], json!({})),
+        (r#""items":[{"price":60},{"price":-10}]"#.into(), &[], json!({ "item_price": ["60", "-10"] })),
+        (r#""items":[{"price":10,"quantity":1.85}]"#.into(), &[], json!({ "item_quantity": ["1.85"] })),
+        (
+            r#""items":[{"price":0.0035,"quantity":1000}]"#.into(),
+            &[],
+            json!({ "item_price": ["0.0035"], "item_quantity": ["1000"] }),
+        ),
+        (r#""items":[null,{"price":1}]"#.into(), &[], json!({ "item_price": ["1"] })),
+        (r#""items":[1,{"price":1}]"#.into(), &["items:unreadable"], json!({ "item_price": ["1"] })),
+        (
+            r#""items":{"0":{"price":1},"2":{"price":2}}"#.into(),
+            &["items:converted"],
+            json!({ "item_price": ["1", "2"] }),
+        ),
+        (r#""items":{"product_id":"p"}"#.into(), &["items:converted"], json!({ "item_product_id": ["p"] })),
+        (r#""items":"[{\"price\":1},]""#.into(), &["items:converted"], json!({ "item_price": ["1"] })),
+        (r#""items":"none""#.into(), &["items:unreadable"], json!({ "item_price": null })),
+        (
+            r#""items":[{"product_id":7,"price":"dear"}]"#.into(),
+            &["items.price:unreadable", "items.product_id:converted"],
+            json!({ "item_product_id": ["7"], "item_price": ["0"] }),
+        ),
+        (
+            r#""items":[{"price":9e12},{"price":1}]"#.into(),
+            &["items.price:out_of_range"],
+            json!({ "item_price": ["0", "1"] }),
+        ),
+        (
+            r#""items":[{"price":1,"price":2}]"#.into(),
+            &["items.price:duplicate"],
+            json!({ "item_price": ["2"] }),
+        ),
+        (
+            r#""items":[{"price":500001,"quantity":2}]"#.into(),
+            &["items.price:amount_too_large"],
+            json!({ "item_price": ["0"] }),
+        ),
+        (format!(r#""items":[{}]"#, items(201)), &["items:cut"], json!({})),
+        (r#""ecommerce":[]"#.into(), &["ecommerce:unreadable"], json!({})),
+    ];
+    for (fields, wanted, row_wanted) in cases {
+        let event = format!(r#"{{"type":"event","name":"purchase","order_id":"1",{fields}}}"#);
+        let (told, row) = repaired(service, &event).await;
+        assert_eq!(told, wanted, "{event:.200}");
+        for (name, value) in row_wanted.as_object().unwrap() {
+            assert_eq!(row.get(name).unwrap_or(&Value::Null), value, "{name} of {event:.200}");
+        }
+    }
+    let (_, row) = repaired(
+        service,
+        &format!(r#"{{"type":"event","name":"purchase","order_id":"1","items":[{}]}}"#, items(250)),
+    )
+    .await;
+    let prices = row["item_price"].as_array().unwrap();
+    assert_eq!((prices.len(), &prices[199], &prices[200]), (201, &json!("1"), &json!("50")), "the sum stays");
+    // An id stays one id, however long.
+    let order = |order_id: &str| format!(r#"{{"type":"event","name":"purchase","order_id":"{order_id}"}}"#);
+    let (told, row) = repaired(service, &order(&long)).await;
+    assert_eq!((told, row["order_id"].as_str().unwrap().len()), (vec!["order_id:hashed".to_owned()], 8192));
+    assert_eq!(repaired(service, &order(&long)).await.1["order_id"], row["order_id"]);
+    assert_ne!(repaired(service, &order(&format!("{long}x"))).await.1["order_id"], row["order_id"]);
+    let counted = r#"millrace_collector_repaired_fields_total{reason="hashed"}"#;
+    assert_eq!(service.metric(counted), 3.0);
+    // Clicks left of the page and above it, as on pages that are read from right to left.
+    let click = r#"{"type":"click","url":"https://a.example/","x":-1800,"y":-2}"#;
+    let answer = service.post(click).await;
+    assert_eq!(answer.body["repaired"][1], json!({ "index": 0, "field": "y", "reason": "clamped" }));
 }
 
 #[tokio::test]
@@ -94,7 +269,7 @@ async fn amounts_with_a_write_key_have_a_ceiling_and_a_servers_have_none() {
     let service = Service::start().await;
     let event = |name: &str, fields: &str| format!(r#"{{"type":"event","name":"{name}",{fields}}}"#);
     let order = |fields: &str| event("purchase", &format!(r#""order_id":"1",{fields}"#));
-    let refused = [
+    let left_out = [
         order(r#""value":92000000000000000"#),
         order(r#""value":1000000.01,"currency":"USD""#),
         order(r#""value":100000001,"currency":"JPY""#),
@@ -106,8 +281,8 @@ async fn amounts_with_a_write_key_have_a_ceiling_and_a_servers_have_none() {
         order(r#""value":1,"items":[{"price":1,"discount":500001,"quantity":2}]"#),
         order(r#""value":1,"items":[{"price":0,"quantity":4294967295}]"#),
         event("refund", r#""order_id":"1","value":1000001"#),
-        event("add_to_cart", r#""items":[{"price":92000000000000000}]"#),
-        event("generate_lead", r#""value":-1e15,"currency":"EUR""#),
+        event("add_to_cart", r#""items":[{"price":9200000000}]"#),
+        event("generate_lead", r#""value":1e15,"currency":"EUR""#),
     ];
     let kept = [
         order(r#""value":1000000,"currency":"USD""#),
@@ -116,22 +291,24 @@ async fn amounts_with_a_write_key_have_a_ceiling_and_a_servers_have_none() {
         // No amount: milliseconds, say.
         event("timing", r#""value":1e15"#),
     ];
-    for event in &refused {
-        check(&service, event, "amount_too_large").await;
+    let reasons = |answer: &Answer| -> Vec<String> {
+        let repaired = answer.body["repaired"].as_array().unwrap();
+        repaired.iter().map(|entry| entry["reason"].as_str().unwrap().to_owned()).collect()
+    };
+    for event in &left_out {
+        let answer = service.post(event.clone()).await;
+        assert_eq!((answer.status, reasons(&answer)), (202, vec!["amount_too_large".to_owned()]), "{event}");
         let answer = service.send(service.request(SECRET_KEY).body(event.clone())).await;
-        assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(1)), "{event}: {answer:?}");
+        assert_eq!((answer.status, reasons(&answer)), (202, Vec::new()), "{event}");
     }
     for event in kept {
         let answer = service.post(event.clone()).await;
-        assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(1)), "{event}: {answer:?}");
+        assert_eq!((answer.status, reasons(&answer)), (202, Vec::new()), "{event}");
     }
-    let answer = service.post(refused[1].clone()).await;
-    let detail = answer.body["rejected"][0]["detail"].as_str().unwrap();
-    assert!(detail.contains("1000000 USD") && detail.contains("--untrusted-amount-max"), "{detail}");
 }
 
 #[tokio::test]
-async fn invalid_utf8_costs_one_event() {
+async fn bytes_that_are_no_text_cost_no_event() {
     let service = Service::start().await;
     let body = [
         b"[".as_slice(),
@@ -141,7 +318,8 @@ async fn invalid_utf8_costs_one_event() {
         b"]",
     ];
     let answer = service.post(body.concat()).await;
-    assert_eq!((answer.status, answer.reasons()), (202, vec![(1, "malformed_json")]));
+    assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(3)));
+    assert_eq!(answer.body["repaired"], json!([{ "index": 1, "field": "name", "reason": "characters" }]));
     // In lines, a line that is cut off in the middle does not reach into the next.
     let body = [GOOD.as_bytes(), b"\n{\"type\":\"event\",\"name\":\"\xff\n", GOOD.as_bytes()].concat();
     let lines = service.request(SECRET_KEY).header("content-type", "application/x-ndjson").body(body);
@@ -152,32 +330,36 @@ async fn invalid_utf8_costs_one_event() {
 #[tokio::test]
 async fn requests_are_refused_whole_with_what_to_do_next() {
     let service = Service::start().await;
-    for body in ["", "hello", "NaN", "[1,2", "{\"type\":\"event\"", "[] []x", "\"", "[{\"a\":1]}"] {
+    for body in ["", "hello", "NaN", "{type", "[] []x", "\""] {
         assert_refused(&service.post(body).await, 400, "not_json");
     }
-    assert_eq!(service.rejected("not_json"), 8.0);
-    let unclosed = "[".repeat(100_000);
-    assert_refused(&service.post(unclosed).await, 400, "not_json");
+    assert_eq!(service.rejected("not_json"), 6.0);
+    for body in ["{\"type\":\"event\"", "[{\"a\":1]}"] {
+        assert_refused(&service.post(body).await, 422, "malformed_json");
+    }
+    assert_refused(&service.post("[".repeat(100_000)).await, 422, "malformed_json");
 
     for body in ["[]", r#"{"events":[]}"#] {
         assert_refused(&service.post(body).await, 422, "no_events");
     }
     assert_refused(&service.post(r#"{"events":1}"#).await, 422, "wrong_type");
-    assert_refused(&service.post(r#"{"events":[{}],"context":1}"#).await, 422, "not_an_object");
+    let answer = service.post(format!(r#"{{"events":[{GOOD}],"context":1}}"#)).await;
+    assert_eq!(answer.body["repaired"], json!([{ "index": 0, "field": "context", "reason": "unreadable" }]));
     let answer = service.post("[1,{}]").await;
     assert_refused(&answer, 422, "not_an_object");
     assert_eq!(answer.reasons(), [(0, "not_an_object"), (1, "missing_field")]);
-    assert_refused(
-        &service.post(r#"{"type":"event","name":"test","value":NaN}"#).await,
-        422,
-        "malformed_json",
-    );
     let closed = "[".repeat(100_000) + &"]".repeat(100_000);
-    let answer = service.post(closed).await;
-    assert_eq!(answer.reasons(), [(0, "event_too_large")]);
-    let closed = "[".repeat(30_000) + &"]".repeat(30_000);
-    let answer = service.post(closed).await;
-    assert_eq!(answer.reasons(), [(0, "too_deep")]);
+    assert_refused(&service.post(closed).await, 422, "not_an_object");
+    // What stands before a break is kept.
+    for body in
+        [format!("[{GOOD},{GOOD},{{\"type\":\"ev"), format!("{{\"events\":[{GOOD},{GOOD},{{\"type\":\"ev")]
+    {
+        let answer = service.post(body).await;
+        assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(2)));
+        assert_eq!(answer.reasons(), [(2, "malformed_json")]);
+    }
+    let answer = service.post(format!("\u{feff}[{GOOD}]")).await;
+    assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(1)));
 
     let many = format!("[{}{GOOD}]", format!("{GOOD},").repeat(500));
     assert_refused(&service.post(many.clone()).await, 413, "too_many_events");
@@ -208,7 +390,7 @@ async fn requests_are_refused_whole_with_what_to_do_next() {
     );
     assert_eq!(service.requests("collect", 415), 3.0);
     assert_eq!(service.requests("collect", 401), 3.0);
-    assert!(service.events().is_empty() && service.clicks().is_empty());
+    assert_eq!(service.rows(), 6, "what was kept beside what was not");
 }
 
 #[tokio::test]

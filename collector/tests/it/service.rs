@@ -19,6 +19,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const WRITE_KEY: &str = "demo-write-key";
+/// Instead of a reason to refuse an event: it is kept.
+pub(crate) const KEPT: &str = "kept";
 pub(crate) const SECRET_KEY: &str = "demo-secret-key";
 
 /// Runs on the test's own thread, with metrics of its own; so tests must use tokio's single-threaded runtime.
@@ -146,6 +148,11 @@ impl Service {
         rows(&records(&self.topic_dir(topic::EVENTS)))
     }
 
+    /// Rows of both kinds in the log so far.
+    pub(crate) fn rows(&self) -> usize {
+        self.events().len() + self.clicks().len()
+    }
+
     /// The click rows in the log so far.
     pub(crate) fn clicks(&self) -> Vec<Value> {
         rows(&records(&self.topic_dir(topic::CLICKS)))
@@ -182,7 +189,8 @@ pub(crate) fn write_snapshot(dir: &Path) -> PathBuf {
 
 /// The durable records of a topic: key and value.
 pub(crate) fn records(dir: &Path) -> Vec<(String, String)> {
-    let durable = std::fs::read(dir.join(DURABLE_FILE)).unwrap();
+    // Nothing was written yet.
+    let Ok(durable) = std::fs::read(dir.join(DURABLE_FILE)) else { return Vec::new() };
     let durable = u64::from_le_bytes(durable.try_into().unwrap());
     let mut segments: Vec<_> = std::fs::read_dir(dir)
         .unwrap()

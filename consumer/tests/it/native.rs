@@ -84,9 +84,9 @@ fn row(values: &Values) -> EventRow<'_> {
         item_name: items.clone(),
         item_brand: items.clone(),
         item_category: items.clone(),
-        item_price_minor: numbers.clone(),
-        item_quantity: numbers.iter().map(|number| *number as u32).collect(),
-        item_discount_minor: numbers.clone(),
+        item_price: numbers.clone(),
+        item_quantity: numbers.clone(),
+        item_discount: numbers.clone(),
         item_product_kind: items,
         properties: vec![("k1", Cow::Borrowed(&texts[4])), (&texts[5], Cow::Borrowed(&texts[6]))],
         user_agent: &texts[7],
@@ -122,6 +122,7 @@ async fn every_value_comes_back() {
     let client = Client::default()
         .with_url(engine.url())
         .with_setting("output_format_json_quote_64bit_integers", "0")
+        .with_setting("output_format_json_quote_decimals", "1")
         .with_setting("output_format_json_escape_forward_slashes", "0");
     let bytes = client.query_raw(&query).fetch_bytes("JSONEachRow").unwrap().collect().await.unwrap();
     let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();

@@ -37,10 +37,10 @@ pub enum Cell<'a> {
     Date(u16),
     /// A list of strings.
     Texts(&'a [&'a str]),
-    /// A list of numbers.
-    U32s(&'a [u32]),
-    /// A list of signed numbers.
-    I64s(&'a [i64]),
+    /// A list of decimals: millionths.
+    Millionths(&'a [i64]),
+    /// A list of decimals: thousandths.
+    Thousandths(&'a [i64]),
     /// String keys with string values.
     Map(&'a [(&'a str, Cow<'a, str>)]),
 }
@@ -64,8 +64,8 @@ pub enum ColumnType {
     OptionInstant,
     Date,
     Texts,
-    U32s,
-    I64s,
+    Millionths,
+    Thousandths,
     Map,
 }
 
@@ -88,8 +88,8 @@ impl ColumnType {
             ColumnType::OptionInstant => "Nullable(DateTime64(3, 'UTC'))",
             ColumnType::Date => "Date",
             ColumnType::Texts => "Array(String)",
-            ColumnType::U32s => "Array(UInt32)",
-            ColumnType::I64s => "Array(Int64)",
+            ColumnType::Millionths => "Array(Decimal(18, 6))",
+            ColumnType::Thousandths => "Array(Decimal(18, 3))",
             ColumnType::Map => "Map(String, String)",
         }
     }
@@ -112,8 +112,7 @@ impl Cell<'_> {
             Cell::OptionI64(number) | Cell::OptionInstant(number) => number.is_none(),
             Cell::OptionF64(number) => number.is_none(),
             Cell::Texts(list) => list.is_empty(),
-            Cell::U32s(list) => list.is_empty(),
-            Cell::I64s(list) => list.is_empty(),
+            Cell::Millionths(list) | Cell::Thousandths(list) => list.is_empty(),
             Cell::Map(map) => map.is_empty(),
         }
     }

@@ -30,8 +30,9 @@ impl Cell<'_> {
             | Cell::OptionInstant(None) => out.extend_from_slice(b"null"),
             Cell::Date(days) => write_quoted(out, |out| time::write_date(out, days.into())),
             Cell::Texts(list) => write_list(out, list, |out, text| write_string(out, text)),
-            Cell::U32s(list) => write_list(out, list, |out, number| write_unsigned(out, u64::from(*number))),
-            Cell::I64s(list) => write_list(out, list, |out, number| write_signed(out, *number)),
+            // Quoted: as numbers readers would make floats of them.
+            Cell::Millionths(list) => write_list(out, list, |out, number| write_decimal(out, *number, 6)),
+            Cell::Thousandths(list) => write_list(out, list, |out, number| write_decimal(out, *number, 3)),
             Cell::Map(map) => {
                 out.push(b'{');
                 for (index, (key, value)) in map.iter().enumerate() {
@@ -84,6 +85,24 @@ fn write_unsigned(out: &mut Vec<u8>, mut number: u64) {
         }
     }
     out.extend_from_slice(&digits[at..]);
+}
+
+/// `"19.99"` of 19,990,000 with six decimals: no zero at its end.
+fn write_decimal(out: &mut Vec<u8>, number: i64, decimals: u32) {
+    let scale = 10_u64.pow(decimals);
+    out.extend_from_slice(if number < 0 { b"\"-" } else { b"\"" });
+    write_unsigned(out, number.unsigned_abs() / scale);
+    let mut fraction = number.unsigned_abs() % scale;
+    if fraction > 0 {
+        out.push(b'.');
+    }
+    let mut place = scale / 10;
+    while fraction > 0 {
+        out.push(b'0' + (fraction / place) as u8);
+        fraction %= place;
+        place /= 10;
+    }
+    out.push(b'"');
 }
 
 /// JSON has no word for NaN and infinity; validation lets neither through, and null is the honest rest.
@@ -168,6 +187,92 @@ pub(super) mod date {
             .and_then(|days| u16::try_from(days).ok())
             .ok_or_else(|| D::Error::custom("not a date"))
     }
+}
+
+pub(super) mod millionths {
+    use serde::Deserializer;
+
+    pub(in crate::row) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<i64>, D::Error> {
+        from.deserialize_seq(super::Decimals { decimals: 6 })
+    }
+}
+
+pub(super) mod thousandths {
+    use serde::Deserializer;
+
+    pub(in crate::row) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<i64>, D::Error> {
+        from.deserialize_seq(super::Decimals { decimals: 3 })
+    }
+}
+
+/// Reads a list of decimals, quoted or whole numbers (as an earlier release wrote quantities).
+struct Decimals {
+    decimals: u32,
+}
+
+impl<'de> serde::de::Visitor<'de> for Decimals {
+    type Value = Vec<i64>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list of decimals")
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<i64>, A::Error> {
+        // A hostile size hint must not reserve memory.
+        let mut numbers = Vec::with_capacity(list.size_hint().unwrap_or(0).min(1024));
+        while let Some(number) = list.next_element_seed(OneDecimal { decimals: self.decimals })? {
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+}
+
+struct OneDecimal {
+    decimals: u32,
+}
+
+impl<'de> serde::de::DeserializeSeed<'de> for OneDecimal {
+    type Value = i64;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<i64, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl serde::de::Visitor<'_> for OneDecimal {
+    type Value = i64;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a decimal of at most {} places", self.decimals)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, whole: u64) -> Result<i64, E> {
+        let number = i64::try_from(whole).ok().and_then(|whole| whole.checked_mul(10_i64.pow(self.decimals)));
+        number.ok_or_else(|| E::custom("a decimal beyond 64 bits"))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, whole: i64) -> Result<i64, E> {
+        whole.checked_mul(10_i64.pow(self.decimals)).ok_or_else(|| E::custom("a decimal beyond 64 bits"))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<i64, E> {
+        parse_decimal(text, self.decimals).ok_or_else(|| E::custom("not a decimal"))
+    }
+}
+
+fn parse_decimal(text: &str, decimals: u32) -> Option<i64> {
+    let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || fraction.len() > decimals as usize || !is_digits(whole) || !is_digits(fraction) {
+        return None;
+    }
+    let padding = 10_i64.pow(decimals - fraction.len() as u32);
+    let fraction = if fraction.is_empty() { 0 } else { fraction.parse::<i64>().ok()? * padding };
+    // Below zero first: the least number has no counterpart above.
+    let sign = if is_negative { -1 } else { 1 };
+    let whole = whole.parse::<i64>().ok()?.checked_mul(sign * 10_i64.pow(decimals))?;
+    whole.checked_add(sign * fraction)
 }
 
 pub(super) mod properties {

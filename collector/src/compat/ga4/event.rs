@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::compat::{
     add_properties, commerce, properties, put,
-    value::{put_pixels, put_text, put_url},
+    value::{put_sent, text},
 };
 
 /// Sent by tags on their own: they are no sign of interest.
@@ -55,7 +55,7 @@ pub(super) fn translate(
     timestamp: Value,
     sender: &Sender,
 ) -> Map<String, Value> {
-    let Some(Value::String(name)) = name else {
+    let Some(name) = text(name) else {
         // Refused in its place, for having no name; what would be kept with it is not said again.
         return Map::from_iter([
             ("type".to_owned(), Value::from("event")),
@@ -65,16 +65,16 @@ pub(super) fn translate(
     let name = name.as_str();
     let mut event = sender.fields.clone();
     put(&mut event, "timestamp", timestamp);
-    put_text(&mut event, "session_id", params.get("session_id").or_else(|| params.get("ga_session_id")));
-    put_text(&mut event, "user_id", params.get("user_id"));
+    put_sent(&mut event, "session_id", params.get("session_id").or_else(|| params.get("ga_session_id")));
+    put_sent(&mut event, "user_id", params.get("user_id"));
     if name == "page_view" {
         put(&mut event, "url", params.get("page_location").cloned().unwrap_or_default());
     } else {
-        put_url(&mut event, params.get("page_location"));
+        put_sent(&mut event, "url", params.get("page_location"));
     }
-    put_text(&mut event, "title", params.get("page_title"));
-    put_text(&mut event, "referrer", params.get("page_referrer"));
-    put_text(&mut event, "language", params.get("language"));
+    put_sent(&mut event, "title", params.get("page_title"));
+    put_sent(&mut event, "referrer", params.get("page_referrer"));
+    put_sent(&mut event, "language", params.get("language"));
     put_screen(&mut event, params.get("screen_resolution"));
     let mut taken = TAKEN.to_vec();
     if name == "page_view" {
@@ -109,8 +109,8 @@ pub(super) fn translate(
 /// `1280x720`.
 pub(super) fn put_screen(event: &mut Map<String, Value>, size: Option<&Value>) {
     if let Some((width, height)) = size.and_then(Value::as_str).and_then(|size| size.split_once('x')) {
-        put_pixels(event, "screen_width", Some(&Value::from(width)));
-        put_pixels(event, "screen_height", Some(&Value::from(height)));
+        put_sent(event, "screen_width", Some(&Value::from(width)));
+        put_sent(event, "screen_height", Some(&Value::from(height)));
     }
 }
 

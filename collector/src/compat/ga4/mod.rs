@@ -65,14 +65,14 @@ fn decode_json(call: &Call<'_>) -> Result<Translation, Refusal> {
 /// What a body says of its sender, beside the events.
 fn sender(root: &Map<String, Value>) -> Sender {
     let mut fields = Map::new();
-    value::put_text(&mut fields, "visitor_id", root.get("client_id").or_else(|| root.get("app_instance_id")));
-    value::put_text(&mut fields, "user_id", root.get("user_id"));
+    value::put_sent(&mut fields, "visitor_id", root.get("client_id").or_else(|| root.get("app_instance_id")));
+    value::put_sent(&mut fields, "user_id", root.get("user_id"));
     put(&mut fields, "timestamp", time(root.get("timestamp_micros")));
-    value::put_ip(&mut fields, root.get("ip_override"));
-    value::put_text(&mut fields, "user_agent", root.get("user_agent"));
+    value::put_sent(&mut fields, "ip", root.get("ip_override"));
+    value::put_sent(&mut fields, "user_agent", root.get("user_agent"));
     let mut told = Map::new();
     if let Some(device) = value::object(root, "device") {
-        value::put_text(&mut fields, "language", device.get("language"));
+        value::put_sent(&mut fields, "language", device.get("language"));
         event::put_screen(&mut fields, device.get("screen_resolution"));
     }
     for (prefix, of) in [("user", "user_properties"), ("location", "user_location")] {
@@ -168,13 +168,8 @@ fn judge(result: Result<&[(usize, Rejection)], &Refused>) -> Response {
 fn code(reason: Reason) -> &'static str {
     match reason {
         Reason::MissingField | Reason::EmptyOrderId | Reason::NoEvents => "VALUE_REQUIRED",
-        Reason::TooMany | Reason::TooManyEvents => "EXCEEDED_MAX_ENTITIES",
-        Reason::TooLong
-        | Reason::OutOfRange
-        | Reason::EventTooLarge
-        | Reason::BodyTooLarge
-        | Reason::AmountTooLarge
-        | Reason::NegativeAmount => "VALUE_OUT_OF_BOUNDS",
+        Reason::TooManyEvents => "EXCEEDED_MAX_ENTITIES",
+        Reason::RowTooLarge | Reason::BodyTooLarge => "VALUE_OUT_OF_BOUNDS",
         Reason::DuplicateKey => "NAME_DUPLICATED",
         _ => "VALUE_INVALID",
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{check_size, event, event::Sender};
 use crate::{
-    compat::{Call, Translation, put, value::put_ip},
+    compat::{Call, Translation, put, value::put_sent},
     decode::Refusal,
 };
 
@@ -50,9 +50,11 @@ pub(super) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
     let shared: Pairs<'_> = form_urlencoded::parse(call.query.as_bytes()).collect();
     let find = |name: &str| shared.iter().find_map(|(known, value)| (known == name).then(|| value.as_ref()));
     let mut fields = Map::new();
-    put(&mut fields, "visitor_id", find("cid").unwrap_or_default());
+    // Without consent every ping has an id of its own: whoever sends them has none that could be kept.
+    let has_consent = find("gcs").is_none_or(|consent| !consent.ends_with('0'));
+    put(&mut fields, "visitor_id", find("cid").filter(|_| has_consent).unwrap_or_default());
     put(&mut fields, "user_id", find("uid").unwrap_or_default());
-    put_ip(&mut fields, find("_uip").map(Value::from).as_ref());
+    put_sent(&mut fields, "ip", find("_uip").map(Value::from).as_ref());
     let sender = Sender { fields, properties: Map::new() };
     let lines: Vec<_> = call
         .body
@@ -109,9 +111,16 @@ fn translate(
     event::translate(name.as_ref(), &params, Value::Null, sender)
 }
 
+/// A number where it is one that 64 bits hold exactly; another stays text, because it may be an id.
 fn to_number(text: &str) -> Value {
-    let number = text.parse::<f64>().ok().and_then(serde_json::Number::from_f64);
-    number.map_or_else(|| Value::from(text), Value::Number)
+    match text.parse::<i64>() {
+        Ok(number) => number.into(),
+        Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.into(),
+        Err(_) => {
+            let number = text.parse::<f64>().ok().and_then(serde_json::Number::from_f64);
+            number.map_or_else(|| text.into(), Value::Number)
+        }
+    }
 }
 
 /// A tilde ends a value; two of them stand for one.

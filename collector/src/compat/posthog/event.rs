@@ -7,7 +7,7 @@ use super::heatmap;
 use crate::compat::{
     Call, add_properties, commerce, event_id, properties, put,
     segment::commerce as specification,
-    value::{object, put_ip, put_pixels, put_property, put_text, put_url, text},
+    value::{object, put_property, put_sent, text},
 };
 
 /// Who is on a page without cookies: nobody.
@@ -73,7 +73,7 @@ pub(super) fn translate(event: &Map<String, Value>, call: &Call<'_>, events: &mu
     match (properties.get("$heatmap_data"), name) {
         (Some(data), _) if !data.is_null() => {
             let mut shared = sent.shared(call, None);
-            put_pixels(&mut shared, "page_width", properties.get("$viewport_width"));
+            put_sent(&mut shared, "page_width", properties.get("$viewport_width"));
             heatmap::clicks(data, &shared, id.as_deref(), events);
         }
         (_, "$$heatmap") => heatmap::clicks(&Value::Null, &shared, None, events),
@@ -102,13 +102,13 @@ impl Sent<'_> {
         }
         put(&mut event, "timestamp", self.timestamp(call));
         self.put_person(&mut event);
-        put_text(&mut event, "session_id", self.get("$session_id"));
-        put_url(&mut event, self.get("$current_url"));
-        put_text(&mut event, "page_view_id", self.get("$pageview_id"));
-        put_pixels(&mut event, "viewport_width", self.get("$viewport_width"));
-        put_pixels(&mut event, "viewport_height", self.get("$viewport_height"));
-        put_ip(&mut event, self.get("$ip"));
-        put_text(&mut event, "user_agent", self.get("$raw_user_agent").or_else(|| self.get("$useragent")));
+        put_sent(&mut event, "session_id", self.get("$session_id"));
+        put_sent(&mut event, "url", self.get("$current_url"));
+        put_sent(&mut event, "page_view_id", self.get("$pageview_id"));
+        put_sent(&mut event, "viewport_width", self.get("$viewport_width"));
+        put_sent(&mut event, "viewport_height", self.get("$viewport_height"));
+        put_sent(&mut event, "ip", self.get("$ip"));
+        put_sent(&mut event, "user_agent", self.get("$raw_user_agent").or_else(|| self.get("$useragent")));
         event
     }
 
@@ -152,19 +152,19 @@ impl Sent<'_> {
 
     fn put_page(&self, event: &mut Map<String, Value>) {
         let referrer = self.get("$referrer").filter(|referrer| referrer.as_str() != Some("$direct"));
-        put_text(event, "referrer", referrer);
-        put_text(event, "language", self.get("$browser_language"));
-        put_text(event, "timezone", self.get("$timezone"));
-        put_pixels(event, "screen_width", self.get("$screen_width"));
-        put_pixels(event, "screen_height", self.get("$screen_height"));
+        put_sent(event, "referrer", referrer);
+        put_sent(event, "language", self.get("$browser_language"));
+        put_sent(event, "timezone", self.get("$timezone"));
+        put_sent(event, "screen_width", self.get("$screen_width"));
+        put_sent(event, "screen_height", self.get("$screen_height"));
     }
 
     fn page_view(&self, mut event: Map<String, Value>) -> Map<String, Value> {
         put(&mut event, "type", "page_view");
-        put_text(&mut event, "title", self.get("title").or_else(|| self.get("$title")));
+        put_sent(&mut event, "title", self.get("title").or_else(|| self.get("$title")));
         if !event.contains_key("page_view_id") {
             // posthog-js names a showing of a page by the event that began it.
-            put_text(&mut event, "page_view_id", self.event.get("uuid"));
+            put_sent(&mut event, "page_view_id", self.event.get("uuid"));
         }
         self.put_page(&mut event);
         put(&mut event, "properties", self.rest(&["title"]));
@@ -225,7 +225,7 @@ impl Sent<'_> {
             "$groupidentify" => ("group", self.traits("$group_set")),
             "$exception" => ("exception", self.exception()),
             "$screen" => {
-                put_text(&mut event, "label", self.get("$screen_name"));
+                put_sent(&mut event, "label", self.get("$screen_name"));
                 ("screen_view", self.rest(&[]))
             }
             name => match self.specified_name() {

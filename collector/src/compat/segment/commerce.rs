@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::compat::{
     commerce::put_commerce,
     properties,
-    value::{put_first, put_property, put_text, text},
+    value::{put_first, put_property, put_sent, text},
 };
 
 /// The GA4 name of an event that Segment names.
@@ -69,7 +69,7 @@ pub(in crate::compat) fn put(
     let mut taken = put_commerce(event, name, sent);
     // The first version's word.
     if matches!(name, PURCHASE | REFUND) && !event.contains_key("order_id") {
-        put_text(event, "order_id", sent.get("orderId"));
+        put_sent(event, "order_id", sent.get("orderId"));
         taken.push("orderId");
     }
     match name {
@@ -81,7 +81,7 @@ pub(in crate::compat) fn put(
         }
         // A refund of some products is one of several; sent again it has the same id.
         REFUND if !event.contains_key("refund_id") && event.contains_key("items") => {
-            put_text(event, "refund_id", message_id);
+            put_sent(event, "refund_id", message_id);
         }
         _ => {}
     }
@@ -96,7 +96,7 @@ pub(in crate::compat) fn put(
         put_property(&mut rest, "revenue", sent.get("revenue"));
     }
     if name.starts_with("coupon_") {
-        put_text(event, "coupon", sent.get("coupon_id").or_else(|| sent.get("coupon_name")));
+        put_sent(event, "coupon", sent.get("coupon_id").or_else(|| sent.get("coupon_name")));
     }
     rest
 }
@@ -142,7 +142,7 @@ mod tests {
         let sent = serde_json::json!({ "orderId": 7, "total": 3, "affiliation": "web" });
         let mut event = Map::new();
         let rest = put(&mut event, PURCHASE, sent.as_object().unwrap(), None);
-        assert_eq!(Value::from(event), serde_json::json!({ "order_id": "7", "value": 3 }));
+        assert_eq!(Value::from(event), serde_json::json!({ "order_id": 7, "value": 3 }));
         assert_eq!(Value::from(rest), serde_json::json!({ "affiliation": "web" }));
     }
 

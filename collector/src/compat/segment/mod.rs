@@ -22,12 +22,11 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Call, Does, Route, Translation, add_properties, event_id, properties, put,
-    value::{object, put_first, put_ip, put_pixels, put_property, put_text, put_url, text},
+    value::{object, put_first, put_property, put_sent, text},
 };
 use crate::{
     decode::Refusal,
     http::answer::{self, Refused},
-    time::parse_time,
 };
 
 /// Addresses. `b` is what `@segment/analytics-next` calls a batch.
@@ -66,7 +65,8 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
         return Err(Refusal::new(Reason::NotJson, "send one call as an object, or {\"batch\": [\u{2026}]}"));
     };
     let mut key = user(call.headers).or_else(|| text(body.get("writeKey")));
-    let sent_at = body.get("sentAt").filter(|sent_at| sent_at.as_str().is_some_and(is_time)).cloned();
+    // What Segment has received before was not sent now: nothing is to be learned from its clock.
+    let sent_at = body.get("sentAt").filter(|_| !body.contains_key("receivedAt")).cloned();
     let kind = match call.path.rsplit('/').next().unwrap_or_default() {
         "b" | "batch" | "import" => {
             let Some(Value::Array(calls)) = body.get("batch") else {
@@ -93,10 +93,6 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
     };
     let events = vec![event(&Value::Object(body), Some(kind), None)];
     Ok(Translation { key, sent_at, events })
-}
-
-fn is_time(text: &str) -> bool {
-    parse_time(text).is_some()
 }
 
 /// The user of basic authentication.
@@ -157,24 +153,27 @@ impl<'m> Message<'m> {
         if let Some(id) = text(self.call.get("messageId")) {
             put(&mut event, "event_id", event_id(&id));
         }
-        // Where both stand, a server has corrected `timestamp` by `sentAt`, as will be done here.
-        put_first(&mut event, "timestamp", self.call, &["originalTimestamp", "timestamp"]);
-        put_text(&mut event, "visitor_id", self.call.get("anonymousId"));
-        put_text(&mut event, "user_id", self.call.get("userId"));
-        put_text(&mut event, "language", self.context("locale"));
-        put_text(&mut event, "timezone", self.context("timezone"));
-        put_text(&mut event, "user_agent", self.context("userAgent"));
-        put_ip(&mut event, self.context("ip"));
+        // Where both stand, a server has corrected `timestamp` by `sentAt`, as will be done here unless it is long ago.
+        let first = ["originalTimestamp", "timestamp"];
+        let corrected = ["timestamp", "originalTimestamp"];
+        let names = if self.call.contains_key("receivedAt") { corrected } else { first };
+        put_first(&mut event, "timestamp", self.call, &names);
+        put_sent(&mut event, "visitor_id", self.call.get("anonymousId"));
+        put_sent(&mut event, "user_id", self.call.get("userId"));
+        put_sent(&mut event, "language", self.context("locale"));
+        put_sent(&mut event, "timezone", self.context("timezone"));
+        put_sent(&mut event, "user_agent", self.context("userAgent"));
+        put_sent(&mut event, "ip", self.context("ip"));
         if let Some(screen) = self.context_object("screen") {
-            put_pixels(&mut event, "screen_width", screen.get("width"));
-            put_pixels(&mut event, "screen_height", screen.get("height"));
-            put_pixels(&mut event, "viewport_width", screen.get("innerWidth"));
-            put_pixels(&mut event, "viewport_height", screen.get("innerHeight"));
+            put_sent(&mut event, "screen_width", screen.get("width"));
+            put_sent(&mut event, "screen_height", screen.get("height"));
+            put_sent(&mut event, "viewport_width", screen.get("innerWidth"));
+            put_sent(&mut event, "viewport_height", screen.get("innerHeight"));
         }
         if let Some(page) = self.context_object("page") {
-            put_url(&mut event, page.get("url"));
-            put_text(&mut event, "title", page.get("title"));
-            put_text(&mut event, "referrer", page.get("referrer"));
+            put_sent(&mut event, "url", page.get("url"));
+            put_sent(&mut event, "title", page.get("title"));
+            put_sent(&mut event, "referrer", page.get("referrer"));
         }
         event
     }
@@ -198,14 +197,14 @@ impl<'m> Message<'m> {
     fn page(&self, event: &mut Map<String, Value>) {
         let sent = self.properties();
         let own = |name| sent.and_then(|sent| sent.get(name));
-        put_url(event, own("url"));
+        put_sent(event, "url", own("url").filter(|url| url.is_string()));
         if !event.contains_key("url") {
             // A server says which page it means, but not where it is.
             return self.screen(event);
         }
         event.insert("type".into(), "page_view".into());
-        put_text(event, "title", own("title"));
-        put_text(event, "referrer", own("referrer"));
+        put_sent(event, "title", own("title"));
+        put_sent(event, "referrer", own("referrer"));
         // These say again what `url` says, with whatever stands in its query.
         let mut rest = sent
             .map(|sent| properties(sent, &["url", "path", "search", "title", "referrer"]))

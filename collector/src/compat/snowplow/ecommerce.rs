@@ -4,7 +4,7 @@ use millrace_schemas::event::{BEGIN_CHECKOUT, PURCHASE, REFUND, canonical_name};
 use serde_json::{Map, Value};
 
 use super::{Entity, Payload};
-use crate::compat::value::{put_currency, put_first, put_text, text};
+use crate::compat::value::{put_first, put_sent, text};
 
 /// Vendor of its schemas.
 pub(super) const VENDOR: &str = "com.snowplowanalytics.snowplow.ecommerce";
@@ -37,10 +37,10 @@ impl Payload<'_> {
             .collect();
         let currency =
             ["transaction", "refund", "cart", "product"].iter().find_map(|name| of(name)?.get("currency"));
-        put_currency(&mut self.event, currency);
+        put_sent(&mut self.event, "currency", currency);
         if name == REFUND && !items.is_empty() {
             // A refund of some products is one of several; sent again it has the same id.
-            put_text(&mut self.event, "refund_id", self.fields.get("eid"));
+            put_sent(&mut self.event, "refund_id", self.fields.get("eid"));
         }
         if !items.is_empty() {
             self.event.insert("items".into(), items.into());
@@ -49,7 +49,7 @@ impl Payload<'_> {
             self.order(transaction, kind == "trns_error");
         }
         if let Some(refund) = of("refund") {
-            put_text(&mut self.event, "order_id", refund.get("transaction_id"));
+            put_sent(&mut self.event, "order_id", refund.get("transaction_id"));
             put_first(&mut self.event, "value", refund, &["refund_amount"]);
             self.properties_of(refund, &[("refund_reason", "refund_reason")]);
         }
@@ -57,7 +57,7 @@ impl Payload<'_> {
             self.properties_of(cart, &[("cart_id", "cart_id"), ("cart_value", "total_value")]);
         }
         if let Some(step) = of("checkout_step") {
-            put_text(&mut self.event, "coupon", step.get("coupon_code"));
+            put_sent(&mut self.event, "coupon", step.get("coupon_code"));
             // Where somebody lives is nobody's statistics.
             self.properties_of(step, CHECKOUT);
         }
@@ -71,14 +71,14 @@ impl Payload<'_> {
     }
 
     fn order(&mut self, transaction: &Map<String, Value>, has_failed: bool) {
-        put_text(&mut self.event, "order_id", transaction.get("transaction_id"));
+        put_sent(&mut self.event, "order_id", transaction.get("transaction_id"));
         put_first(&mut self.event, "value", transaction, &["revenue"]);
         if !has_failed {
             for (field, name) in [("tax", "tax"), ("shipping", "shipping"), ("discount", "discount_amount")] {
                 put_first(&mut self.event, field, transaction, &[name]);
             }
         }
-        put_text(&mut self.event, "coupon", transaction.get("discount_code"));
+        put_sent(&mut self.event, "coupon", transaction.get("discount_code"));
         self.properties_of(transaction, TRANSACTION);
     }
 
@@ -154,7 +154,7 @@ fn item(product: &Map<String, Value>) -> Map<String, Value> {
         ("variant_id", "variant"),
         ("brand", "brand"),
     ] {
-        put_text(&mut item, field, product.get(name));
+        put_sent(&mut item, field, product.get(name));
     }
     put_first(&mut item, "price", product, &["price"]);
     put_first(&mut item, "quantity", product, &["quantity"]);
@@ -165,7 +165,7 @@ fn item(product: &Map<String, Value>) -> Map<String, Value> {
 pub(super) fn cart_item(data: &Map<String, Value>) -> Map<String, Value> {
     let mut item = Map::new();
     for (field, name) in [("product_id", "sku"), ("name", "name"), ("category", "category")] {
-        put_text(&mut item, field, data.get(name));
+        put_sent(&mut item, field, data.get(name));
     }
     put_first(&mut item, "price", data, &["unitPrice"]);
     put_first(&mut item, "quantity", data, &["quantity"]);
@@ -176,7 +176,7 @@ pub(super) fn cart_item(data: &Map<String, Value>) -> Map<String, Value> {
 pub(super) fn transaction_item(fields: &Map<String, Value>) -> Map<String, Value> {
     let mut item = Map::new();
     for (field, name) in [("product_id", "ti_sk"), ("name", "ti_nm"), ("category", "ti_ca")] {
-        put_text(&mut item, field, fields.get(name));
+        put_sent(&mut item, field, fields.get(name));
     }
     put_first(&mut item, "price", fields, &["ti_pr"]);
     put_first(&mut item, "quantity", fields, &["ti_qu"]);
@@ -194,7 +194,7 @@ pub(super) fn joins_order(order: &mut Map<String, Value>, fields: &Map<String, V
         _ => return false,
     }
     if !order.contains_key("currency") {
-        put_currency(order, fields.get("ti_cu"));
+        put_sent(order, "currency", fields.get("ti_cu"));
     }
     true
 }

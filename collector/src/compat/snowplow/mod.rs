@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 use self::unstructured::Vital;
 use super::{
     Call, Does, Route, Translation, add_properties, event_id, put,
-    value::{put_currency, put_first, put_ip, put_pixels, put_text, put_url, text},
+    value::{put_first, put_sent, text},
 };
 use crate::{
     decode::Refusal,
@@ -174,16 +174,16 @@ impl<'p> Payload<'p> {
         if let Some(sent_at) = text(fields.get("stm")).filter(|sent_at| parse_time(sent_at).is_some()) {
             put(event, "sent_at", sent_at);
         }
-        put_text(event, "visitor_id", ["duid", "nuid"].iter().find_map(|name| fields.get(*name)));
-        put_text(event, "user_id", fields.get("uid"));
-        put_text(event, "session_id", fields.get("sid"));
-        put_url(event, fields.get("url"));
-        put_text(event, "title", fields.get("page"));
-        put_text(event, "referrer", fields.get("refr"));
-        put_text(event, "language", fields.get("lang"));
-        put_text(event, "timezone", fields.get("tz"));
-        put_text(event, "user_agent", fields.get("ua"));
-        put_ip(event, fields.get("ip"));
+        put_sent(event, "visitor_id", ["duid", "nuid"].iter().find_map(|name| fields.get(*name)));
+        put_sent(event, "user_id", fields.get("uid"));
+        put_sent(event, "session_id", fields.get("sid"));
+        put_sent(event, "url", fields.get("url"));
+        put_sent(event, "title", fields.get("page"));
+        put_sent(event, "referrer", fields.get("refr"));
+        put_sent(event, "language", fields.get("lang"));
+        put_sent(event, "timezone", fields.get("tz"));
+        put_sent(event, "user_agent", fields.get("ua"));
+        put_sent(event, "ip", fields.get("ip"));
         put_size(event, ["screen_width", "screen_height"], fields.get("res"));
         put_size(event, ["viewport_width", "viewport_height"], fields.get("vp"));
     }
@@ -192,11 +192,11 @@ impl<'p> Payload<'p> {
     fn said_beside(&mut self) {
         let mut said = Map::new();
         if let Some(page) = self.entity("web_page") {
-            put_text(&mut said, "page_view_id", page.get("id"));
+            put_sent(&mut said, "page_view_id", page.get("id"));
         }
         if let Some(session) = self.entity("client_session") {
-            put_text(&mut said, "session_id", session.get("sessionId"));
-            put_text(&mut said, "visitor_id", session.get("userId"));
+            put_sent(&mut said, "session_id", session.get("sessionId"));
+            put_sent(&mut said, "visitor_id", session.get("userId"));
             let index = session.get("eventIndex").and_then(Value::as_u64);
             put(
                 &mut said,
@@ -209,7 +209,7 @@ impl<'p> Payload<'p> {
             put_size(&mut said, ["viewport_width", "viewport_height"], browser.get("viewport"));
         }
         if let Some(user) = self.entity("user") {
-            put_text(&mut said, "user_id", user.get("id"));
+            put_sent(&mut said, "user_id", user.get("id"));
         }
         // What the event says itself comes first.
         for (name, value) in said {
@@ -265,7 +265,7 @@ impl<'p> Payload<'p> {
         let is_order = matches!(canonical_name(&action), PURCHASE | REFUND);
         self.named(if is_order { "structured_event" } else { &action });
         for (field, name) in [("category", "se_ca"), ("action", "se_ac"), ("label", "se_la")] {
-            put_text(&mut self.event, field, fields.get(name));
+            put_sent(&mut self.event, field, fields.get(name));
         }
         put_first(&mut self.event, "value", fields, &["se_va"]);
         self.property("property", text(fields.get("se_pr")).into());
@@ -275,11 +275,11 @@ impl<'p> Payload<'p> {
     fn transaction(&mut self) {
         let fields = self.fields;
         self.named(PURCHASE);
-        put_text(&mut self.event, "order_id", fields.get("tr_id"));
+        put_sent(&mut self.event, "order_id", fields.get("tr_id"));
         for (field, name) in [("value", "tr_tt"), ("tax", "tr_tx"), ("shipping", "tr_sh")] {
             put_first(&mut self.event, field, fields, &[name]);
         }
-        put_currency(&mut self.event, fields.get("tr_cu"));
+        put_sent(&mut self.event, "currency", fields.get("tr_cu"));
         for (property, name) in
             [("affiliation", "tr_af"), ("city", "tr_ci"), ("state", "tr_st"), ("country", "tr_co")]
         {
@@ -290,8 +290,8 @@ impl<'p> Payload<'p> {
     /// An item whose order came in another request: an order is reported whole.
     fn transaction_item(&mut self) {
         self.named("transaction_item");
-        put_text(&mut self.event, "order_id", self.fields.get("ti_id"));
-        put_currency(&mut self.event, self.fields.get("ti_cu"));
+        put_sent(&mut self.event, "order_id", self.fields.get("ti_id"));
+        put_sent(&mut self.event, "currency", self.fields.get("ti_cu"));
         self.event
             .insert("items".into(), vec![Value::Object(ecommerce::transaction_item(self.fields))].into());
     }
@@ -337,8 +337,8 @@ fn size(value: Option<&Value>) -> Option<(f64, f64)> {
 
 fn put_size(event: &mut Map<String, Value>, [width, height]: [&str; 2], value: Option<&Value>) {
     if let Some((across, down)) = size(value) {
-        put_pixels(event, width, Some(&across.into()));
-        put_pixels(event, height, Some(&down.into()));
+        put_sent(event, width, Some(&across.into()));
+        put_sent(event, height, Some(&down.into()));
     }
 }
 

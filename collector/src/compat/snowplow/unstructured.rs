@@ -7,7 +7,7 @@ use super::{Entity, Payload, SNOWPLOW, ecommerce, nested};
 use crate::compat::{
     commerce::put_commerce,
     event_id, properties, put,
-    value::{put_currency, put_text, text},
+    value::{put_sent, text},
 };
 
 /// Vendors whose entities describe browsers and pages, for which there are fields or no use.
@@ -59,7 +59,7 @@ impl Payload<'_> {
         let taken = put_commerce(&mut self.event, name, data);
         // A refund of some products is one of several; sent again it has the same id.
         if name == REFUND && self.event.contains_key("items") && !self.event.contains_key("refund_id") {
-            put_text(&mut self.event, "refund_id", self.fields.get("eid"));
+            put_sent(&mut self.event, "refund_id", self.fields.get("eid"));
         }
         self.event.insert("properties".into(), properties(data, &taken).into());
     }
@@ -129,7 +129,7 @@ impl Payload<'_> {
 
     fn cart(&mut self, name: &str, data: &Map<String, Value>) {
         self.named(name);
-        put_currency(&mut self.event, data.get("currency"));
+        put_sent(&mut self.event, "currency", data.get("currency"));
         self.event.insert("items".into(), vec![Value::Object(ecommerce::cart_item(data))].into());
     }
 

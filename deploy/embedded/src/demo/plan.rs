@@ -184,7 +184,7 @@ impl World<'_> {
         let good = r#"{"type":"page_view","url":"https://shop.example/"}"#;
         let many = format!("[{}]", vec![good; 501].join(","));
         let cases: [(Reason, &str, &'static str, Option<&'static str>, KeyPlace); 9] = [
-            (Reason::NotJson, "{\"type\":", json, None, KeyPlace::Header),
+            (Reason::NotJson, "{type:", json, None, KeyPlace::Header),
             (Reason::NotJson, "hello", "text/plain", None, KeyPlace::Bearer),
             (Reason::NoEvents, "[]", json, None, KeyPlace::Header),
             (Reason::NoEvents, r#"{"events":[]}"#, json, None, KeyPlace::Query),

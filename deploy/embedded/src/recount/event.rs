@@ -34,16 +34,9 @@ pub(super) enum Kind {
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) product_id: String,
-    pub(super) price: i64,
-    pub(super) quantity: i64,
-    pub(super) discount: i64,
-}
-
-impl Item {
-    /// What the line brings in: nothing, where the discount is above the price.
-    pub(super) fn revenue(&self) -> i64 {
-        (self.price - self.discount).max(0) * self.quantity
-    }
+    pub(super) quantity: Decimal,
+    /// What the line brings in, minor units: price times quantity, rounded once. A discount has gone from the price.
+    pub(super) revenue: i64,
 }
 
 /// An event. Empty strings and absent ones are the same; amounts are minor units of `currency`.
@@ -193,18 +186,16 @@ fn instant(value: Option<&Value>) -> anyhow::Result<i64> {
 
 fn items(json: &Map<String, Value>, currency: &str) -> Vec<Item> {
     let Some(Value::Array(items)) = json.get("items") else { return Vec::new() };
-    let amount = |item: &Value, field: &str| {
-        decimal(item.get(field)).map_or(0, |amount| money::minor(amount, currency))
-    };
-    items
-        .iter()
-        .map(|item| Item {
+    let read = |item: &Value| {
+        let price = decimal(item.get("price")).unwrap_or_default();
+        let quantity = decimal(item.get("quantity")).unwrap_or(Decimal::ONE);
+        Item {
             product_id: item.get("product_id").and_then(Value::as_str).unwrap_or_default().into(),
-            price: amount(item, "price"),
-            quantity: item.get("quantity").and_then(Value::as_i64).unwrap_or(1),
-            discount: amount(item, "discount"),
-        })
-        .collect()
+            quantity,
+            revenue: money::minor(price * quantity, currency),
+        }
+    };
+    items.iter().map(read).collect()
 }
 
 /// Numbers and booleans as their JSON text.

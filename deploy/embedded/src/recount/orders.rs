@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 
 use super::{
-    event::{Event, Item},
+    event::Event,
     money,
     table::{Row, Table},
 };
@@ -106,7 +106,7 @@ fn winner<'e>(reports: &[&'e Event]) -> &'e Event {
 
 fn order_total(report: &Event) -> i64 {
     report.total.unwrap_or_else(|| {
-        let items: i64 = report.items.iter().map(Item::revenue).sum();
+        let items: i64 = report.items.iter().map(|item| item.revenue).sum();
         (items - report.discount + report.tax + report.shipping).max(0)
     })
 }
@@ -116,7 +116,7 @@ fn refund_amount(report: &Event, order: Option<&Order<'_>>) -> i64 {
         return value;
     }
     if !report.items.is_empty() {
-        return report.items.iter().map(|item| item.price * item.quantity).sum();
+        return report.items.iter().map(|item| item.revenue.abs()).sum();
     }
     order.map_or(0, |order| order.total)
 }

@@ -6,8 +6,8 @@ use jiff::{ToSpan as _, civil::Date};
 use rust_decimal::{Decimal, RoundingStrategy};
 
 use super::{
-    event::{Event, Item, Kind},
-    money::{Takings, mean_seconds, ratio},
+    event::{Event, Kind},
+    money::{Takings, half_up_decimal, mean_seconds, ratio},
     orders::{Book, Order},
     sessions::Session,
     store::Store,
@@ -58,7 +58,7 @@ fn stock_levels(events: &[&Event], product_id: &str) -> BTreeMap<Date, i64> {
     let mut by_day = BTreeMap::new();
     for event in levels {
         for item in event.items.iter().filter(|item| item.product_id == product_id) {
-            by_day.insert(event.day, item.quantity);
+            by_day.insert(event.day, half_up_decimal(item.quantity));
         }
     }
     by_day
@@ -140,12 +140,12 @@ impl Product<'_> {
 
     fn units(&self, order: &Order<'_>) -> i64 {
         let items = order.report.items.iter().filter(|item| item.product_id == self.id);
-        items.map(|item| item.quantity).sum()
+        half_up_decimal(items.map(|item| item.quantity).sum())
     }
 
     fn revenue(&self, order: &Order<'_>) -> i64 {
         let items = order.report.items.iter().filter(|item| item.product_id == self.id);
-        items.map(Item::revenue).sum()
+        items.map(|item| item.revenue).sum()
     }
 
     /// Among the day's sessions that entered on a page of the product.

@@ -108,13 +108,13 @@ fn check_shop(rows: &[Value]) {
         named(rows, "purchase"),
         &json!({"order_id": "/full/mug", "total_minor": 3000, "tax_minor": 200, "shipping_minor": 300,
                 "currency": "USD", "user_id": "user-7", "item_product_id": ["mug"], "item_name": ["Mug"],
-                "item_category": ["Cups"], "item_price_minor": [1250], "item_quantity": [2],
+                "item_category": ["Cups"], "item_price": [12.5], "item_quantity": [2],
                 "properties": {"gift": "true"}}),
     );
     assert_has(named(rows, "view_item"), &json!({"item_product_id": ["mug"], "item_quantity": [1]}));
     assert_has(
         named(rows, "add_to_wishlist"),
-        &json!({"item_product_id": ["tea"], "item_price_minor": [450], "currency": "USD",
+        &json!({"item_product_id": ["tea"], "item_price": [4.5], "currency": "USD",
                 "properties": {"colour": "green"}}),
     );
     assert_has(

@@ -33,7 +33,7 @@ pub(super) async fn from_servers(host: &str, stores: &Stores) {
             "order_id": "ga4-1", "total_minor": 4600, "tax_minor": 225, "shipping_minor": 800, "coupon": "SUMMER",
             "currency": "USD", "item_product_id": ["mug", "tea"], "item_variant_id": ["", "green"],
             "item_name": ["Mug", "Tea"], "item_brand": ["Kiln", ""], "item_category": ["Cups", ""],
-            "item_price_minor": [1250, 1500], "item_quantity": [2, 1],
+            "item_price": [12.5, 15], "item_quantity": [2, 1],
         }),
     );
     assert_has(

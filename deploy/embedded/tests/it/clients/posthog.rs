@@ -35,7 +35,7 @@ pub(super) async fn from_servers(host: &str, stores: &Stores) {
             "order_id": "posthog-1", "total_minor": 4600, "tax_minor": 225, "shipping_minor": 800, "discount_minor": 200,
             "coupon": "SUMMER", "currency": "USD", "item_product_id": ["mug", "tea"], "item_variant_id": ["blue", ""],
             "item_name": ["Mug", "Tea"], "item_brand": ["Kiln", ""], "item_category": ["Cups", ""],
-            "item_price_minor": [1250, 1500], "item_quantity": [2, 1],
+            "item_price": [12.5, 15], "item_quantity": [2, 1],
         }),
     );
     assert_has(&purchase["properties"], &json!({ "$groups.firm": "kiln" }));
@@ -73,7 +73,7 @@ pub(super) async fn from_browsers(host: &str, stores: &Stores) {
     }
     let mug = json!({
         "item_product_id": ["mug"], "item_name": ["Mug"], "item_brand": ["Kiln"], "item_category": ["Cups"],
-        "item_variant_id": ["blue"], "item_price_minor": [1250], "currency": "USD", "user_id": "",
+        "item_variant_id": ["blue"], "item_price": [12.5], "currency": "USD", "user_id": "",
     });
     assert_has(named(&rows, "view_item"), &mug);
     let identify = named(&rows, "identify");
@@ -87,7 +87,7 @@ pub(super) async fn from_browsers(host: &str, stores: &Stores) {
         named(&rows, "purchase"),
         &json!({
             "user_id": "posthog-7", "order_id": "posthog-2", "total_minor": 2500, "currency": "USD", "item_product_id": ["mug"],
-            "item_quantity": [2], "item_price_minor": [1250],
+            "item_quantity": [2], "item_price": [12.5],
         }),
     );
     assert_has(

@@ -60,7 +60,7 @@ pub(super) async fn from_servers(host: &str, stores: &Stores) {
             "visitor_id": "anonymous-19", "order_id": "segment-1", "total_minor": 5250, "tax_minor": 325,
             "shipping_minor": 400, "discount_minor": 200, "coupon": "SUMMER", "currency": "USD",
             "item_product_id": ["mug", "tea"], "item_variant_id": ["blue", ""], "item_name": ["Mug", "Tea"],
-            "item_brand": ["Kiln", ""], "item_category": ["Cups", ""], "item_price_minor": [1250, 1500],
+            "item_brand": ["Kiln", ""], "item_category": ["Cups", ""], "item_price": [12.5, 15],
             "item_quantity": [2, 1], "properties": { "affiliation": "shop", "revenue": "40" },
         }),
     );
@@ -104,7 +104,7 @@ pub(super) async fn from_browsers(host: &str, stores: &Stores) {
     assert_has(named(&rows, "search"), &json!({ "properties": { "search_term": "Mug" } }));
     let mug = json!({
         "item_product_id": ["mug"], "item_name": ["Mug"], "item_brand": ["Kiln"], "item_category": ["Cups"],
-        "item_variant_id": ["blue"], "item_price_minor": [1250], "currency": "USD", "user_id": "user-7",
+        "item_variant_id": ["blue"], "item_price": [12.5], "currency": "USD", "user_id": "user-7",
     });
     for name in ["select_item", "view_item", "add_to_cart", "remove_from_cart"] {
         assert_has(named(&rows, name), &mug);

@@ -43,7 +43,7 @@ pub(super) async fn from_servers(host: &str, stores: &Stores) {
         named(&rows, "purchase"),
         &json!({
             "order_id": "snowplow-old", "total_minor": 2000, "tax_minor": 150, "shipping_minor": 350, "currency": "USD",
-            "item_product_id": ["mug"], "item_name": ["Mug"], "item_category": ["Cups"], "item_price_minor": [750],
+            "item_product_id": ["mug"], "item_name": ["Mug"], "item_category": ["Cups"], "item_price": [7.5],
             "item_quantity": [2], "properties": { "affiliation": "shop", "city": "Bern" },
         }),
     );
@@ -114,7 +114,7 @@ pub(super) async fn from_browsers(host: &str, stores: &Stores) {
 fn commerce(rows: &[Value]) {
     let mug = json!({
         "item_product_id": ["mug"], "item_name": ["Mug"], "item_brand": ["Kiln"], "item_category": ["Cups"],
-        "item_variant_id": ["blue"], "item_price_minor": [1250], "currency": "USD",
+        "item_variant_id": ["blue"], "item_price": [12.5], "currency": "USD",
     });
     for name in ["select_item", "view_item", "add_to_cart", "remove_from_cart"] {
         assert_has(named(rows, name), &mug);
@@ -141,7 +141,7 @@ fn commerce(rows: &[Value]) {
         &json!({
             "order_id": "snowplow-1", "total_minor": 4600, "tax_minor": 225, "shipping_minor": 800, "discount_minor": 200,
             "coupon": "SUMMER", "currency": "USD", "item_product_id": ["mug", "tea"], "item_quantity": [2, 1],
-            "item_price_minor": [1250, 1500],
+            "item_price": [12.5, 15],
         }),
     );
     let refund = named(rows, "refund");
