@@ -41,7 +41,7 @@ fn a_servers_report_beats_browsers() {
         ),
     ]);
     let row = cells(&tables, "revenue_analytics", &[DAY, "USD"], &MONEY);
-    assert_eq!(row[..2], ["3", "5535"]);
+    assert_eq!(row[..2], ["3", "6035"]);
     assert_eq!(
         cells(
             &tables,
@@ -49,7 +49,7 @@ fn a_servers_report_beats_browsers() {
             &[DAY, "USD"],
             &["tax_amount_cents", "average_order_value_cents"]
         ),
-        ["234", "1845"]
+        ["234", "2012"]
     );
     assert_eq!(tables["revenue_analytics"].rows.len(), 1);
     // The winner of order 1 has no visitor, so a's session did not convert.
