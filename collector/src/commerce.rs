@@ -11,7 +11,7 @@ use millrace_schemas::{
 
 use crate::{
     field::Field,
-    items::{self, line_minor},
+    items,
     read::{Reader, Sign},
     validate::Draft,
 };
@@ -154,7 +154,7 @@ impl Ceiling {
                 leave_out("items.quantity");
             }
             let price = &mut row.item_price[index];
-            let minor = line_minor(*price, *quantity, self.decimals);
+            let minor = money::line_minor(*price, *quantity, self.decimals);
             if is_above(minor) {
                 *price = 0;
                 leave_out("items.price");
@@ -162,7 +162,7 @@ impl Ceiling {
                 sum += minor;
             }
             let discount = &mut row.item_discount[index];
-            if is_above(line_minor(*discount, *quantity, self.decimals)) {
+            if is_above(money::line_minor(*discount, *quantity, self.decimals)) {
                 *discount = 0;
                 leave_out("items.discount");
             }

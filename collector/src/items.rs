@@ -2,6 +2,7 @@
 
 use millrace_schemas::{
     event::{PURCHASE, REFUND},
+    money::{PRICE_DECIMALS, QUANTITY_DECIMALS, line_minor},
     repair::Repair,
     row::EventRow,
 };
@@ -13,21 +14,10 @@ use crate::{
     tape::{entries, size},
 };
 
-/// Decimals of a price: net prices and goods by the thousand have more than their currency.
-const PRICE_DECIMALS: u32 = 6;
-/// Decimals of a quantity: goods by weight.
-const QUANTITY_DECIMALS: u32 = 3;
 /// Columns of decimals hold eighteen digits.
 const DECIMAL_MAX: u64 = 10_u64.pow(18);
 /// A quantity of one.
 pub(crate) const QUANTITY_ONE: i64 = 10_i64.pow(QUANTITY_DECIMALS);
-
-/// What a line comes to in minor units of a currency with so many decimals: rounded once, half away from zero.
-pub(crate) fn line_minor(price: i64, quantity: i64, decimals: u32) -> i128 {
-    let exact = i128::from(price) * i128::from(quantity);
-    let scale = 10_i128.pow(PRICE_DECIMALS + QUANTITY_DECIMALS - decimals);
-    (exact + exact.signum() * (scale / 2)) / scale
-}
 
 /// Keys of an item with those of GA4 that mean the same; the first of a line that says something wins. Others are ignored.
 const KEYS: [&[&str]; 9] = [
@@ -81,7 +71,8 @@ pub(crate) fn read<'t>(read: &Reader<'_, 't>, nodes: &'t [Node<'t>], decimals: u
         }
     }
     if rest != 0 && (row.name == PURCHASE || row.name == REFUND) {
-        let price = i64::try_from(rest * 10_i128.pow(PRICE_DECIMALS - decimals)).unwrap_or(0);
+        let price = i64::try_from(rest * 10_i128.pow(PRICE_DECIMALS - decimals)).ok();
+        let price = price.filter(|price| price.unsigned_abs() < DECIMAL_MAX).unwrap_or(0);
         push(row, &Item { price, quantity: QUANTITY_ONE, ..Item::default() });
     }
 }

@@ -52,7 +52,7 @@ impl<'t> Flat<'_, '_, 't> {
             if node == Node::Static(StaticNode::Null) {
                 continue;
             }
-            if self.properties.len() >= read.limits().properties_max {
+            if self.properties.len() >= read.limits().properties_max || read.is_full() {
                 return read.note(Field::Properties.name(), Repair::Cut);
             }
             let name = self.name(outer, name);

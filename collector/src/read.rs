@@ -123,6 +123,13 @@ impl<'a, 't> Reader<'a, 't> {
         self.nodes(field).map_or("", |value| self.text_of(field.name(), value[0]))
     }
 
+    /// A text that an event cannot be without: it has room, however much others take.
+    pub(crate) fn required_text(&self, field: Field) -> &'t str {
+        let Some(value) = self.nodes(field) else { return "" };
+        let text = self.clean(field.name(), self.scalar(field.name(), value[0], true));
+        self.cut(field.name(), text, self.limits.string_bytes_max)
+    }
+
     /// An id; empty when it is absent.
     #[inline]
     pub(crate) fn id(&self, field: Field) -> &'t str {
@@ -141,7 +148,7 @@ impl<'a, 't> Reader<'a, 't> {
             self.note(field.name(), Repair::Unreadable);
             return "";
         }
-        self.fit(field.name(), url, self.limits.event_bytes_max)
+        self.cut(field.name(), url, self.limits.event_bytes_max)
     }
 
     /// A number; `None` when it is absent.
@@ -258,16 +265,24 @@ impl<'a, 't> Reader<'a, 't> {
         self.fit(name, text, self.limits.string_bytes_max)
     }
 
+    /// Whether the event's texts have taken all there is.
+    pub(crate) fn is_full(&self) -> bool {
+        self.room.get() == 0
+    }
+
     /// A text with no more than `bytes_max` bytes, and no more than the event may still take.
     pub(crate) fn fit(&self, name: &'t str, text: &'t str, bytes_max: usize) -> &'t str {
-        let most = bytes_max.min(self.room.get());
-        let mut kept = text;
-        if text.len() > most {
-            self.note(name, Repair::Cut);
-            kept = &text[..text.floor_char_boundary(most)];
-        }
+        let kept = self.cut(name, text, bytes_max.min(self.room.get()));
         self.room.set(self.room.get() - kept.len());
         kept
+    }
+
+    fn cut(&self, name: &'t str, text: &'t str, bytes_max: usize) -> &'t str {
+        if text.len() <= bytes_max {
+            return text;
+        }
+        self.note(name, Repair::Cut);
+        &text[..text.floor_char_boundary(bytes_max)]
     }
 
     /// What a text may be sent as. For an id true and false are none.

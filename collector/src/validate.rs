@@ -184,7 +184,7 @@ impl<'t> Draft<'_, 't> {
     }
 
     fn kind(&self) -> Refused<Kind> {
-        let name = self.read.text(Field::Type);
+        let name = self.read.required_text(Field::Type);
         if name.is_empty() {
             return Err(self.missing(Field::Type));
         }
@@ -271,7 +271,7 @@ impl<'t> Draft<'_, 't> {
 
     fn named_event(&self, row: &mut EventRow<'t>) -> Refused<()> {
         let read = &self.read;
-        row.name = canonical_name(read.text(Field::Name));
+        row.name = canonical_name(read.required_text(Field::Name));
         if row.name.is_empty() {
             return Err(self.missing(Field::Name));
         }

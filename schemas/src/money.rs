@@ -48,6 +48,20 @@ pub fn to_minor(amount: Decimal, exponent: u32) -> Option<i64> {
         .to_i64()
 }
 
+/// Decimals of an item's price: net prices and goods by the thousand have more than their currency.
+pub const PRICE_DECIMALS: u32 = 6;
+
+/// Decimals of an item's quantity: goods by weight.
+pub const QUANTITY_DECIMALS: u32 = 3;
+
+/// What a line comes to in minor units of a currency with `exponent` decimals: price (millionths) times quantity
+/// (thousandths), rounded once, half away from zero.
+pub fn line_minor(price: i64, quantity: i64, exponent: u32) -> i128 {
+    let exact = i128::from(price) * i128::from(quantity);
+    let scale = 10_i128.pow(PRICE_DECIMALS + QUANTITY_DECIMALS - exponent);
+    (exact + exact.signum() * (scale / 2)) / scale
+}
+
 /// Minor units as a decimal of the currency.
 pub fn to_decimal(minor: i64, exponent: u32) -> Decimal {
     Decimal::new(minor, exponent)
@@ -205,6 +219,23 @@ mod tests {
             assert_eq!(to_minor(text.parse().unwrap(), decimals), Some(minor), "{text} {currency}");
         }
         assert_eq!(to_minor("92233720368547758.08".parse().unwrap(), 2), None);
+    }
+
+    #[test]
+    fn lines_are_rounded_once() {
+        for (price, quantity, currency, minor) in [
+            (3_500, 1_000_000, "USD", 350),
+            (29_000, 5_000_000, "USD", 14_500),
+            (8_403_361, 10_000, "EUR", 8403),
+            (12_500_000, 4000, "JPY", 50),
+            (10_000_000, 1850, "USD", 1850),
+            (5_000, 1000, "USD", 1),
+            (-5_000, 1000, "USD", -1),
+            (i64::MAX, i64::MIN, "USD", -8_507_059_173_023_461_585_662_027_982_109),
+        ] {
+            let decimals = exponent(currency).unwrap();
+            assert_eq!(line_minor(price, quantity, decimals), minor, "{price} x {quantity} {currency}");
+        }
     }
 
     #[test]

@@ -426,8 +426,11 @@ impl<'e, 'r> Enrichment<'e, 'r> {
                 Cow::Borrowed(url) => *url = &url[..end],
                 Cow::Owned(url) => url.truncate(end),
             }
-            repairs.push(repair);
-            notes.push(Note { field, repair: Repair::Cut });
+            let note = Note { field, repair: Repair::Cut };
+            if !notes.contains(&note) {
+                repairs.push(repair);
+                notes.push(note);
+            }
         }
     }
 

@@ -336,9 +336,9 @@ fn is_uuid(segment: &str) -> bool {
     })
 }
 
-/// A JSON Web Token begins with `{"`, and has three parts.
+/// A JSON Web Token begins with `{"`, and has three parts; an encrypted one has five.
 pub(super) fn is_jwt(text: &str) -> bool {
-    text.starts_with("eyJ") && text.matches('.').count() == 2 && text.len() >= TOKEN_BYTES_MIN
+    text.starts_with("eyJ") && text.matches('.').count() >= 2 && text.len() >= TOKEN_BYTES_MIN
 }
 
 /// Whether a word of a text can only be a secret: it stands in no path that would say more.

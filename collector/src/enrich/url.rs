@@ -109,6 +109,8 @@ impl UrlRules {
             out.push('#');
             self.push_path_and_query(&mut out, cut(route, b'#').0, true, may_hide, has_email);
         }
+        // What stood before a part that went; the whole has no blanks around it, either.
+        out.truncate(out.trim_end().len());
         Cow::Owned(out)
     }
 

@@ -158,6 +158,15 @@ async fn no_detail_costs_an_event() {
         ),
         (r#""timestamp":0"#.into(), &["timestamp:time_of_receipt"], json!({ "time_source": "replaced" })),
         (r#""sent_at":true"#.into(), &["sent_at:unreadable"], json!({})),
+        // However much is said beside it, an order has its name.
+        (
+            format!(
+                r#""url":"https://a.example/?q={0}","title":"{0}","label":"{0}","user_id":"{0}""#,
+                "x+".repeat(60_000)
+            ),
+            &["user_id:hashed", "url:cut", "title:cut", "label:cut"],
+            json!({ "name": "purchase", "order_id": "1" }),
+        ),
         (r#""sequence":-1"#.into(), &["sequence:out_of_range"], json!({ "sequence": null })),
         (r#""viewport_width":70000"#.into(), &["viewport_width:clamped"], json!({ "viewport_width": 65535 })),
         (r#""scroll_depth":101"#.into(), &["scroll_depth:clamped"], json!({ "scroll_depth": 100 })),
@@ -257,7 +266,7 @@ async fn no_detail_costs_an_event() {
     assert_eq!(repaired(service, &order(&long)).await.1["order_id"], row["order_id"]);
     assert_ne!(repaired(service, &order(&format!("{long}x"))).await.1["order_id"], row["order_id"]);
     let counted = r#"millrace_collector_repaired_fields_total{reason="hashed"}"#;
-    assert_eq!(service.metric(counted), 3.0);
+    assert_eq!(service.metric(counted), 4.0);
     // Clicks left of the page and above it, as on pages that are read from right to left.
     let click = r#"{"type":"click","url":"https://a.example/","x":-1800,"y":-2}"#;
     let answer = service.post(click).await;
