@@ -67,7 +67,6 @@ async function multiplePages() {
   })
   await page.waitForTimeout(200)
   to.names.push('exception', 'exception')
-  wrong.splice(0, wrong.length, ...wrong.filter((text) => !/no tea|no cup/.test(text)))
   await page.evaluate(() => window.millrace('identify', 'user-7'))
   await page.evaluate(() => window.millrace('event', 'search', { label: 'mug', properties: { results: 3, exact: true } }))
   to.names.push('search')
@@ -240,4 +239,6 @@ try {
   shop.close()
   await gate.close()
 }
-console.log(JSON.stringify({ ...ledger, wrong, origin: shop.origin }))
+// The browser reports a page's errors a moment later, so the two thrown above are taken out here.
+const unexpected = wrong.filter((text) => !/no tea|no cup/.test(text))
+console.log(JSON.stringify({ ...ledger, wrong: unexpected, origin: shop.origin }))
