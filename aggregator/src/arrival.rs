@@ -31,7 +31,7 @@ use crate::{
     clickhouse::{Warehouse, is_unknown_table, text},
     error::{Error, Result},
     locks::Work,
-    postgres::{Answer as _, beside},
+    postgres::{Answer as _, begin, beside},
     rollup::scope::Store,
 };
 
@@ -73,7 +73,7 @@ pub struct Looked {
 
 /// Looks once for arrivals, a slice of them where many wait. `None`: another instance is looking.
 pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discovery) -> Result<Option<Looked>> {
-    let mut transaction = pool.begin().within().await?;
+    let mut transaction = begin(pool).within().await?;
     if !Work::Arrivals.try_take(&mut transaction).await? {
         return Ok(None);
     }

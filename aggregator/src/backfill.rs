@@ -15,7 +15,7 @@ use crate::{
     clickhouse::{Warehouse, is_unknown_table, text},
     error::{Error, Result},
     locks::Work,
-    postgres::{Answer as _, parse_date},
+    postgres::{Answer as _, begin, parse_date},
     rollup::{
         self,
         scope::Store,
@@ -92,7 +92,7 @@ pub fn progress_bar() -> ProgressBar {
 /// A rollup that another instance has under its hands is either forgotten too, or written afterwards from the same
 /// events. The rollups of days whose events are gone because they were old ([`crate::privacy::retention`]) stay.
 pub async fn forget(pool: &PgPool) -> Result<()> {
-    let mut transaction = pool.begin().within().await?;
+    let mut transaction = begin(pool).within().await?;
     // Nobody may write a watermark afterwards that was read before.
     Work::Arrivals.take(&mut transaction).await?;
     for table in table::ALL {

@@ -11,7 +11,8 @@ use jiff::civil::Date;
 use millrace_schemas::postgres::SET_UP_VERSION;
 use millrace_service::setting;
 use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, SqlSafeStr as _,
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _,
+    Transaction,
     migrate::{Migration, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -95,6 +96,18 @@ pub async fn beside<T>(postgres: &mut PgConnection, work: impl Future<Output = R
                 postgres.execute("SELECT 1").within().await?;
             }
         }
+    }
+}
+
+/// Begins a transaction, on a task of its own: sqlx forgets a `BEGIN` that is under way when its caller is dropped, and lends the
+/// connection, inside a transaction, to whoever comes next.
+pub fn begin(
+    pool: &PgPool,
+) -> impl Future<Output = Result<Transaction<'static, Postgres>, sqlx::Error>> + Send + use<> {
+    let pool = pool.clone();
+    async move {
+        let beginning = tokio::spawn(async move { pool.begin().await });
+        beginning.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
     }
 }
 

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
 
 use crate::{
     error::{Error, Result},
-    postgres::Answer as _,
+    postgres::{Answer as _, begin},
 };
 
 /// Whether a row of `store_keys` holds now.
@@ -120,7 +120,7 @@ pub async fn add_key(
 /// [`crate::postgres::migrate`]). For the one-machine runner only: its keys are in the documentation. They hold only while
 /// nobody else reaches a listener; the answer is the listener that suspends them, if one does.
 pub async fn ensure_demo_store(pool: &PgPool, listeners: &[SocketAddr]) -> Result<Option<SocketAddr>> {
-    let mut transaction = pool.begin().within().await?;
+    let mut transaction = begin(pool).within().await?;
     let made = sqlx::query(
         "INSERT INTO stores (id, name, timezone, currency) VALUES ($1, 'demo', 'UTC', 'USD') ON CONFLICT DO NOTHING",
     )

@@ -1,6 +1,6 @@
 //! Rows as they stand in the log, made by the collector's own code from the same requests that the load sends.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use millrace_collector::{
     EnrichConfig,
@@ -8,6 +8,7 @@ use millrace_collector::{
     decode::{Form, Scratch},
     encode::Message,
     enrich::Enricher,
+    salts::{Salts, UTC},
     validate::Request,
 };
 use millrace_schemas::limits::{EVENT_AGE_MAX_DAYS, Limits};
@@ -23,6 +24,7 @@ pub const TEMPLATES: usize = 256;
 
 /// What the collector knows of a sender.
 pub fn sender(received_at: i64) -> Request<'static> {
+    static SALTS: OnceLock<Salts> = OnceLock::new();
     Request {
         store_id: "demo",
         currency: "USD",
@@ -31,7 +33,8 @@ pub fn sender(received_at: i64) -> Request<'static> {
         received_at,
         user_agent: USER_AGENT,
         address: Some([192, 0, 2, 7].into()),
-        salt: Some(&[7; 32]),
+        salts: SALTS.get_or_init(|| Salts::same([7; 32], received_at)),
+        timezone: &UTC,
         id_seed: 1,
         limits: Limits::default(),
     }

@@ -13,6 +13,7 @@ use crate::{
     encode::{Encoder, Message, MessageBytesMax, RowTooLarge, Topic},
     enrich::{BotReason, Enricher, Enrichment},
     read::Note,
+    refusals::{SAMPLES_OF_REQUEST, Sample},
     time::TimeSource,
     validate::{Checked, Request, Valid, validate},
 };
@@ -40,6 +41,8 @@ pub struct Outcome {
     pub bots: [usize; BotReason::ALL.len()],
     /// What was refused, with its place in the request.
     pub rejected: Vec<(usize, Rejection)>,
+    /// The first few of those, as far as they may be kept.
+    pub samples: Vec<(Rejection, Sample)>,
     /// What was done to fields of accepted events.
     pub repaired: Vec<Repaired>,
 }
@@ -74,7 +77,14 @@ pub fn accept(
     let enrichment = Enrichment::new(enricher, request);
     events.for_each(|index, source| {
         let arena = Bump::new();
-        let checked = source.and_then(|source| validate(&source, index, request, &arena));
+        let mut sample = None;
+        let checked = source.and_then(|source| {
+            validate(&source, index, request, &arena).inspect_err(|_| {
+                if outcome.samples.len() < SAMPLES_OF_REQUEST {
+                    sample = Some(Sample::of(&source, &request.limits, enricher));
+                }
+            })
+        });
         let accepted = checked.and_then(|Checked { mut row, hints, mut notes }| {
             row.set_repairs(&notes, &arena);
             let mut pushed = Ok(());
@@ -87,6 +97,9 @@ pub fn accept(
             pushed.map(|()| outcome.note(index, &notes)).map_err(Rejection::from)
         });
         if let Err(rejection) = accepted {
+            if outcome.samples.len() < SAMPLES_OF_REQUEST {
+                outcome.samples.push((rejection.clone(), sample.unwrap_or_default()));
+            }
             outcome.rejected.push((index, rejection));
         }
     });

@@ -47,6 +47,11 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_KEYS_SNAPSHOT_AGE_MAX_SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..))]
     pub keys_snapshot_age_max_seconds: u64,
 
+    /// Seconds that the clock may stand behind the newest receipt, or before this program's build; further back, requests
+    /// are answered 503: what such a clock receives would be removed as too old.
+    #[arg(long, env = "MILLRACE_CLOCK_BEHIND_MAX_SECONDS", default_value_t = 3 * 86_400, value_parser = clap::value_parser!(u64).range(1..))]
+    pub clock_behind_max_seconds: u64,
+
     /// Proxies whose `X-Forwarded-For` is believed, as networks (`10.0.0.0/8,::1/128`).
     #[arg(long, env = "MILLRACE_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,

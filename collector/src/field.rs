@@ -23,6 +23,7 @@ fields! {
     Type = "type",
     EventId = "event_id",
     Timestamp = "timestamp",
+    AgeMs = "age_ms",
     SentAt = "sent_at",
     VisitorId = "visitor_id",
     SessionId = "session_id",

@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use jiff::tz::TimeZone;
 use millrace_schemas::demo;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -14,10 +15,10 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     limit::{ByteRate, StoreRate, StoreUnlogged},
     origin::{Entry, Origin},
+    salts::Salts,
     stores::after,
 };
 
-const DAY_MS: i64 = 86_400_000;
 /// No key is longer; longer ones are not worth hashing.
 const KEY_BYTES_MAX: usize = 256;
 
@@ -33,6 +34,9 @@ pub(crate) struct Settings {
 pub(crate) struct StoreSettings {
     pub(crate) id: String,
     pub(crate) currency: String,
+    /// As IANA calls it; of a snapshot of an earlier release empty, which stands for UTC.
+    #[serde(default)]
+    pub(crate) timezone: String,
     pub(crate) max_event_age_days: u32,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) events_per_second: Option<u32>,
@@ -90,6 +94,7 @@ impl Settings {
 pub(crate) struct Store {
     pub(crate) id: String,
     pub(crate) currency: String,
+    pub(crate) timezone: TimeZone,
     pub(crate) event_age_max_days: u32,
     allowed_origins: Vec<Entry>,
     /// By [`Key::is_trusted`]: what anybody sends with the write key takes nothing from the store's own server.
@@ -137,15 +142,12 @@ pub(crate) fn hash(key: &str) -> Option<Hash> {
     (key.len() <= KEY_BYTES_MAX).then(|| Sha256::digest(key).into())
 }
 
-/// A day's salt.
-pub(crate) type Salt = (i64, [u8; 32]);
-
 /// All that is known of stores; replaced as a whole when something changes.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     keys: HashMap<Hash, Key>,
     stores: HashMap<String, Arc<Store>>,
-    pub(crate) salts: Vec<Salt>,
+    pub(crate) salts: Salts,
     /// Whether stores were ever read.
     pub(crate) is_loaded: bool,
 }
@@ -202,7 +204,7 @@ impl Directory {
     }
 
     /// The same stores with other salts.
-    pub(crate) fn with_salts(&self, salts: Vec<Salt>) -> Self {
+    pub(crate) fn with_salts(&self, salts: Salts) -> Self {
         Self { keys: self.keys.clone(), stores: self.stores.clone(), salts, is_loaded: self.is_loaded }
     }
 
@@ -215,12 +217,6 @@ impl Directory {
     /// The same, by the key's hash.
     pub(crate) fn find_hash(&self, hash: &Hash) -> Option<&Key> {
         self.keys.get(hash).filter(|key| key.holds())
-    }
-
-    /// The salt of the day that an instant lies in.
-    pub(crate) fn salt(&self, epoch_ms: i64) -> Option<&[u8; 32]> {
-        let today = epoch_ms.div_euclid(DAY_MS);
-        self.salts.iter().find(|(day, _)| *day == today).map(|(_, salt)| salt)
     }
 }
 
@@ -258,6 +254,8 @@ impl Store {
         Self {
             id: settings.id.clone(),
             currency: settings.currency.clone(),
+            // The aggregator refuses a name that it does not know.
+            timezone: TimeZone::get(&settings.timezone).unwrap_or(TimeZone::UTC),
             event_age_max_days: settings.max_event_age_days,
             allowed_origins: settings.allowed_origins.iter().map(|entry| Entry::parse(entry)).collect(),
             flows: [flow(false), flow(true)],

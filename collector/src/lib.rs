@@ -10,6 +10,7 @@
 mod body;
 pub mod chain;
 mod client;
+mod clock;
 mod commerce;
 pub mod compat;
 mod config;
@@ -27,6 +28,8 @@ mod metric;
 mod origin;
 mod properties;
 mod read;
+mod refusals;
+pub mod salts;
 mod split;
 mod stores;
 mod tape;
@@ -50,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::Memory,
+    clock::Clock,
     enrich::Enricher,
     http::App,
     key::{Rates, Rules},
@@ -60,6 +64,7 @@ use crate::{
         spool::{self, SpoolLog},
     },
     metric::Metrics,
+    refusals::Refusals,
     stores::{ReadAt, Refresher, Source},
 };
 pub use crate::{
@@ -72,6 +77,8 @@ pub use crate::{
 const SEGMENTS_MIN: u64 = 16;
 /// A segment costs three fsyncs.
 const SEGMENT_BYTES_MIN: u64 = 256 << 10;
+/// The file beside the spool that keeps the time of the newest receipt.
+const NEWEST_RECEIPT: &str = "newest_receipt";
 /// A log that closes in time needs this to come back and say so.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
@@ -128,6 +135,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let metrics = Arc::new(Metrics::new());
     let enricher = Arc::new(Enricher::new(&config.enrich)?);
     let log = open_log(&config.log)?;
+    let behind_max = Duration::from_secs(config.clock_behind_max_seconds);
+    let clock = Arc::new(Clock::new(config.log.spool_dir.join(NEWEST_RECEIPT), behind_max));
     let limits = config.limits.limits();
     let rates = Rates {
         events_per_second: NonZeroU32::new(config.rates.events_per_second).unwrap_or(NonZeroU32::MAX),
@@ -144,11 +153,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         rules: Rules { rates, takes_known_keys },
     })
     .map_err(Error::DatabaseUrl)?;
+    let refusals = Arc::new(Refusals::new());
     let app = Arc::new(App {
         directory,
         asking: refresher.asking(),
         log: Arc::clone(&log),
+        clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
+        refusals: Arc::clone(&refusals),
         clients: ClientRate::new(config.rates.client_requests_per_second),
         memory: Memory::new(config.connections.bodies_bytes_max, limits.body_bytes_max),
         aside: Aside::new(),
@@ -164,7 +176,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     // The log and the keys are kept alive until the last request is answered, not only until the shutdown begins.
     let end = CancellationToken::new();
     let refresh = Duration::from_millis(config.keys_refresh_ms);
-    let ticking = tick(Arc::clone(&log), refresher.read_at(), Arc::clone(&metrics), end.clone());
+    let ticking = tick(Arc::clone(&log), clock, refresher.read_at(), Arc::clone(&metrics), end.clone());
+    let noting = tokio::spawn(refusals.run(refresher.options(), end.clone()));
     let refreshing = tokio::spawn(refresher.run(refresh, end.clone()));
     let files = Duration::from_secs(config.enrich.refresh_seconds);
     tokio::spawn(look_after(enricher, files, end.clone()));
@@ -190,7 +203,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     end.cancel();
     // A look at a server that hangs may still be under way; it changes nothing any more.
     let left = deadline.saturating_duration_since(Instant::now());
-    let _ = tokio::time::timeout(left / 2, async { tokio::join!(refreshing, ticking) }).await;
+    let _ = tokio::time::timeout(left / 2, async { tokio::join!(refreshing, ticking, noting) }).await;
     let left = deadline.saturating_duration_since(Instant::now());
     let closing = tokio::task::spawn_blocking(move || log.close(left));
     if !matches!(tokio::time::timeout_at(deadline + CLOSE_GRACE, closing).await, Ok(Ok(()))) {
@@ -237,14 +250,24 @@ async fn look_after(enricher: Arc<Enricher>, every: Duration, end: CancellationT
     }
 }
 
-/// Looks after the log, and after the gauges, once a second.
-fn tick(log: Arc<dyn Log>, read_at: ReadAt, metrics: Arc<Metrics>, end: CancellationToken) -> JoinHandle<()> {
+/// Looks after the log, the clock and the gauges, once a second.
+fn tick(
+    log: Arc<dyn Log>,
+    clock: Arc<Clock>,
+    read_at: ReadAt,
+    metrics: Arc<Metrics>,
+    end: CancellationToken,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             metrics.log_queue.set(log.queued() as f64);
             metrics.keys_age.set(read_at.load().elapsed().as_secs_f64());
-            let ticked = Arc::clone(&log);
-            let _ = tokio::task::spawn_blocking(move || ticked.tick()).await;
+            let (log, clock) = (Arc::clone(&log), Arc::clone(&clock));
+            let ticked = move || {
+                clock.tick();
+                log.tick();
+            };
+            let _ = tokio::task::spawn_blocking(ticked).await;
             tokio::select! {
                 () = end.cancelled() => return,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}

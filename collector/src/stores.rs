@@ -11,7 +11,7 @@ mod snapshot;
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -23,9 +23,12 @@ use self::{
     ask::{Asking, LOOKS_APART},
     snapshot::Snapshot,
 };
-use crate::key::{Changes, Directory, KeySettings, Rules, Salt, StoreSettings};
+use crate::{
+    clock::now_ms,
+    key::{Changes, Directory, KeySettings, Rules, StoreSettings},
+    salts::{HOURS_KEPT, HOURS_MADE, Salt, Salts},
+};
 
-const DAY_MS: i64 = 86_400_000;
 /// Longest that one look at Postgres may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Whether a key holds now, by Postgres's clock.
@@ -93,6 +96,11 @@ impl Refresher {
             is_away: false,
         };
         Ok((refresher, directory))
+    }
+
+    /// How Postgres is connected to.
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        self.options.clone()
     }
 
     /// When Postgres last answered.
@@ -167,10 +175,10 @@ impl Refresher {
             .fetch_one(&mut *postgres)
             .await?;
         let (version, reload): (i64, i64) = (row.try_get("version")?, row.try_get("reload_version")?);
-        let today = now_ms().div_euclid(DAY_MS);
+        let hour = Salts::hour(now_ms());
         let known = self.directory.load_full();
-        let needs_salts = !(today..=today + 1).all(|day| known.salts.iter().any(|(known, _)| *known == day));
-        let salts = if needs_salts { read_salts(postgres, today).await? } else { known.salts.clone() };
+        let needs_salts = !known.salts.are_made(hour);
+        let salts = if needs_salts { read_salts(postgres, hour).await? } else { known.salts.clone() };
         if self.version != Some(version) {
             let since = self.version.filter(|known| *known >= reload && *known < version);
             let changes = read_changes(postgres, since).await?;
@@ -192,11 +200,10 @@ impl Refresher {
 
     /// Salts are destroyed on time, whether Postgres is there or not.
     fn forget_old_salts(&self) {
-        let today = now_ms().div_euclid(DAY_MS);
         let known = self.directory.load_full();
-        if known.salts.iter().any(|(day, _)| *day <= today - 2) {
-            let salts = known.salts.iter().filter(|(day, _)| *day > today - 2).copied().collect();
-            self.directory.store(Arc::new(known.with_salts(salts)));
+        let kept = known.salts.kept(Salts::hour(now_ms()));
+        if kept.len() < known.salts.len() {
+            self.directory.store(Arc::new(known.with_salts(kept)));
         }
     }
 }
@@ -204,7 +211,7 @@ impl Refresher {
 /// What was changed after a version; everything without one.
 async fn read_changes(postgres: &mut PgConnection, since: Option<i64>) -> Result<Changes, Error> {
     let stores = sqlx::query(
-        "SELECT id, currency, max_event_age_days, allowed_origins, events_per_second FROM stores
+        "SELECT id, currency, timezone, max_event_age_days, allowed_origins, events_per_second FROM stores
          WHERE $1::bigint IS NULL OR changed_version > $1",
     )
     .bind(since)
@@ -245,6 +252,7 @@ fn store(row: &PgRow) -> Result<StoreSettings, sqlx::Error> {
     Ok(StoreSettings {
         id: row.try_get("id")?,
         currency: row.try_get("currency")?,
+        timezone: row.try_get("timezone")?,
         max_event_age_days: row.try_get::<i32, _>("max_event_age_days")?.unsigned_abs(),
         allowed_origins: row.try_get("allowed_origins")?,
         events_per_second: row.try_get::<Option<i32>, _>("events_per_second")?.map(i32::unsigned_abs),
@@ -256,41 +264,43 @@ pub(crate) fn after(now: Instant, left_ms: i64) -> Option<Instant> {
     now.checked_add(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)))
 }
 
-/// Makes the salts of today and tomorrow, destroys those whose day began 48 h ago, and reads the rest. All
-/// collectors share the rows, so all derive the same visitors.
-async fn read_salts(postgres: &mut PgConnection, today: i64) -> Result<Vec<Salt>, Error> {
-    let mut fresh = [[0_u8; 32]; 2];
-    fresh.iter_mut().for_each(|salt| rand::rng().fill_bytes(salt));
-    let today_number = today as i32;
+/// Makes the salts of the hours about this one, destroys those of 48 h ago, and reads the rest. All collectors share the rows,
+/// so all derive the same visitors.
+async fn read_salts(postgres: &mut PgConnection, hour: i64) -> Result<Salts, Error> {
+    let hours: Vec<i64> = HOURS_MADE.map(|apart| hour + apart).collect();
+    let fresh: Vec<Vec<u8>> = hours
+        .iter()
+        .map(|_| {
+            let mut salt = vec![0; 32];
+            rand::rng().fill_bytes(&mut salt);
+            salt
+        })
+        .collect();
     sqlx::query(
-        "INSERT INTO visitor_salts (day, salt)
-         VALUES (DATE '1970-01-01' + $1, $2), (DATE '1970-01-01' + $1 + 1, $3) ON CONFLICT DO NOTHING",
+        "INSERT INTO visitor_salts (hour, salt)
+         SELECT to_timestamp(hour * 3600), salt FROM unnest($1::bigint[], $2::bytea[]) AS made (hour, salt)
+         ON CONFLICT DO NOTHING",
     )
-    .bind(today_number)
-    .bind(fresh[0].as_slice())
-    .bind(fresh[1].as_slice())
+    .bind(&hours)
+    .bind(&fresh)
     .execute(&mut *postgres)
     .await?;
-    sqlx::query("DELETE FROM visitor_salts WHERE day <= DATE '1970-01-01' + $1 - 2")
-        .bind(today_number)
+    sqlx::query("DELETE FROM visitor_salts WHERE hour <= to_timestamp($1 * 3600)")
+        .bind(hour - HOURS_KEPT)
         .execute(&mut *postgres)
         .await?;
-    let rows = sqlx::query("SELECT day - DATE '1970-01-01' AS day, salt FROM visitor_salts")
-        .fetch_all(&mut *postgres)
-        .await?;
-    let mut salts = Vec::new();
+    let rows =
+        sqlx::query("SELECT (extract(epoch FROM hour) / 3600)::bigint AS hour, salt FROM visitor_salts")
+            .fetch_all(&mut *postgres)
+            .await?;
+    let mut salts: Vec<Salt> = Vec::new();
     for row in rows {
         let salt: Vec<u8> = row.try_get("salt")?;
         if let Ok(salt) = <[u8; 32]>::try_from(salt) {
-            salts.push((i64::from(row.try_get::<i32, _>("day")?), salt));
+            salts.push((row.try_get("hour")?, salt));
         }
     }
-    Ok(salts)
-}
-
-/// Now, epoch milliseconds.
-pub(crate) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    Ok(Salts::new(salts))
 }
 
 #[cfg(test)]
@@ -312,20 +322,24 @@ mod tests {
             rules: Rules { rates, takes_known_keys: true },
         };
         let (refresher, directory) = Refresher::new(source).unwrap();
-        let today = now_ms().div_euclid(DAY_MS);
-        let salts: Vec<Salt> = (today - 4..=today + 1).map(|day| (day, [7; 32])).collect();
+        let hour = Salts::hour(now_ms());
+        let salts = Salts::new((hour - 60..=hour + 1).map(|hour| (hour, [7; 32])).collect());
         directory.store(Arc::new(directory.load().with_salts(salts)));
         let stop = CancellationToken::new();
         let running = tokio::spawn(refresher.run(Duration::from_millis(20), stop.clone()));
-        let days = || directory.load().salts.iter().map(|(day, _)| *day).collect::<Vec<_>>();
+        let hours = || directory.load().salts.hours();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while days().len() > 3 {
-            assert!(Instant::now() < deadline, "{:?} are known on {today}", days());
+        while hours().len() > 49 {
+            assert!(Instant::now() < deadline, "{:?} are known at {hour}", hours());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // Midnight may have passed meanwhile.
-        let now = now_ms().div_euclid(DAY_MS);
-        assert!(days().iter().all(|day| *day >= now - 2) && days().contains(&now), "{:?} on {now}", days());
+        // The hour may have passed meanwhile.
+        let now = Salts::hour(now_ms());
+        assert!(
+            hours().iter().all(|hour| *hour >= now - 48) && hours().contains(&now),
+            "{:?} at {now}",
+            hours()
+        );
         stop.cancel();
         running.await.unwrap();
     }

@@ -162,40 +162,64 @@ impl TimeSource {
     }
 }
 
+/// What a client says of when an event happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// A time of its clock, epoch milliseconds.
+    At(i64),
+    /// Milliseconds before it was received; no clock needs to be right for that.
+    Ago(i64),
+}
+
+impl Told {
+    fn time(self) -> Option<i64> {
+        match self {
+            Told::At(time) => Some(time),
+            Told::Ago(_) => None,
+        }
+    }
+}
+
 /// Decides an event's time.
 pub(crate) fn event_time(
-    client: Option<i64>,
+    told: Option<Told>,
     sent_at: Option<i64>,
     received_at: i64,
     age_max_days: u32,
 ) -> EventTime {
-    let Some(client) = client else {
-        return EventTime { event_time: received_at, client_time: None, source: TimeSource::Received };
-    };
     // Below the threshold the difference is mostly the network's delay, and correcting by it would add noise.
     let skew = sent_at.map_or(0, |sent_at| received_at.saturating_sub(sent_at));
-    let (time, source) = if skew.abs() > CLOCK_SKEW_MIN_MS {
-        (client.saturating_add(skew), TimeSource::Corrected)
-    } else {
-        (client, TimeSource::Client)
+    let (time, source) = match told {
+        None => {
+            return EventTime { event_time: received_at, client_time: None, source: TimeSource::Received };
+        }
+        Some(Told::Ago(ms)) => (received_at.saturating_sub(ms), TimeSource::Client),
+        Some(Told::At(time)) if skew.abs() > CLOCK_SKEW_MIN_MS => {
+            (time.saturating_add(skew), TimeSource::Corrected)
+        }
+        Some(Told::At(time)) => (time, TimeSource::Client),
     };
     let oldest = received_at - i64::from(age_max_days) * DAY_MS;
     let plausible = (oldest..=received_at + EVENT_AHEAD_MAX_MS).contains(&time);
     EventTime {
         event_time: if plausible { time } else { received_at },
-        client_time: Some(client.clamp(*CLIENT_TIMES.start(), *CLIENT_TIMES.end())),
+        client_time: told
+            .and_then(Told::time)
+            .map(|time| time.clamp(*CLIENT_TIMES.start(), *CLIENT_TIMES.end())),
         source: if plausible { source } else { TimeSource::Replaced },
     }
 }
 
 /// The date in an event's sorting key. It depends on what was sent alone: an event that is sent again, at any time,
-/// must land on the same key.
-pub(crate) fn key_date(client: Option<i64>, sent_event_id: Option<uuid::Uuid>) -> u16 {
-    let id_time = || {
-        let id = sent_event_id.filter(|id| id.get_version_num() == 7)?;
-        Some((id.as_u128() >> 80) as i64)
+/// must land on the same key. So an age says nothing here, and the time in a UUIDv7 beats a timestamp near it, of which some
+/// senders make a new one each time. One that is far from it was made later, of history that is sent now.
+pub(crate) fn key_date(told: Option<Told>, sent_event_id: Option<uuid::Uuid>) -> u16 {
+    let of_id = sent_event_id.filter(|id| id.get_version_num() == 7).map(|id| (id.as_u128() >> 80) as i64);
+    let time = match (told.and_then(Told::time), of_id) {
+        (Some(told), Some(of_id)) if told.abs_diff(of_id) > DAY_MS as u64 => Some(told),
+        (told, of_id) => of_id.or(told),
     };
-    client.or_else(id_time).map_or(0, date_of)
+    time.map_or(0, date_of)
 }
 
 #[cfg(test)]
@@ -262,8 +286,8 @@ mod tests {
 
     #[test]
     fn wrong_clocks_are_corrected_and_impossible_times_replaced() {
-        let time = |client, sent_at| {
-            let EventTime { event_time, source, .. } = event_time(client, sent_at, NOW, 30);
+        let time = |client: Option<i64>, sent_at| {
+            let EventTime { event_time, source, .. } = event_time(client.map(Told::At), sent_at, NOW, 30);
             (event_time - NOW, source)
         };
         assert_eq!(time(None, Some(0)), (0, TimeSource::Received));
@@ -277,17 +301,37 @@ mod tests {
         assert_eq!(time(Some(NOW + DAY_MS + 1), None), (0, TimeSource::Replaced));
         assert_eq!(time(Some(NOW - 30 * DAY_MS - 1), None), (0, TimeSource::Replaced));
         assert_eq!(time(Some(i64::MIN), Some(i64::MIN)), (0, TimeSource::Replaced));
+
+        let ago = |ms| event_time(Some(Told::Ago(ms)), Some(NOW - 90 * MINUTE), NOW, 30);
+        let five = EventTime { event_time: NOW - 5 * MINUTE, client_time: None, source: TimeSource::Client };
+        assert_eq!(ago(5 * MINUTE), five, "no clock is asked");
+        assert_eq!(ago(-MINUTE).event_time, NOW + MINUTE);
+        assert_eq!(ago(31 * DAY_MS).source, TimeSource::Replaced);
+        assert_eq!(ago(i64::MIN).source, TimeSource::Replaced);
     }
 
     #[test]
     fn the_key_date_knows_nothing_of_receipt() {
         let v7 = uuid::Uuid::parse_str("01a19a3b-6c00-7000-8000-000000000000").unwrap();
         let v4 = uuid::Uuid::parse_str("01a19a3b-6c00-4000-8000-000000000000").unwrap();
-        assert_eq!(key_date(Some(NOW), Some(v7)), 20_758);
-        assert_eq!(key_date(None, Some(v7)), date_of(0x01a1_9a3b_6c00));
+        let of_id = 0x01a1_9a3b_6c00;
+        assert_eq!(key_date(None, Some(v7)), date_of(of_id));
         assert_eq!(key_date(None, Some(v4)), 0);
-        assert_eq!(key_date(Some(-5), None), 0);
-        assert_eq!(key_date(Some(i64::MAX), None), u16::MAX);
+        assert_eq!(key_date(Some(Told::At(-5)), None), 0);
+        assert_eq!(key_date(Some(Told::At(i64::MAX)), None), u16::MAX);
+        assert_eq!(key_date(Some(Told::At(of_id)), Some(v4)), date_of(of_id));
+        for ms in [0, 86_400_000, -5] {
+            assert_eq!(key_date(Some(Told::Ago(ms)), Some(v7)), date_of(of_id));
+            assert_eq!(key_date(Some(Told::Ago(ms)), None), 0);
+        }
+        // An id made at its event says the date, on whichever side of midnight a later timestamp is.
+        let midnight = (of_id / DAY_MS + 1) * DAY_MS;
+        for told in [midnight - 1, midnight, of_id - DAY_MS, of_id + DAY_MS] {
+            assert_eq!(key_date(Some(Told::At(told)), Some(v7)), date_of(of_id));
+        }
+        for told in [of_id - DAY_MS - 1, of_id + DAY_MS + 1] {
+            assert_eq!(key_date(Some(Told::At(told)), Some(v7)), date_of(told), "history that is sent now");
+        }
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use bumpalo::Bump;
+use jiff::tz::TimeZone;
 use millrace_schemas::{
     event::{self, Kind, canonical_name},
     limits::Limits,
@@ -24,8 +25,9 @@ use crate::{
     field::Field,
     properties,
     read::{Note, Reader},
+    salts::Salts,
     tape::Source,
-    time::{self, EventTime, TimeSource},
+    time::{self, EventTime, TimeSource, Told},
 };
 
 /// What holds for all events of one request.
@@ -45,8 +47,10 @@ pub struct Request<'r> {
     pub user_agent: &'r str,
     /// Address of the sender; enrichment alone reads it.
     pub address: Option<IpAddr>,
-    /// The day's salt, for visitors of events that name none; without it they stay without.
-    pub salt: Option<&'r [u8; 32]>,
+    /// For visitors of events that name none; without the day's they stay without.
+    pub salts: &'r Salts,
+    /// The store's, in which its days begin.
+    pub timezone: &'r TimeZone,
     /// Random bits for the ids of events that have none.
     pub id_seed: u64,
     /// How large anything may be.
@@ -216,14 +220,16 @@ impl<'t> Draft<'_, 't> {
         let read = |field: Field, value: Option<&[Node<'t>]>, otherwise| {
             value.and_then(|value| self.read.instant(field, value, otherwise))
         };
-        let client = read(Field::Timestamp, self.read.nodes(Field::Timestamp), Repair::TimeOfReceipt);
+        let at =
+            read(Field::Timestamp, self.read.nodes(Field::Timestamp), Repair::TimeOfReceipt).map(Told::At);
+        let told = at.or_else(|| self.read.number(Field::AgeMs).map(|ms| Told::Ago(ms as i64)));
         let sent_at = read(Field::SentAt, self.source.sent_at(), Repair::Unreadable);
         let Request { received_at, event_age_max_days, .. } = *self.request;
-        let time = time::event_time(client, sent_at, received_at, event_age_max_days);
+        let time = time::event_time(told, sent_at, received_at, event_age_max_days);
         if time.source == TimeSource::Replaced {
             self.read.note(Field::Timestamp.name(), Repair::TimeOfReceipt);
         }
-        (time, time::key_date(client, sent_event_id))
+        (time, time::key_date(told, sent_event_id))
     }
 
     fn event_row(&self, kind: Kind, base: &Base<'t>) -> EventRow<'t> {

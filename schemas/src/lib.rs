@@ -6,6 +6,7 @@
 //! * [`event`]: kinds of events and the canonical names (GA4's) with their synonyms;
 //! * [`row`]: the typed rows, from which the Kafka JSON, the ClickHouse columns and the DDL are all derived;
 //! * [`reject`]: the closed list of reasons for which something is refused;
+//! * [`refused`]: what is kept of events that were refused;
 //! * [`repair`]: the closed list of what is done to a field that cannot be kept as it was sent;
 //! * [`demo`]: the store that one machine starts with;
 //! * [`limits`]: how large anything may be;
@@ -23,6 +24,7 @@ pub mod limits;
 pub mod metric;
 pub mod money;
 pub mod postgres;
+pub mod refused;
 pub mod reject;
 pub mod repair;
 pub mod row;

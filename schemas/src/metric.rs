@@ -30,6 +30,8 @@ metrics! {
     COLLECTOR_EVENTS_ACCEPTED = "millrace_collector_events_accepted_total";
     /// Events and requests refused, by `reason`.
     COLLECTOR_REJECTED = "millrace_collector_rejected_total";
+    /// Events refused, by `store` (the first 200 of a process, then `other`) and `reason`.
+    COLLECTOR_REFUSED_EVENTS = "millrace_collector_refused_events_total";
     /// Fields of accepted events that could not be kept as they were sent, by `reason`.
     COLLECTOR_REPAIRED = "millrace_collector_repaired_fields_total";
     /// Events whose time was corrected or replaced, by `time_source`.
@@ -68,6 +70,8 @@ metrics! {
     CONSUMER_ROWS = "millrace_consumer_rows_inserted_total";
     /// Messages read, by `topic`.
     CONSUMER_MESSAGES = "millrace_consumer_messages_total";
+    /// Messages that Kafka deleted before they were read, at most (offsets are counted), by `topic`.
+    CONSUMER_LOST_MESSAGES = "millrace_consumer_lost_messages_total";
     /// Rows in a batch, by `table`.
     CONSUMER_BATCH_ROWS = "millrace_consumer_batch_rows";
     /// Bytes of a batch's message values, by `table`.

@@ -22,6 +22,7 @@ use crate::{
     backfill::touch_everything,
     calendar::Calendar,
     funnel::{FILTERS_MAX, Filter, OrderMode, STEPS_MAX, StoredStep, TEXT_BYTES_MAX, check_filter},
+    postgres::begin,
     rollup::scope::Store,
     stores::{HOLDS, KeyKind, add_key},
 };
@@ -129,7 +130,7 @@ pub(super) async fn create_store(Shared(state): Shared<State>, body: Bytes) -> A
     let (name, timezone) = (required("name", &settings.name)?, required("timezone", &settings.timezone)?);
     let currency = required("currency", &settings.currency)?;
     let store_id = Uuid::now_v7().to_string();
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     sqlx::query(
         "INSERT INTO stores (id, name, timezone, currency, max_event_age_days, allowed_origins, events_per_second,
                              retention_days)
@@ -185,7 +186,7 @@ pub(super) async fn change_store(
     let settings: Settings = parse(&body)?;
     settings.check()?;
     let detail: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     let before = sqlx::query("SELECT timezone, currency FROM stores WHERE id = $1 FOR UPDATE")
         .bind(&store_id)
         .fetch_optional(&mut *transaction)
@@ -314,7 +315,7 @@ pub(super) async fn put_funnel(
 ) -> Answer<(StatusCode, Json<Value>)> {
     let funnel: NewFunnel = parse(&body)?;
     funnel.check()?;
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     // What was counted under another definition goes with it. First: a rollup, too, writes its funnels before it forgets
     // the days that it has done, and who waits for whom must not go round.
     sqlx::query("DELETE FROM funnels WHERE store_id = $1 AND funnel_name = $2")
@@ -366,7 +367,7 @@ pub(super) async fn delete_funnel(
     Shared(state): Shared<State>,
     Path((store_id, funnel_name)): Path<(String, String)>,
 ) -> Answer<StatusCode> {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     let gone = sqlx::query("DELETE FROM funnels WHERE store_id = $1 AND funnel_name = $2")
         .bind(&store_id)
         .bind(&funnel_name)
@@ -409,7 +410,7 @@ pub(super) async fn put_exchange_rates(Shared(state): Shared<State>, body: Bytes
         by_day.insert((rate.date.to_string(), rate.currency.as_str(), rate.base.as_str()), number);
     }
     let (keys, numbers): (Vec<_>, Vec<_>) = by_day.into_iter().unzip();
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     sqlx::query(
         "INSERT INTO exchange_rates (date, currency, base, rate)
          SELECT * FROM unnest($1::date[], $2::text[], $3::text[], $4::numeric[])

@@ -18,7 +18,10 @@ use super::{
     Answer, Failure, State,
     admin::{audit, check_text, parse},
 };
-use crate::stores::{HOLDS, KeyKind, Made, add_key};
+use crate::{
+    postgres::begin,
+    stores::{HOLDS, KeyKind, Made, add_key},
+};
 
 /// Keys of a store that hold at a time.
 const KEYS_MAX: i64 = 100;
@@ -70,7 +73,7 @@ pub(super) async fn create(
             return Err(Failure::field("name", "a text without control characters"));
         }
     }
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     check_store(&mut transaction, &store_id).await?;
     let made = add(&mut transaction, &store_id, new.kind, new.name.as_deref().unwrap_or_default()).await?;
     let detail = json!({"key_id": made.key_id, "kind": new.kind, "name": new.name});
@@ -105,7 +108,7 @@ pub(super) async fn rotate(
         let message = format!("a whole number from 0 to {}", OVERLAP_MAX.as_secs());
         return Err(Failure::field("overlap_seconds", message));
     }
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     let sql = format!(
         "SELECT kind, name, (suspended_at IS NOT NULL AND revoked_at IS NULL) OR ({HOLDS}) AS holds
          FROM store_keys WHERE store_id = $1 AND key_id = $2 FOR UPDATE"
@@ -149,7 +152,7 @@ pub(super) async fn revoke(
     Shared(state): Shared<State>,
     Path((store_id, key_id)): Path<(String, String)>,
 ) -> Answer {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     let before = sqlx::query(
         "SELECT kind, revoked_at IS NOT NULL AS revoked FROM store_keys WHERE store_id = $1 AND key_id = $2
          FOR UPDATE",

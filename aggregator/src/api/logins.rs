@@ -14,7 +14,10 @@ use super::{
     admin::{audit, check_text, parse},
     openapi::{answers, body, error, or_null, parameter_of_path, text},
 };
-use crate::logins::{self, LOGINS_MAX, Refusal};
+use crate::{
+    logins::{self, LOGINS_MAX, Refusal},
+    postgres::begin,
+};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,7 +45,7 @@ pub(super) async fn create(
     if let Some(name) = &name {
         check_text("name", name)?;
     }
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     let made = logins::create(&mut transaction, &store_id, name.as_deref()).await?;
     let detail = json!({"login": made.login, "name": name});
     audit(&mut transaction, "create_login", Some(&store_id), detail).await?;
@@ -71,7 +74,7 @@ pub(super) async fn remove(
     Shared(state): Shared<State>,
     Path((store_id, login)): Path<(String, String)>,
 ) -> Answer<StatusCode> {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     if !logins::drop(&mut transaction, &store_id, &login).await? {
         return Err(Failure::new(StatusCode::NOT_FOUND, "there is no such login"));
     }

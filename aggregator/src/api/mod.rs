@@ -12,6 +12,7 @@ mod openapi;
 mod privacy;
 mod read;
 mod readers;
+mod refused;
 mod routes;
 
 use std::{sync::Arc, time::Duration};

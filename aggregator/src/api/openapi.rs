@@ -53,7 +53,7 @@ fn schema(ty: Type) -> Value {
     }
 }
 
-fn parameter(name: &str, schema: &Value) -> Value {
+pub(super) fn parameter(name: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "query", "required": false, "schema": schema})
 }
 
@@ -484,6 +484,7 @@ pub(super) fn document() -> Value {
     paths.extend(privacy_paths());
     paths.extend(keys_paths());
     paths.extend(super::logins::paths());
+    paths.extend(super::refused::paths());
     paths.insert("/api/v1/exchange_rates".into(), json!({"post": set_rates, "put": set_rates}));
     paths.extend(open_paths());
     paths.values_mut().for_each(around::describe);

@@ -15,9 +15,12 @@ use super::{
     Answer, Failure, State, admin,
     read::{Page, Parameters, refuse_rest},
 };
-use crate::privacy::{
-    erasure, export,
-    subject::{Kind, Subject},
+use crate::{
+    postgres::begin,
+    privacy::{
+        erasure, export,
+        subject::{Kind, Subject},
+    },
 };
 
 /// Bytes of an id, at most: no event's is longer.
@@ -60,7 +63,7 @@ pub(super) async fn erase_user(
 
 async fn erase(state: &State, store_id: &str, kind: Kind, id: &str) -> Answer<Response> {
     check(state, store_id, id).await?;
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     let (under_way, waiting): (i64, i64) = sqlx::query_as(
         "SELECT count(*), count(*) FILTER (WHERE state IN ('requested', 'removed'))
          FROM erasures WHERE store_id = $1 AND state <> 'final'",

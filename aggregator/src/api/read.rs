@@ -13,6 +13,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use super::{Answer, Failure, State, readers};
+use crate::postgres::begin;
 
 /// Rows of an answer when `limit` is not given.
 const LIMIT_DEFAULT: i64 = 1_000;
@@ -317,7 +318,7 @@ impl Page {
     }
 }
 
-fn take_date(parameters: &mut Parameters, name: &str) -> Answer<Option<Date>> {
+pub(super) fn take_date(parameters: &mut Parameters, name: &str) -> Answer<Option<Date>> {
     parameters
         .remove(name)
         .map(|text| {
@@ -360,7 +361,7 @@ pub(super) fn refuse_rest(parameters: &Parameters) -> Answer<()> {
 }
 
 async fn as_dashboard(state: &State, store_id: &str) -> Answer<sqlx::Transaction<'static, sqlx::Postgres>> {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = begin(&state.pool).await?;
     // One snapshot: the watermark is that of the rows.
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         .execute(&mut *transaction)

@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{State, admin, around, auth, keys, logins, openapi, privacy, read, readyz};
+use super::{State, admin, around, auth, keys, logins, openapi, privacy, read, readyz, refused};
 
 /// Whose token a route asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,7 @@ pub fn routes() -> Vec<Route> {
     add(Admin, Method::GET, "/api/v1/stores/{store_id}/erasures", get(privacy::erasures));
     add(Admin, Method::GET, "/api/v1/stores/{store_id}/erasures/{erasure_id}", get(privacy::erasure));
 
+    add(Store, Method::GET, "/api/v1/stores/{store_id}/refused_events", get(refused::list));
     add(Store, Method::GET, "/api/v1/stores/{store_id}/{rollup}", get(read::rollup));
     routes
 }

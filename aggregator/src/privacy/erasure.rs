@@ -21,6 +21,7 @@
 use std::collections::BTreeSet;
 
 use jiff::civil::Date;
+use millrace_schemas::refused::person_key;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction, postgres::PgRow};
 use uuid::Uuid;
@@ -36,7 +37,7 @@ use crate::{
     clickhouse::Warehouse,
     error::{Error, Result},
     locks::{self, Work},
-    postgres::{Answer as _, beside},
+    postgres::{Answer as _, begin, beside},
     rollup::scope::Store,
 };
 
@@ -67,14 +68,15 @@ pub async fn request(postgres: &mut PgConnection, store_id: &str, kind: Kind, id
     let Subject { salt, hash, .. } = Subject::new(store_id, kind, id, 0);
     let erasure_id = Uuid::now_v7().to_string();
     sqlx::query(
-        "INSERT INTO erasures (id, store_id, kind, salt, subject_sha256, requested_at)
-         VALUES ($1, $2, $3, $4, $5, date_trunc('milliseconds', clock_timestamp()))",
+        "INSERT INTO erasures (id, store_id, kind, salt, subject_sha256, person_key, requested_at)
+         VALUES ($1, $2, $3, $4, $5, $6, date_trunc('milliseconds', clock_timestamp()))",
     )
     .bind(&erasure_id)
     .bind(store_id)
     .bind(kind.as_str())
     .bind(salt.as_slice())
     .bind(hash.as_slice())
+    .bind(person_key(store_id, id))
     .execute(postgres)
     .within()
     .await?;
@@ -83,7 +85,7 @@ pub async fn request(postgres: &mut PgConnection, store_id: &str, kind: Kind, id
 
 /// One step of the erasure that is due. `false`: none was.
 pub async fn step(warehouse: &Warehouse, pool: &PgPool, finality: &Finality) -> Result<bool> {
-    let mut transaction = pool.begin().within().await?;
+    let mut transaction = begin(pool).within().await?;
     // One at a time, whatever the number of instances. Not by a lock of its row: that is written beside this transaction.
     if !Work::Erasures.try_take(&mut transaction).await? {
         return Ok(false);
@@ -242,6 +244,7 @@ impl Erasure {
         transaction: &mut Transaction<'static, Postgres>,
         tables: Option<&Tables>,
     ) -> Result<bool> {
+        self.forget_refused(transaction).await?;
         let Some(tables) = tables else {
             self.swept(transaction, Counts::default(), true).await?;
             return Ok(false);
@@ -290,6 +293,21 @@ impl Erasure {
         }
         self.swept(transaction, removing, !has_more && !going.has_more).await?;
         Ok(true)
+    }
+
+    /// Removes what is kept of events that were refused. A row by link of a user has no name here by which to find it, and tells
+    /// nobody's.
+    async fn forget_refused(&self, postgres: &mut PgConnection) -> Result<()> {
+        sqlx::query(
+            "DELETE FROM refused_events USING erasures
+             WHERE erasures.id = $1 AND refused_events.store_id = erasures.store_id AND refused_at <= requested_at
+               AND CASE kind WHEN 'visitor' THEN visitor_key ELSE user_key END = person_key",
+        )
+        .bind(&self.id)
+        .execute(postgres)
+        .within()
+        .await?;
+        Ok(())
     }
 
     /// Writes down what will be removed, at once.
@@ -378,7 +396,8 @@ impl Erasure {
             return Ok(0);
         }
         sqlx::query(
-            "UPDATE erasures SET state = 'final', final_at = clock_timestamp(), visitors = '{}' WHERE id = $1",
+            "UPDATE erasures SET state = 'final', final_at = clock_timestamp(), visitors = '{}', person_key = NULL
+             WHERE id = $1",
         )
         .bind(&self.id)
         .execute(&mut **transaction)

@@ -60,6 +60,7 @@ pub async fn work(warehouse: &Warehouse, pool: &PgPool, finality: &Finality, shu
         let step = async {
             if salts_at.is_none_or(|at| at.elapsed() > SALTS_EVERY) {
                 retention::destroy_salts(pool).await?;
+                retention::forget_refused(pool).await?;
                 salts_at = Some(Instant::now());
             }
             step(warehouse, pool, finality).await

@@ -18,7 +18,10 @@ use std::collections::BTreeSet;
 
 use clickhouse::Row;
 use jiff::{ToSpan as _, civil::Date};
-use millrace_schemas::metric;
+use millrace_schemas::{
+    metric,
+    refused::{COUNT_DAYS_MAX, SAMPLE_DAYS_MAX},
+};
 use serde::Deserialize;
 use sqlx::{PgConnection, PgPool, Row as _};
 
@@ -31,7 +34,7 @@ use crate::{
     clickhouse::Warehouse,
     error::Result,
     locks,
-    postgres::{Answer as _, beside, parse_date},
+    postgres::{Answer as _, begin, beside, parse_date},
     rollup::scope::Store,
 };
 
@@ -77,15 +80,13 @@ impl Frozen {
     }
 }
 
-/// Destroys the salts whose day began 48 h ago, as collectors do, for when none runs. Rewriting the table takes them off
+/// Destroys the salts of days that began 48 h ago, as collectors do, for when none runs. Rewriting the table takes them off
 /// the disk: a deleted row stays in its page otherwise.
 pub async fn destroy_salts(pool: &PgPool) -> Result<()> {
-    let gone = sqlx::query(
-        "DELETE FROM visitor_salts WHERE day <= (clock_timestamp() AT TIME ZONE 'UTC')::date - 2",
-    )
-    .execute(pool)
-    .within()
-    .await?;
+    let gone = sqlx::query("DELETE FROM visitor_salts WHERE hour <= clock_timestamp() - interval '48 hours'")
+        .execute(pool)
+        .within()
+        .await?;
     let stale: bool = sqlx::query_scalar(
         "SELECT coalesce((SELECT n_dead_tup > 0 FROM pg_stat_user_tables WHERE relid = 'visitor_salts'::regclass), false)",
     )
@@ -97,6 +98,23 @@ pub async fn destroy_salts(pool: &PgPool) -> Result<()> {
         for vacuum in ["VACUUM (FULL) visitor_salts", "VACUUM visitor_salts"] {
             sqlx::query(vacuum).execute(pool).within().await?;
         }
+    }
+    Ok(())
+}
+
+/// Removes what is kept of refused events for no longer than so.
+pub async fn forget_refused(pool: &PgPool) -> Result<()> {
+    for (statement, days) in [
+        (
+            "DELETE FROM refused_events WHERE refused_at < clock_timestamp() - make_interval(days => $1)",
+            SAMPLE_DAYS_MAX,
+        ),
+        (
+            "DELETE FROM refused_counts WHERE date < (clock_timestamp() AT TIME ZONE 'UTC')::date - $1",
+            COUNT_DAYS_MAX,
+        ),
+    ] {
+        sqlx::query(statement).bind(days).execute(pool).within().await?;
     }
     Ok(())
 }
@@ -165,7 +183,7 @@ async fn thin(
     store_id: &str,
     retention_days: Option<i64>,
 ) -> Result<Option<bool>> {
-    let mut transaction = pool.begin().within().await?;
+    let mut transaction = begin(pool).within().await?;
     if !locks::try_take_store(&mut transaction, store_id).await? {
         return Ok(None);
     }

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
     funnel::{Definition, OrderMode},
     locks,
-    postgres::{Answer as _, beside, parse_date},
+    postgres::{Answer as _, begin, beside, parse_date},
     privacy::retention::Frozen,
 };
 
@@ -253,7 +253,7 @@ pub async fn close_passed(pool: &PgPool) -> Result<()> {
     .within()
     .await?;
     for store_id in stores {
-        let mut transaction = pool.begin().within().await?;
+        let mut transaction = begin(pool).within().await?;
         if locks::try_take_store(&mut transaction, &store_id).await? {
             close_passed_of(&mut transaction, &store_id).await?;
             transaction.commit().within().await?;

@@ -40,7 +40,7 @@ use crate::{
     clickhouse::Warehouse,
     error::Result,
     locks,
-    postgres::{Answer as _, beside, parse_date},
+    postgres::{Answer as _, begin, beside, parse_date},
     privacy::retention::Frozen,
 };
 use scope::{Chunk, Store};
@@ -70,7 +70,7 @@ pub async fn roll_up(
     days_max: i64,
     tried: &mut Vec<Date>,
 ) -> Result<Option<Done>> {
-    let mut transaction = pool.begin().within().await?;
+    let mut transaction = begin(pool).within().await?;
     if !locks::try_take_store(&mut transaction, store_id).await? {
         return Ok(None);
     }

@@ -29,9 +29,11 @@ const SHOWN: [&str; 10] = [
     "rollup_watermarks",
 ];
 /// Tables with a store's rows that nobody sees but their owner.
-const HIDDEN_OF_STORES: [&str; 10] = [
+const HIDDEN_OF_STORES: [&str; 12] = [
     "admin_audit",
     "erasures",
+    "refused_counts",
+    "refused_events",
     "retention_runs",
     "rollup_backoff",
     "store_keys",

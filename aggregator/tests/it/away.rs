@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_aggregator::{Config, run};
-use millrace_embedded::testbed::Proxy;
+use millrace_aggregator::{Config, postgres::begin, run};
+use millrace_embedded::testbed::{Postgres, Proxy};
 use serde_json::Value;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -158,4 +159,35 @@ async fn a_shutdown_does_not_wait_for_a_silent_postgres() {
     let stopping = Instant::now();
     running.stop().await;
     assert!(stopping.elapsed() < Duration::from_secs(60), "{:?}", stopping.elapsed());
+}
+
+/// Whoever leaves while a transaction begins, as a reader of the API whose client has gone, leaves nobody inside one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_that_nobody_waits_for_holds_nothing() {
+    let postgres = Postgres::start().await.unwrap();
+    // Without the ping by which a pool looks at what it lends: who is dropped in that loses the connection alone.
+    let options = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
+    let pool = options.connect(postgres.url()).await.unwrap();
+    let other = PgPool::connect(postgres.url()).await.unwrap();
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
+    let mut dropped = 0;
+    for attempt in 0..200 {
+        // A timer is too coarse.
+        let soon = async {
+            for _ in 0..attempt {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = begin(&pool) => {}
+            () = soon => dropped += 1,
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        eventually("no session is in a transaction", async || {
+            sqlx::query_scalar::<_, i64>(open).fetch_one(&other).await.unwrap() == 0
+        })
+        .await;
+    }
+    assert!(dropped > 10, "{dropped}");
 }

@@ -12,6 +12,7 @@ use millrace_collector::{
     decode::{Form, Scratch},
     encode::{Message, Topic},
     enrich::Enricher,
+    salts::{Salts, UTC},
     validate::Request,
 };
 use millrace_consumer::decode::{Table, lines};
@@ -19,6 +20,8 @@ use millrace_schemas::limits::Limits;
 use serde_json::Value;
 
 use crate::row;
+
+static SALTS: LazyLock<Salts> = LazyLock::new(|| Salts::same([7; 32], 1_793_511_000_123));
 
 /// Every step but the rate, which knows what was before: the same bytes must become the same rows.
 pub static ENRICHER: LazyLock<Enricher> = LazyLock::new(|| {
@@ -42,7 +45,8 @@ pub fn request(choice: u8) -> (Form, Request<'static>) {
         received_at: 1_793_511_000_123,
         user_agent: "agent",
         address: Some([192, 0, 2, 7].into()),
-        salt: Some(&[7; 32]),
+        salts: &SALTS,
+        timezone: &UTC,
         id_seed: 7,
         limits,
     };

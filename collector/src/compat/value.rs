@@ -22,6 +22,11 @@ pub(super) fn put_sent(event: &mut Map<String, Value>, field: &str, value: Optio
     }
 }
 
+/// Puts a page's referrer. PostHog's and RudderStack's clients have a word for none.
+pub(super) fn put_referrer(event: &mut Map<String, Value>, referrer: Option<&Value>) {
+    put_sent(event, "referrer", referrer.filter(|referrer| referrer.as_str() != Some("$direct")));
+}
+
 /// Puts a property that is text. What a decoder says itself takes the place of the last of too many.
 pub(super) fn put_property(properties: &mut Map<String, Value>, name: &str, value: Option<&Value>) {
     let Some(text) = text(value) else { return };
@@ -50,4 +55,10 @@ pub(super) fn put_first(
 /// An object's member that is an object.
 pub(super) fn object<'m>(of: &'m Map<String, Value>, name: &str) -> Option<&'m Map<String, Value>> {
     of.get(name).and_then(Value::as_object)
+}
+
+/// A parameter of a query.
+pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes())
+        .find_map(|(known, value)| (known == name && !value.is_empty()).then(|| value.into_owned()))
 }

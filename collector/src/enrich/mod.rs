@@ -48,6 +48,7 @@ use self::{
     referrer::{Ignored, Spam},
     url::UrlRules,
     user_agent::{Agent, UserAgents},
+    visitor::Visitors,
 };
 pub(crate) use self::{rate::COUNT_MAX, url::PARAMETERS};
 use crate::{
@@ -123,7 +124,7 @@ impl Enricher {
     }
 
     /// The steps of a sender.
-    fn sender(&self, known: &Known<'_>, request: &Request<'_>) -> Sender {
+    fn sender(&self, known: &Known<'_>) -> Sender {
         let mut sender = Sender::default();
         if let Some(address) = known.address {
             if self.keeps_network {
@@ -137,10 +138,10 @@ impl Enricher {
             (sender.agent, sender.crawler) = self.agent(user_agent);
         }
         if self.does(Step::Visitor)
-            && let (Some(salt), Some(address)) = (request.salt, known.address)
+            && let Some(address) = known.address
         {
-            let user_agent = known.user_agent.unwrap_or_default();
-            sender.visitor = visitor::derive(salt, request.store_id, address, user_agent);
+            let user_agent = known.user_agent.unwrap_or_default().to_owned();
+            sender.visitors = Some(Visitors::new(address, user_agent));
         }
         if self.does(Step::Bot)
             && let (Some(networks), Some(address)) = (&self.networks, known.address)
@@ -205,6 +206,11 @@ impl Enricher {
         self.urls.normalise(url)
     }
 
+    /// The step `url` of an address alone.
+    pub(crate) fn clean_address<'t>(&self, url: &'t str) -> Cow<'t, str> {
+        self.clean(url, &mut Vec::new())
+    }
+
     /// The step `url` of a text in which pages put addresses.
     fn clean_text<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if self.does(Step::Url) { self.urls.normalise_text(text) } else { text.into() }
@@ -220,7 +226,7 @@ impl Enricher {
     /// * What is told of orders is never too hasty.
     fn verdict<'s>(
         &self,
-        event: &Moment,
+        event: &Moment<'_>,
         sender: &'s Sender,
         webdriver: bool,
         referrer_host: &'s str,
@@ -231,7 +237,7 @@ impl Enricher {
         let is_hasty = || {
             let (rates, per_minute) = self.rates.as_ref()?;
             let (visitor, people) = match event.visitor_hash {
-                0 => (xxhash_rust::xxh3::xxh3_64(sender.visitor.as_bytes()), PEOPLE_PER_DERIVED_VISITOR),
+                0 => (xxhash_rust::xxh3::xxh3_64(event.derived.as_bytes()), PEOPLE_PER_DERIVED_VISITOR),
                 sent => (sent, 1),
             };
             let most = per_minute.saturating_mul(people).min(COUNT_MAX - 1);
@@ -240,7 +246,7 @@ impl Enricher {
             (counted > most && !event.is_of_order).then_some(Verdict::nameless(BotReason::Rate))
         };
         let by_name = sender.crawler.as_deref().map(Crawler::verdict);
-        let is_somebody = event.visitor_hash != 0 || !sender.visitor.is_empty();
+        let is_somebody = event.visitor_hash != 0 || !event.derived.is_empty();
         by_name
             .filter(|verdict| verdict.kind != BotKind::Library || event.is_page_view)
             .or(sender.is_in_data_centre.then_some(Verdict::nameless(BotReason::DataCentre)))
@@ -265,7 +271,8 @@ struct Sender {
     network: String,
     place: Place,
     agent: Arc<Agent>,
-    visitor: String,
+    /// None of a sender whose address is not known.
+    visitors: Option<Visitors>,
     crawler: Option<Arc<Crawler>>,
     is_in_data_centre: bool,
 }
@@ -278,9 +285,11 @@ struct Page<'t> {
 }
 
 /// What the verdict on an event depends on.
-struct Moment {
+struct Moment<'d> {
     store: u64,
     visitor_hash: u64,
+    /// The visitor, where none was sent.
+    derived: &'d str,
     happened: i64,
     received: i64,
     is_judged: bool,
@@ -303,7 +312,7 @@ impl<'e, 'r> Enrichment<'e, 'r> {
             Sender::default()
         } else {
             let known = Known { address: request.address, user_agent: Some(request.user_agent) };
-            enricher.sender(&known, request)
+            enricher.sender(&known)
         };
         let store = xxhash_rust::xxh3::xxh3_64(request.store_id.as_bytes());
         Self { enricher, request, store, sender }
@@ -319,7 +328,7 @@ impl<'e, 'r> Enrichment<'e, 'r> {
     ) {
         let other = hints
             .speaks_for()
-            .map(|(address, user_agent)| self.enricher.sender(&Known { address, user_agent }, self.request));
+            .map(|(address, user_agent)| self.enricher.sender(&Known { address, user_agent }));
         let sender = other.as_ref().unwrap_or(&self.sender);
         match row {
             Valid::Event(row) => self.event(row, sender, hints, notes, see),
@@ -341,16 +350,17 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         self.cut(&mut page.referrer, ("referrer", "referrer:cut"), &mut row.repairs, notes);
         let (title, label) = (self.enricher.clean_text(row.title), self.enricher.clean_text(row.label));
         let (agent, campaign) = (&sender.agent, &page.campaign);
+        let derived = self.derived(sender, row.visitor_hash, row.event_time);
         let moment = Moment {
             is_judged: !self.request.trusted || (is_page_view && hints.speaks_for().is_some()),
             is_page_view,
             is_of_order: OF_ORDERS.contains(&row.name),
-            ..self.moment(row.visitor_hash, row.event_time)
+            ..self.moment(row.visitor_hash, &derived, row.event_time)
         };
         let bot = self.enricher.verdict(&moment, sender, hints.webdriver, &campaign.referrer_host);
         let mut row: EventRow<'_> = row;
         if row.visitor_id.is_empty() {
-            row.visitor_id = &sender.visitor;
+            row.visitor_id = &derived;
         }
         row.url = &page.url;
         row.referrer = &page.referrer;
@@ -395,11 +405,12 @@ impl<'e, 'r> Enrichment<'e, 'r> {
     ) {
         let mut url = self.enricher.clean(row.url, &mut row.properties);
         self.cut(&mut url, ("url", "url:cut"), &mut row.repairs, notes);
-        let moment = self.moment(row.visitor_hash, row.event_time);
+        let derived = self.derived(sender, row.visitor_hash, row.event_time);
+        let moment = self.moment(row.visitor_hash, &derived, row.event_time);
         let bot = self.enricher.verdict(&moment, sender, hints.webdriver, "").map(|bot| bot.reason);
         let mut row: ClickRow<'_> = row;
         if row.visitor_id.is_empty() {
-            row.visitor_id = &sender.visitor;
+            row.visitor_id = &derived;
         }
         row.url = &url;
         row.user_agent = hints.user_agent.unwrap_or(row.user_agent);
@@ -434,11 +445,20 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         }
     }
 
-    fn moment(&self, visitor_hash: u64, happened: i64) -> Moment {
+    /// The visitor of an event that names none.
+    fn derived(&self, sender: &Sender, visitor_hash: u64, happened: i64) -> String {
+        match &sender.visitors {
+            Some(visitors) if visitor_hash == 0 => visitors.at(happened, self.request),
+            _ => String::new(),
+        }
+    }
+
+    fn moment<'d>(&self, visitor_hash: u64, derived: &'d str, happened: i64) -> Moment<'d> {
         let Request { trusted, received_at, .. } = *self.request;
         Moment {
             store: self.store,
             visitor_hash,
+            derived,
             happened,
             received: received_at,
             is_judged: !trusted,

@@ -10,10 +10,13 @@ use crate::{
     chain::collect_body,
     config::EnrichConfig,
     decode::{Form, Scratch},
+    salts::{Salts, UTC},
     validate::Request,
 };
 
 const PERSON: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
+static SALTS: LazyLock<Salts> = LazyLock::new(|| Salts::same([7; 32], 1_793_511_000_123));
 
 static ENRICHER: LazyLock<Enricher> = LazyLock::new(|| Enricher::new(&EnrichConfig::default()).unwrap());
 
@@ -26,7 +29,8 @@ fn rows_by(enricher: &Enricher, user_agent: &str, trusted: bool, events: &Value)
         received_at: 1_793_511_000_123,
         user_agent,
         address: Some([192, 0, 2, 7].into()),
-        salt: Some(&[7; 32]),
+        salts: &SALTS,
+        timezone: &UTC,
         id_seed: 7,
         limits: Limits::default(),
     };

@@ -37,7 +37,7 @@ use crate::{
     key::{self, Directory, Flow, Key, Store},
     limit::{Held, NoMemory},
     log::{NotLogged, Receipt},
-    stores::{ask::Asked, now_ms},
+    stores::ask::Asked,
     validate::{Request as Sender, USER_AGENT_BYTES_MAX},
 };
 
@@ -221,6 +221,9 @@ fn accept(
     if app.log.ready().is_err() {
         return Err(NotLogged::Unavailable.into());
     }
+    let wrong_clock =
+        |_| Refused::new(Reason::Unavailable, "the collector's clock is wrong; send the events again");
+    let received_at = app.clock.receipt().map_err(wrong_clock)?;
     let store = &key.store;
     if !app.log.admits(&store.id, key.is_trusted) {
         return Err(NotLogged::StoreOverShare.into());
@@ -232,7 +235,6 @@ fn accept(
     rate.take(events.len()).map_err(|wait| {
         Refused::wait("the store is over its events per second; send this again later", wait.0)
     })?;
-    let received_at = now_ms();
     let user_agent = user_agent(head.headers);
     let request = Sender {
         store_id: &store.id,
@@ -242,7 +244,8 @@ fn accept(
         received_at,
         user_agent: &user_agent,
         address: Some(head.client),
-        salt: directory.salt(received_at),
+        salts: &directory.salts,
+        timezone: &store.timezone,
         id_seed: rand::random(),
         limits: app.limits,
     };
@@ -259,6 +262,7 @@ fn message_bytes(messages: &[Message]) -> usize {
 pub(crate) async fn append(app: &App, accepted: Accepted) -> Result<Outcome, Refused> {
     let Accepted { mut outcome, store, is_trusted } = accepted;
     app.metrics.rejected(&outcome);
+    app.refusals.note(&store.id, &outcome.rejected, std::mem::take(&mut outcome.samples));
     if outcome.messages.is_empty() {
         let (reason, detail) = outcome.rejected.first().map_or_else(
             || (Reason::NoEvents, "send at least one event".to_owned()),

@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{Method, request::Parts},
+    http::{Method, header::ORIGIN, request::Parts},
     middleware::from_fn_with_state,
     response::Response,
     routing::MethodRouter,
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     body::{self, Encoding},
+    clock::now_ms,
     compat::{Call, Does, Judge, Protocol, Route},
-    stores::now_ms,
 };
 
 /// A write key may stand before every path, for clients that have no other place for it.
@@ -111,6 +111,15 @@ async fn tell(app: Arc<App>, say: fn(&Call<'_>) -> Response, request: Request) -
     };
     cors::allow(&mut response, &parts.headers);
     response
+}
+
+/// Any other address. Pages that were made for a further product learn it from an answer that they may read: else their
+/// consoles would complain of the answer, too.
+pub(crate) async fn elsewhere(State(app): State<Arc<App>>, request: Request) -> Response {
+    if request.method() == Method::OPTIONS && request.headers().contains_key(ORIGIN) {
+        return cors::preflight(State(app), request).await;
+    }
+    tell(app, |_| pages::not_found(), request).await
 }
 
 /// What would become of events that were sent elsewhere: everything but the log.

@@ -29,11 +29,13 @@ use millrace_service::host::Hosts;
 
 use crate::{
     body::Memory,
+    clock::Clock,
     enrich::Enricher,
     key::Directory,
     limit::{Aside, ClientRate, Unlogged},
     log::Log,
     metric::{Endpoint, Metrics},
+    refusals::Refusals,
     stores::ask::Asking,
 };
 
@@ -42,7 +44,9 @@ pub(crate) struct App {
     pub(crate) directory: Arc<ArcSwap<Directory>>,
     pub(crate) asking: Arc<Asking>,
     pub(crate) log: Arc<dyn Log>,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) clients: ClientRate,
     pub(crate) memory: Memory,
     pub(crate) aside: Aside,
@@ -66,6 +70,7 @@ impl App {
         if !self.directory.load().is_loaded {
             reasons.push("stores and keys have not been read from Postgres yet".to_owned());
         }
+        reasons.extend(self.clock.ready().err());
         reasons.extend(self.log.ready().err());
         reasons
     }
@@ -125,7 +130,6 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         routed(operators()).route_layer(from_fn_with_state(Arc::clone(&app), pages::known_hosts_only));
     let pages = routed(pages())
         .merge(operators)
-        .fallback(pages::not_found)
         .method_not_allowed_fallback(pages::method_not_allowed)
         .layer(limit.clone());
     let nothing = MethodRouter::new().fallback(pages::method_not_allowed).layer(limit);
@@ -134,6 +138,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route(PIXEL, nothing.get(pixel::get))
         .merge(compat::router(&app))
         .merge(pages)
+        .fallback(compat::elsewhere)
         .with_state(app)
 }
 

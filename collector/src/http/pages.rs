@@ -1,4 +1,4 @@
-//! Everything that is not an event: health, documentation, the snippet.
+//! Everything that is not an event: health, documentation, the snippet, other products' scripts.
 
 use std::{
     io::Write as _,
@@ -26,6 +26,9 @@ use sha2::{Digest as _, Sha256};
 use super::{App, answer};
 
 const OPENAPI: &str = include_str!("../../openapi.json");
+
+pub(crate) const JAVASCRIPT: HeaderValue = HeaderValue::from_static("text/javascript; charset=utf-8");
+const FOR_AN_HOUR: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 
 #[derive(Serialize)]
 struct Status {
@@ -88,8 +91,8 @@ impl Script {
             *response.body_mut() = Body::from(sent.bytes.clone());
         }
         let answer = response.headers_mut();
-        answer.insert(CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8"));
-        answer.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+        answer.insert(CONTENT_TYPE, JAVASCRIPT);
+        answer.insert(CACHE_CONTROL, FOR_AN_HOUR);
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         answer.insert(VARY, HeaderValue::from_static("accept-encoding"));
         answer.insert(ETAG, sent.etag.clone());
@@ -132,6 +135,15 @@ pub(crate) async fn core_tracker(headers: HeaderMap) -> Response {
     CORE.answer(&headers)
 }
 
+/// A small script for another product's client.
+pub(crate) fn script(text: &'static str) -> Response {
+    let mut response = Response::new(Body::from(text));
+    let answer = response.headers_mut();
+    answer.insert(CONTENT_TYPE, JAVASCRIPT);
+    answer.insert(CACHE_CONTROL, FOR_AN_HOUR);
+    response
+}
+
 /// The description of this API.
 pub(crate) async fn openapi() -> Response {
     let mut response = Response::new(Body::from(OPENAPI));
@@ -142,7 +154,7 @@ pub(crate) async fn openapi() -> Response {
     response
 }
 
-pub(crate) async fn not_found() -> Response {
+pub(crate) fn not_found() -> Response {
     error(StatusCode::NOT_FOUND, "not_found", "see /openapi.json for what there is")
 }
 

@@ -7,6 +7,7 @@ use millrace_collector::{
     chain::{Outcome, collect_body},
     decode::{Form, Scratch},
     enrich::Enricher,
+    salts::{Salts, UTC},
     validate::Request,
 };
 use millrace_schemas::limits::Limits;
@@ -26,11 +27,14 @@ fn request() -> Request<'static> {
         received_at: RECEIVED_AT,
         user_agent: "Mozilla/5.0 (a visitor)",
         address: Some([192, 0, 2, 7].into()),
-        salt: Some(&[7; 32]),
+        salts: &SALTS,
+        timezone: &UTC,
         id_seed: 7,
         limits: Limits::default(),
     }
 }
+
+static SALTS: LazyLock<Salts> = LazyLock::new(|| Salts::same([7; 32], RECEIVED_AT));
 
 /// Every step, with what needs no file.
 static ENRICHER: LazyLock<Enricher> = LazyLock::new(|| Enricher::new(&EnrichConfig::default()).unwrap());

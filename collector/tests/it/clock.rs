@@ -20,30 +20,51 @@ fn library() -> PathBuf {
     found.expect("Debian's package faketime; `make test` installs it")
 }
 
+/// The clock of a process that is started with its variables.
+struct Clock {
+    dir: tempfile::TempDir,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let clock = Self { dir: tempfile::tempdir().unwrap() };
+        clock.set(0);
+        clock
+    }
+
+    /// Sets it to so many hours ahead of the real one.
+    fn set(&self, hours: i64) {
+        let new = self.dir.path().join("new");
+        std::fs::write(&new, format!("{:+}\n", hours * 3600)).unwrap();
+        std::fs::rename(new, self.file()).unwrap();
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("clock")
+    }
+
+    fn variables(&self) -> [(&'static str, String); 5] {
+        [
+            ("LD_PRELOAD", library().display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file().display().to_string()),
+            ("FAKETIME_CACHE_DURATION", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+            ("DONT_FAKE_MONOTONIC", "1".into()),
+        ]
+    }
+}
+
 /// Kafka refuses what is an hour ahead of its own clock, if it is told the sender's time.
 #[tokio::test]
 async fn a_clock_far_from_the_brokers_holds_nothing_up() {
     let kafka = Kafka::start().await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let clock = dir.path().join("clock");
-    let set = |hours: i64| {
-        std::fs::write(dir.path().join("new"), format!("{:+}\n", hours * 3600)).unwrap();
-        std::fs::rename(dir.path().join("new"), &clock).unwrap();
-    };
-    set(0);
-    let variables = [
-        ("LD_PRELOAD", library().display().to_string()),
-        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-        ("FAKETIME_CACHE_DURATION", "1".into()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
-        ("DONT_FAKE_MONOTONIC", "1".into()),
-    ];
+    let clock = Clock::new();
     let arguments = [
         "--log=kafka".to_owned(),
         format!("--kafka-brokers={}", kafka.bootstrap()),
         "--client-requests-per-second=1".to_owned(),
     ];
-    let mut collector = Collector::start_with(&arguments, &variables).await;
+    let mut collector = Collector::start_with(&arguments, &clock.variables()).await;
     let (client, url) = (client(), format!("{}/v1/collect", collector.url()));
     let body = r#"{"type":"event","name":"test","visitor_id":"v"}"#;
     let post = async || {
@@ -52,7 +73,7 @@ async fn a_clock_far_from_the_brokers_holds_nothing_up() {
     };
     let mut accepted = 0;
     for hours in [0, 30, -30] {
-        set(hours);
+        clock.set(hours);
         // Longer than the clock's file is remembered; the rate is counted on the other clock, and lets this pass.
         let (start, before, mut limited) = (std::time::Instant::now(), accepted, 0);
         let is_over = |passed: usize, limited: usize| {
@@ -87,4 +108,42 @@ async fn a_clock_far_from_the_brokers_holds_nothing_up() {
     collector.signal(Signal::TERM);
     let (status, _) = collector.ended(Duration::from_secs(120)).await;
     assert!(status.success() && !collector.said().contains("panicked"), "{}", collector.said());
+}
+
+/// What a clock far back receives would fall to its term of retention at once, behind a 202.
+#[tokio::test]
+async fn a_clock_far_back_receives_nothing() {
+    let clock = Clock::new();
+    let collector = Collector::start_with(&[], &clock.variables()).await;
+    let (client, url) = (client(), collector.url());
+    let post = async || {
+        let body = r#"{"type":"event","name":"test","visitor_id":"v"}"#;
+        let request = client.post(format!("{url}/v1/collect")).header("x-write-key", WRITE_KEY).body(body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let ready = async || {
+        let answer = client.get(format!("{url}/readyz")).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let days = 24;
+    for (hours, status, reason) in [
+        (0, 202, ""),
+        (-400 * days, 503, "the newest receipt is of"),
+        (-2 * days, 202, ""),
+        (20 * days, 202, ""),
+        (0, 503, "the newest receipt is of"),
+        (18 * days, 202, ""),
+    ] {
+        clock.set(hours);
+        // Longer than the clock's file is remembered.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        eventually(&format!("the clock is seen at {hours} hours"), async || post().await.0 == status).await;
+        let ((_, answer), (ready, problems)) = (post().await, ready().await);
+        assert_eq!(ready == 503, status == 503, "{hours} hours: {problems}");
+        assert!(problems.contains(reason), "{hours} hours: {problems}");
+        assert!(status == 202 || answer.contains("clock") && !answer.contains("newest_receipt"), "{answer}");
+    }
+    let kept = collector.dir.path().join("spool/newest_receipt");
+    eventually("the newest receipt is kept", async || kept.exists()).await;
 }

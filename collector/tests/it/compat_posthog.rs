@@ -173,6 +173,34 @@ async fn malformed_requests_are_told_so_once() {
     );
 }
 
+/// posthog-js says how long ago an event happened, which is another number each time it sends the event.
+#[tokio::test]
+async fn an_offset_moves_no_key() {
+    let service = Service::start().await;
+    let day_ms = 86_400_000;
+    for offset in [5_000, 11_000, 2 * day_ms] {
+        let event = json!({ "event": "seen", "distinct_id": "d", "uuid": uuid(1), "offset": offset });
+        assert_eq!(post(&service, "/batch/", batch(&[event])).await.status, 200);
+        let row = service.events().pop().unwrap();
+        assert_eq!(row["key_date"], "2024-07-11", "the id's own date");
+        let ms = |field: &str| {
+            let text = row[field].as_str().unwrap().replace(' ', "T");
+            format!("{text}Z").parse::<jiff::Timestamp>().unwrap().as_millisecond()
+        };
+        assert_eq!(ms("received_at") - ms("event_time"), offset);
+    }
+    let heat = json!({ "https://a.example/": [{ "type": "click", "x": 1, "y": 1 }, { "type": "click", "x": 900, "y": 1 }] });
+    let event = json!({ "event": "$$heatmap", "uuid": uuid(2), "offset": 9_000, "properties": { "$heatmap_data": heat } });
+    assert_eq!(post(&service, "/batch/", batch(&[event])).await.status, 200);
+    let clicks = service.clicks();
+    assert_eq!(clicks.len(), 2);
+    assert!(clicks.iter().all(|click| click.get("key_date").is_none_or(Value::is_null)));
+    assert!(
+        clicks[0]["event_time"].as_str() < clicks[1]["event_time"].as_str(),
+        "apart, as those with a time"
+    );
+}
+
 /// posthog-js sends again what got 5xx, and nothing else.
 #[tokio::test]
 async fn what_should_come_back_gets_503() {
@@ -379,6 +407,9 @@ async fn visitors_and_users_are_told_apart() {
         (json!({ "$device_id": "d", "distinct_id": "u", "$is_identified": true }), ("d", "u")),
         (json!({ "$device_id": "d", "distinct_id": "old", "$is_identified": false }), ("d", "")),
         (json!({ "distinct_id": "u", "$is_server": true }), ("u", "u")),
+        // As Mixpanel's clients say that nobody has signed in.
+        (json!({ "$device_id": "d", "distinct_id": "$device:d" }), ("d", "")),
+        (json!({ "distinct_id": "$device:d" }), ("$device:d", "")),
         (json!({ "distinct_id": "u", "$process_person_profile": false }), ("u", "")),
         (json!({ "$device_id": "$posthog_cookieless", "distinct_id": "$posthog_cookieless" }), ("", "")),
         (json!({}), ("", "")),
@@ -409,9 +440,10 @@ async fn questions_are_answered() {
     let service = Service::start().await;
     let config = service.get("/array/phc_x/config").await;
     assert_eq!((config.status, &config.body["heatmaps"]), (200, &json!(true)));
-    for off in ["hasFeatureFlags", "sessionRecording", "surveys", "captureDeadClicks"] {
+    for off in ["hasFeatureFlags", "sessionRecording", "captureDeadClicks"] {
         assert_eq!(config.body[off], false, "{off}");
     }
+    assert!(config.body.get("surveys").is_none(), "told that there are none, posthog-js loads their script");
     let script = async |token: &str| {
         let url = format!("{}/array/{token}/config.js", service.url);
         let answer = service.client.get(url).send().await.unwrap();
@@ -436,10 +468,42 @@ async fn questions_are_answered() {
     ] {
         assert_eq!(service.get(path).await.status, 200, "{path}");
     }
-    for path in ["/static/1.2.3/recorder.js", "/array/phc_x/array.js"] {
+    let page = "https://shop.example";
+    for path in ["/static/1.449.2/dead-clicks-autocapture.js", "/static/recorder.js?v=1.449.2"] {
+        let request = service.client.get(format!("{}{path}", service.url)).header("origin", page);
+        let script = service.send(request).await;
+        assert_eq!((script.status, &script.body), (200, &Value::Null), "{path}");
+        assert_eq!(script.headers["content-type"], "text/javascript; charset=utf-8", "{path}");
+        assert_eq!(script.headers["cache-control"], "public, max-age=3600", "{path}");
+        assert_eq!(script.headers["access-control-allow-origin"], page, "{path}");
+    }
+    // A page is not left without a word when it asks here for posthog-js itself.
+    for path in ["/static/array.js", "/static/1.449.2/array.full.js", "/array/phc_x/array.js"] {
         assert_eq!(service.get(path).await.status, 404, "{path}");
     }
     assert!(!service.topic_dir(millrace_schemas::topic::EVENTS).exists() || service.events().is_empty());
+}
+
+/// Of a person: PostHog's clients tell it in an event, Mixpanel's in a record without a name.
+#[tokio::test]
+async fn traits_are_kept() {
+    let service = Service::start().await;
+    let once = json!({ "plan": "free", "first_page": "/a", "$initial_referrer": "$direct" });
+    let said = json!({ "$set": { "plan": "gold" }, "$set_once": once });
+    let identify = json!({ "event": "$identify", "distinct_id": "u", "properties": said });
+    assert_eq!(post(&service, "/e/", batch(&[identify])).await.status, 200);
+    let record = json!({
+        "$token": WRITE_KEY, "$distinct_id": "$device:d", "$device_id": "d", "$set_once": { "plan": "free" },
+    });
+    let record = json!([record]).to_string();
+    let form: String = form_urlencoded::Serializer::new(String::new()).append_pair("data", &record).finish();
+    let answer = post(&service, "/engage/?verbose=1&ip=1", form).await;
+    assert_eq!((answer.status, &answer.body), (200, &json!({ "status": 1 })));
+    let rows = service.events();
+    assert_eq!(rows[0]["properties"], json!({ "plan": "gold", "first_page": "/a" }));
+    let wanted = json!({ "name": "identify", "visitor_id": "d", "user_id": "", "non_interactive": 1 });
+    assert_row(&rows[1], &wanted);
+    assert_eq!(rows[1]["properties"], json!({ "plan": "free" }));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::service::{Answer, KEPT, SECRET_KEY, Service, WRITE_KEY};
+use crate::service::{Answer, KEPT, SECRET_KEY, Service, WRITE_KEY, assert_row};
 
 /// A batch of these calls, with the write key as basic authentication has it.
 async fn batch(service: &Service, calls: &str) -> Answer {
@@ -44,17 +44,17 @@ async fn every_call_has_its_address() {
             }
         }
     }
-    for path in ["/v1/b", "/v1/batch", "/v1/import"] {
+    for path in ["/v1/b", "/v1/batch", "/v1/import", "/beacon/v1/batch"] {
         let before = service.events().len();
         let body = format!(r#"{{"batch":[{0},{0}]}}"#, call.replacen('{', r#"{"type":"page","#, 1));
         assert_eq!(post(&service, path, body).await.status, 200, "{path}");
         assert_eq!(service.events().len(), before + 2, "{path}");
     }
-    assert_eq!(service.requests("segment", 200), 27.0);
+    assert_eq!(service.requests("segment", 200), 28.0);
 }
 
 #[tokio::test]
-async fn keys_stand_in_three_places() {
+async fn keys_stand_in_four_places() {
     let service = Service::start().await;
     let url = format!("{}/v1/track", service.url);
     let plain = || service.client.post(&url);
@@ -70,6 +70,12 @@ async fn keys_stand_in_three_places() {
             .client
             .post(format!("{}/v1/batch", service.url))
             .body(format!(r#"{{"batch":[{{"type":"track","event":"x"{}}}]}}"#, key(WRITE_KEY))),
+        // As RudderStack's pages send when they end.
+        service
+            .client
+            .post(format!("{}/beacon/v1/batch?writeKey={WRITE_KEY}", service.url))
+            .header("content-type", "text/plain")
+            .body(r#"{"batch":[{"type":"track","event":"x"}]}"#),
     ] {
         let answer = service.send(request).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -268,4 +274,72 @@ async fn of_several_proxies_the_first_was_asked() {
     let segment_io = &settings.body["integrations"]["Segment.io"];
     let said = (segment_io["protocol"].as_str(), segment_io["apiHost"].as_str());
     assert_eq!(said, (Some("https"), Some("shop.example/v1")));
+}
+
+/// Parts of analytics-next that it loads when a page needs them.
+#[tokio::test]
+async fn parts_of_the_browsers_client_are_served() {
+    let service = Service::start().await;
+    for (part, what) in [
+        ("auto-track.bundle.f131ce01a05e3a33a8c1.js", "link, form"),
+        ("queryString.bundle.34b193ada8fe288d1bd1.js", "ajs_event"),
+    ] {
+        let url = format!("{}/analytics-next/bundles/{part}", service.url);
+        let answer = service.client.get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{part}");
+        assert_eq!(answer.headers()["content-type"], "text/javascript; charset=utf-8", "{part}");
+        assert_eq!(answer.headers()["cache-control"], "public, max-age=3600", "{part}");
+        assert!(answer.text().await.unwrap().contains(what), "{part}");
+    }
+    assert_eq!(service.get("/analytics-next/bundles/schemaFilter.bundle.a6a7.js").await.status, 404);
+}
+
+/// What RudderStack's SDKs cannot do without, and what they send then.
+#[tokio::test]
+async fn rudderstacks_clients_are_told_to_send() {
+    let service = Service::start().await;
+    for path in ["/sourceConfig/?p=npm&v=3.34.1&writeKey=a", "/sourceConfig?p=a", "/k/a/sourceConfig/"] {
+        let request = service.client.get(format!("{}{path}", service.url)).basic_auth("a", Some(""));
+        let answer = service.send(request.header("origin", "https://shop.example")).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.headers["access-control-allow-origin"], "https://shop.example");
+        let source = &answer.body["source"];
+        assert!(source["id"].is_string() && source["config"].is_object(), "{path}: {source}");
+        assert_eq!((&source["enabled"], &source["destinations"]), (&json!(true), &json!([])), "{path}");
+    }
+    let page = json!({ "url": "https://shop.example/", "path": "/", "title": "Shop", "referrer": "$direct" });
+    let call = json!({
+        "type": "page", "channel": "web", "anonymousId": "a", "userId": "", "messageId": "m",
+        "originalTimestamp": "2026-10-31T12:00:00.000Z", "properties": page, "context": { "page": page },
+    });
+    assert_eq!(post(&service, "/v1/page", call.to_string()).await.status, 200);
+    let wanted = json!({ "type": "page_view", "visitor_id": "a", "user_id": "", "referrer": "" });
+    assert_row(&service.events()[0], &wanted);
+}
+
+/// RudderStack's source for Shopify tells of one order twice, once in Shopify's words; or of none.
+#[tokio::test]
+async fn an_order_of_shopifys_has_one_id() {
+    let service = Service::start().await;
+    let products = json!([{ "product_id": "p", "price": 9, "quantity": 1 }]);
+    let calls: Vec<_> = [
+        ("Order Created", json!({ "order_id": "7", "checkout_id": "3", "value": 9, "products": products })),
+        ("Order Paid", json!({ "id": 7, "checkout_id": 3, "total_price": "9.00", "products": products })),
+        ("Order Completed", json!({ "checkout_id": "4", "total": 9, "products": products })),
+        ("Order Paid", json!({ "products": products })),
+        ("Checkout Started", json!({ "checkout_id": "4", "products": products })),
+        ("Search Submitted", json!({ "query": "tea" })),
+    ]
+    .into_iter()
+    .map(|(name, properties)| json!({ "type": "track", "event": name, "properties": properties }).to_string())
+    .collect();
+    assert_eq!(batch(&service, &calls.join(",")).await.status, 200);
+    let rows = service.events();
+    let names: Vec<_> = rows.iter().map(|row| row["name"].clone()).collect();
+    assert_eq!(names, ["purchase", "purchase", "purchase", "Order Paid", "begin_checkout", "search"]);
+    for (row, id) in rows.iter().zip(["7", "7", "4"]) {
+        assert_row(row, &json!({ "order_id": id, "total_minor": 900, "item_product_id": ["p"] }));
+    }
+    assert_row(&rows[4], &json!({ "order_id": "", "properties": { "checkout_id": "4" } }));
+    assert_eq!(rows[5]["properties"], json!({ "search_term": "tea" }));
 }

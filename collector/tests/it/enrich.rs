@@ -7,6 +7,7 @@ use millrace_collector::{
     chain::collect_body,
     decode::{Form, Scratch},
     enrich::Enricher,
+    salts::{Salts, UTC},
     validate::Request,
 };
 use millrace_schemas::{
@@ -291,7 +292,8 @@ fn request<'a>(trusted: bool, user_agent: &'a str, address: [u8; 4]) -> Request<
         received_at: 1_793_511_000_123,
         user_agent,
         address: Some(address.into()),
-        salt: Some(&[7; 32]),
+        salts: &SALTS,
+        timezone: &UTC,
         id_seed: 7,
         limits: Limits::default(),
     }
@@ -304,6 +306,8 @@ fn rows(enricher: &Enricher, request: &Request<'_>, body: &Value) -> Vec<Value> 
     let lines = outcome.messages.iter().flat_map(|message| message.value.split(|byte| *byte == b'\n'));
     lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
 }
+
+static SALTS: LazyLock<Salts> = LazyLock::new(|| Salts::same([7; 32], 1_793_511_000_123));
 
 static ENRICHER: LazyLock<Enricher> = LazyLock::new(|| {
     let config = EnrichConfig { geo_database: Some(DATABASE.into()), ..EnrichConfig::default() };
@@ -350,4 +354,42 @@ proptest! {
         let plain = key(&rows(&off, &request(true, "", [127, 0, 0, 1]), &body));
         prop_assert_eq!(plain, key(&rows(&ENRICHER, &request(trusted, &user_agent, address), &body)));
     }
+}
+
+/// Who names no visitor is one person from midnight to midnight of the store, when the event happened.
+#[test]
+fn a_derived_visitor_lasts_for_a_day_of_the_store() {
+    let hour_ms = 3_600_000;
+    let received_at = 1_793_511_000_123;
+    let hour = received_at / hour_ms;
+    let salts = Salts::new((hour - 47..=hour + 1).map(|hour| (hour, [hour as u8; 32])).collect());
+    let zone = |name: &str| jiff::tz::TimeZone::get(name).unwrap();
+    let visitors = |timezone: &jiff::tz::TimeZone, times: &[&str]| -> Vec<Value> {
+        let request = Request {
+            salts: &salts,
+            timezone,
+            received_at,
+            ..request(false, "Mozilla/5.0 (a visitor)", [192, 0, 2, 7])
+        };
+        let events = times.iter().map(|time| json!({ "type": "event", "name": "a", "timestamp": time }));
+        let rows = rows(&ENRICHER, &request, &events.collect());
+        rows.iter().map(|row| row["visitor_id"].clone()).collect()
+    };
+    // Received on 2026-11-01 at 05:30 UTC: 01:30 in New York, before the clock goes back there.
+    let utc_midnight = ["2026-10-31T23:59:59Z", "2026-11-01T00:00:01Z"];
+    let new_york_midnight = ["2026-11-01T03:59:59Z", "2026-11-01T04:00:01Z", "2026-11-01T05:30:00Z"];
+    let in_utc = visitors(&UTC, &utc_midnight);
+    let [last, first] = &in_utc[..] else { panic!() };
+    assert_ne!(last, first);
+    let in_new_york = visitors(&zone("America/New_York"), &utc_midnight);
+    let [one, same] = &in_new_york[..] else { panic!() };
+    assert_eq!(one, same);
+    let around = visitors(&zone("America/New_York"), &new_york_midnight);
+    let [last, first, later] = &around[..] else { panic!() };
+    assert!(last == one && first != last && first == later, "{last} {first} {later}");
+    // One whose day's salt is gone is one of the day of receipt; together with others in one request, too.
+    let late = visitors(&UTC, &["2026-10-20T12:00:00Z", "2026-11-01T05:00:00Z"]);
+    let [old, now] = &late[..] else { panic!() };
+    assert_eq!(old, now);
+    assert_eq!(now.as_str().unwrap().len(), 32);
 }

@@ -137,6 +137,39 @@ async fn only_checked_origins_are_repeated() {
     assert_eq!((answer.status, allowed(&answer)), (401, true));
 }
 
+/// Pages that were made for another product: their consoles show that there is nothing, and no complaint about the answer.
+#[tokio::test]
+async fn pages_learn_that_there_is_nothing() {
+    let service = Service::start().await;
+    let page = "https://shop.example";
+    let ask = async |method: reqwest::Method, path: &str| {
+        let request = service.client.request(method, format!("{}{path}", service.url)).header("origin", page);
+        let request = request.header("access-control-request-method", "POST");
+        service.send(request.header("access-control-request-headers", "content-type,x-own")).await
+    };
+    for path in ["/2/httpapi", "/matomo.php?idsite=1", "/api/s/track", "/groups/", "/k/demo-write-key/none"] {
+        let preflight = ask(reqwest::Method::OPTIONS, path).await;
+        assert_eq!(preflight.status, 204, "{path}");
+        assert_eq!(preflight.headers["access-control-allow-headers"], "content-type,x-own");
+        let answer = ask(reqwest::Method::POST, path).await;
+        assert_eq!(answer.error(), (404, "not_found"), "{path}");
+        for answer in [preflight, answer] {
+            assert_eq!(answer.headers["access-control-allow-origin"], page, "{path}");
+            assert_eq!(answer.headers["access-control-allow-credentials"], "true", "{path}");
+            assert_eq!(answer.headers["vary"], "origin", "{path}");
+        }
+    }
+    // What is asked by no page is no preflight; and what operators ask is no page's business.
+    let request = service.client.request(reqwest::Method::OPTIONS, format!("{}/nothing", service.url));
+    assert_eq!(service.send(request).await.error(), (404, "not_found"));
+    for path in ["/healthz", "/readyz"] {
+        for method in [reqwest::Method::GET, reqwest::Method::OPTIONS] {
+            let answer = ask(method, path).await;
+            assert!(!answer.headers.contains_key("access-control-allow-origin"), "{path}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_written_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt as _;

@@ -60,7 +60,7 @@ async fn what_is_no_event_counts_towards_the_addresss_rate() {
         request.header("x-forwarded-for", "192.0.2.1").send().await.unwrap().status().as_u16()
     };
     assert_eq!((get("/t.js").await, get("/nothing").await), (200, 404));
-    for path in ["/openapi.json", "/v1/collect", "/v1/pixel.gif", "/healthz"] {
+    for path in ["/openapi.json", "/v1/collect", "/v1/pixel.gif", "/healthz", "/nothing"] {
         is_refused(async || get(path).await).await;
     }
 }
@@ -72,7 +72,7 @@ async fn preflights_count_and_are_answered_at_any_rate() {
     // That an address's first request is refused can only be for its preflights.
     is_refused(async || {
         let address = format!("192.0.2.{}", addresses.next().unwrap());
-        for path in ["/v1/collect", "/v1/t", "/k/demo-write-key/e"] {
+        for path in ["/v1/collect", "/v1/t", "/k/demo-write-key/e", "/nothing"] {
             let request = service.client.request(reqwest::Method::OPTIONS, format!("{}{path}", service.url));
             let request =
                 request.header("x-forwarded-for", &address).header("origin", "https://shop.example");

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use millrace_embedded::testbed::{Postgres, Proxy};
+use millrace_schemas::refused::person_key;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::service::{Service, eventually};
@@ -54,7 +56,7 @@ async fn keys_follow_postgres_and_outlive_it() {
     let event = &service.events()[0];
     assert_eq!(event["visitor_id"].as_str().unwrap().len(), 32, "a salt was made and read");
     let salts: i64 = sqlx::query_scalar("SELECT count(*) FROM visitor_salts").fetch_one(&pool).await.unwrap();
-    assert_eq!(salts, 2);
+    assert_eq!(salts, 27, "for all days under way, wherever");
 
     // Changes arrive with the next look, also the revocation of a key and a list of origins.
     assert_eq!(status(&service, "second").await, 401);
@@ -101,7 +103,7 @@ async fn it_waits_for_a_postgres_that_is_not_ready_yet() {
         config.keys_snapshot = None;
     })
     .await;
-    let old = "DATE '1970-01-01' + floor(extract(epoch FROM now()) / 86400)::int - 2";
+    let old = "date_trunc('hour', now()) - interval '48 hours'";
     // No tables yet.
     assert_eq!(service.get("/readyz").await.status, 503);
     assert_eq!(status(&service, "first").await, 503);
@@ -110,7 +112,7 @@ async fn it_waits_for_a_postgres_that_is_not_ready_yet() {
     eventually("it gets ready", async || service.get("/readyz").await.status == 200).await;
     assert_eq!(status(&service, "first").await, 401);
 
-    // A salt whose day began 48 h ago is destroyed by whoever looks next.
+    // A salt of days that began 48 h ago is destroyed by whoever looks next.
     sqlx::query(sqlx::AssertSqlSafe(format!(
         "INSERT INTO visitor_salts VALUES ({old}, decode(repeat('00', 32), 'hex'))"
     )))
@@ -121,7 +123,7 @@ async fn it_waits_for_a_postgres_that_is_not_ready_yet() {
     let count = async || -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM visitor_salts").fetch_one(&pool).await.unwrap()
     };
-    eventually("old salts are destroyed", async || count().await == 2).await;
+    eventually("old salts are destroyed", async || count().await == 27).await;
     service.stop().await;
 }
 
@@ -160,4 +162,83 @@ async fn a_postgres_that_answers_nothing_is_missed_by_nobody() {
     proxy.cut(true);
     patiently("the next key is known", async || status(&service, "third").await == 202).await;
     service.stop().await;
+}
+
+/// Somebody finds out what was refused, and it names nobody.
+#[tokio::test]
+async fn refused_events_are_kept_for_their_store() {
+    let mut postgres = Postgres::start().await.unwrap();
+    let pool = migrated(&postgres).await;
+    add_key(&pool, "first", "write").await;
+    let url = postgres.url().to_owned();
+    let service = Service::with(|config| config.postgres_url.clone_from(&url)).await;
+    eventually("it gets ready", async || service.get("/readyz").await.status == 200).await;
+
+    let person = "jane-0815";
+    let nameless = json!({
+        "type": "event", "visitor_id": person, "user_id": person, "label": person, "sequence": 3,
+        "url": format!("https://jane:pass@shop.example/a?token={person}"), "properties": { "mail": person, "a\0": [1] },
+    });
+    let misplaced = json!({ "type": "click", "url": "https://shop.example/", "x": "left\0", "y": 1.5 });
+    let body = json!([{ "type": "event", "name": "good" }, nameless, misplaced, 7]);
+    let answer = service.send(service.request("first").body(body.to_string())).await;
+    let reasons = [(1, "missing_field"), (2, "wrong_type"), (3, "not_an_object")];
+    assert_eq!((answer.status, answer.reasons()), (202, reasons.to_vec()));
+
+    let count = async |sql: &'static str| -> i64 { sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap() };
+    let samples = "SELECT count(*) FROM refused_events WHERE store_id = 'shop'";
+    eventually("samples are there", async || count(samples).await == 3).await;
+    let kept: Vec<(String, String, Option<i64>, Option<i64>)> =
+        sqlx::query_as("SELECT reason, sample, visitor_key, user_key FROM refused_events ORDER BY reason")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    let key = Some(person_key("shop", person));
+    let sample = |at: usize| serde_json::from_str::<Value>(&kept[at].1).unwrap();
+    assert_eq!((kept[0].0.as_str(), kept[0].2, kept[0].3), ("missing_field", key, key));
+    assert_eq!(
+        sample(0),
+        json!({
+            "type": "event", "visitor_id": "(text of 9 bytes)", "user_id": "(text of 9 bytes)",
+            "label": "(text of 9 bytes)", "sequence": "(number)", "url": "https://shop.example/a",
+            "properties": { "mail": "(text of 9 bytes)", "a\u{fffd}": "(list of 1)" },
+        })
+    );
+    assert_eq!((kept[1].0.as_str(), sample(1)), ("not_an_object", json!({})));
+    let click = json!({ "type": "click", "url": "https://shop.example/", "x": "left\u{fffd}", "y": 1.5 });
+    assert_eq!((kept[2].0.as_str(), sample(2)), ("wrong_type", click));
+    let metric = |reason: &str| {
+        let labels = format!("{{store=\"shop\",reason=\"{reason}\"}}");
+        service.metric(&format!("millrace_collector_refused_events_total{labels}"))
+    };
+    assert_eq!(reasons.map(|(_, reason)| metric(reason)), [1.0; 3]);
+
+    // Of a flood, with Postgres away, a few samples are kept, and all of it is counted.
+    postgres.kill9().unwrap();
+    let flood = json!(vec![json!({ "type": "event", "visitor_id": person }); 100]).to_string();
+    for _ in 0..30 {
+        assert_eq!(service.send(service.request("first").body(flood.clone())).await.status, 422);
+    }
+    postgres.restart().await.unwrap();
+    let pool = PgPool::connect(&url).await.unwrap();
+    let counted =
+        "SELECT coalesce(sum(events), 0)::bigint FROM refused_counts WHERE reason = 'missing_field'";
+    let count = async |sql: &'static str| -> i64 { sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap() };
+    eventually("all is counted", async || count(counted).await == 3_001).await;
+    assert!((4..=30).contains(&count(samples).await));
+
+    // The newest of each reason stay, and what is noted last is written before the end.
+    sqlx::query(
+        "INSERT INTO refused_events (id, store_id, refused_at, reason, detail, sample)
+         SELECT gen_random_uuid(), 'shop', now() - interval '1 hour' - n * interval '1 second', 'missing_field', '', '{}'
+         FROM generate_series(1, 60) AS n",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    assert_eq!(service.send(service.request("first").body(flood)).await.status, 422);
+    service.stop().await;
+    assert_eq!(count(counted).await, 3_101);
+    let like = "SELECT count(*) FROM refused_events WHERE reason = 'missing_field'";
+    assert_eq!((count(like).await, count(samples).await), (50, 52));
 }

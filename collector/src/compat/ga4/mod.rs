@@ -59,7 +59,8 @@ fn decode_json(call: &Call<'_>) -> Result<Translation, Refusal> {
         let timestamp = time(element.get("timestamp_micros"));
         event::translate(name, params.unwrap_or(&Map::new()), timestamp, &sender)
     });
-    Ok(Translation { key: parameter(call.query, "api_secret"), sent_at: None, events: events.collect() })
+    let key = value::parameter(call.query, "api_secret");
+    Ok(Translation { key, sent_at: None, events: events.collect() })
 }
 
 /// What a body says of its sender, beside the events.
@@ -110,12 +111,6 @@ fn check_size(events: usize, shared_bytes: usize) -> Result<(), Refusal> {
         return Err(Refusal::new(Reason::BodyTooLarge, detail));
     }
     Ok(())
-}
-
-/// A parameter of a query.
-fn parameter(query: &str, name: &str) -> Option<String> {
-    form_urlencoded::parse(query.as_bytes())
-        .find_map(|(known, value)| (known == name && !value.is_empty()).then(|| value.into_owned()))
 }
 
 /// 204 without a body; what should be sent again has its status.

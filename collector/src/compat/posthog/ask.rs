@@ -1,12 +1,15 @@
 //! What PostHog's clients ask beside sending events.
 
 use axum::{
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    http::{StatusCode, header::CONTENT_TYPE},
     response::Response,
 };
 use serde_json::{Value, json};
 
-use crate::{compat::Call, http::answer};
+use crate::{
+    compat::Call,
+    http::{answer, pages},
+};
 
 /// What is taken, whether it was wanted or not.
 pub(super) fn done() -> Response {
@@ -19,14 +22,14 @@ pub(super) fn nothing(_: &Call<'_>) -> Response {
 }
 
 /// What posthog-js should do on a page: collect clicks for heatmaps, and nothing that has no counterpart or needs one of
-/// its scripts from here. A page's own settings in `posthog.init` beat this.
+/// its scripts from here. A page's own settings in `posthog.init` beat this. Of surveys there is no word: posthog-js loads
+/// their script whether it is told yes or no.
 fn settings() -> Value {
     json!({
         "supportedCompression": ["gzip", "gzip-js"],
         "heatmaps": true,
         "hasFeatureFlags": false,
         "sessionRecording": false,
-        "surveys": false,
         "conversations": false,
         "productTours": false,
         "autocapture_opt_out": true,
@@ -64,8 +67,15 @@ pub(super) fn config_script(call: &Call<'_>) -> Response {
     );
     let mut response = answer::json(StatusCode::OK, &());
     *response.body_mut() = script.into();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, pages::JAVASCRIPT);
     response
+}
+
+/// `/static/…`: what posthog-js loads beside itself, such as what finds dead clicks for heatmaps. An empty script leaves it
+/// without, and says nothing in the console. posthog-js itself, which a page cannot do without, is missing aloud.
+pub(super) fn script(call: &Call<'_>) -> Response {
+    let name = call.path.rsplit('/').next().unwrap_or_default();
+    if name.ends_with(".js") && !name.starts_with("array.") { pages::script("") } else { pages::not_found() }
 }
 
 /// `/flags` and `/decide`: there are no flags.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     body::{Encoding, inflate},
-    compat::{self, Call},
+    compat::{self, Call, value::parameter},
     decode::Refusal,
 };
 
@@ -57,10 +57,4 @@ fn unwrap(bytes: &[u8], bytes_max: usize) -> Result<Option<Vec<u8>>, Refusal> {
     let text: Vec<_> =
         bytes.trim_ascii().iter().map(|byte| if *byte == b' ' { b'+' } else { *byte }).collect();
     Ok(BASE64.decode(text).ok())
-}
-
-/// A parameter of a query.
-pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
-    form_urlencoded::parse(query.as_bytes())
-        .find_map(|(known, value)| (known == name && !value.is_empty()).then(|| value.into_owned()))
 }

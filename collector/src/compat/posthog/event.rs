@@ -5,13 +5,16 @@ use serde_json::{Map, Value};
 
 use super::heatmap;
 use crate::compat::{
-    Call, add_properties, commerce, event_id, properties, put,
+    add_properties, commerce, event_id, properties, put,
     segment::commerce as specification,
-    value::{object, put_property, put_sent, text},
+    value::{object, put_property, put_referrer, put_sent, text},
 };
 
 /// Who is on a page without cookies: nobody.
 const COOKIELESS: &str = "$posthog_cookieless";
+
+/// How Mixpanel's clients, which speak the same, begin the id of a device on which nobody has signed in.
+const DEVICE: &str = "$device:";
 
 /// Properties with a dollar that are kept; the others have become fields, are known here anyway, or are about PostHog.
 const KEPT: [&str; 14] = [
@@ -46,14 +49,18 @@ struct Sent<'s> {
 }
 
 /// Adds what an event becomes to `events`: nothing, itself, and what it says of the page before or of clicks.
-pub(super) fn translate(event: &Map<String, Value>, call: &Call<'_>, events: &mut Vec<Map<String, Value>>) {
+pub(super) fn translate(event: &Map<String, Value>, events: &mut Vec<Map<String, Value>>) {
     let empty = Map::new();
     let properties = object(event, "properties").unwrap_or(&empty);
-    let name = event.get("event").and_then(Value::as_str).unwrap_or_default();
+    let name = match event.get("event") {
+        // What Mixpanel's clients say of a person has no name.
+        None if event.contains_key("$distinct_id") => "$set",
+        name => name.and_then(Value::as_str).unwrap_or_default(),
+    };
     let sent = Sent { event, properties, name };
     // Short, because what is made of the event has ids that are made of it.
     let id = sent.id().map(|id| event_id(&id));
-    let shared = sent.shared(call, id.as_deref());
+    let shared = sent.shared(id.as_deref());
     match name {
         "$snapshot" | "$snapshot_items" | "$performance_event" => return,
         "$pageview" => {
@@ -72,7 +79,7 @@ pub(super) fn translate(event: &Map<String, Value>, call: &Call<'_>, events: &mu
     }
     match (properties.get("$heatmap_data"), name) {
         (Some(data), _) if !data.is_null() => {
-            let mut shared = sent.shared(call, None);
+            let mut shared = sent.shared(None);
             put_sent(&mut shared, "page_width", properties.get("$viewport_width"));
             heatmap::clicks(data, &shared, id.as_deref(), events);
         }
@@ -95,12 +102,12 @@ impl Sent<'_> {
     }
 
     /// What the event has in common with all that is made of it.
-    fn shared(&self, call: &Call<'_>, id: Option<&str>) -> Map<String, Value> {
+    fn shared(&self, id: Option<&str>) -> Map<String, Value> {
         let mut event = Map::new();
         if let Some(id) = id {
             put(&mut event, "event_id", id);
         }
-        put(&mut event, "timestamp", self.timestamp(call));
+        self.put_time(&mut event);
         self.put_person(&mut event);
         put_sent(&mut event, "session_id", self.get("$session_id"));
         put_sent(&mut event, "url", self.get("$current_url"));
@@ -112,15 +119,15 @@ impl Sent<'_> {
         event
     }
 
-    /// When it happened: as such, as milliseconds before it was sent, or as epoch seconds.
-    fn timestamp(&self, call: &Call<'_>) -> Value {
-        let ago =
-            || self.event.get("offset").and_then(Value::as_i64).map(|ms| call.received_at.saturating_sub(ms));
+    /// When it happened: as such, as milliseconds before it was sent, which are others when it is sent again, or as epoch
+    /// seconds.
+    fn put_time(&self, event: &mut Map<String, Value>) {
         let seconds =
             || self.get("$time").and_then(Value::as_f64).map(|seconds| (seconds * 1000.0).round() as i64);
-        match self.event.get("timestamp") {
-            Some(time) if !time.is_null() => time.clone(),
-            _ => ago().or_else(seconds).map_or(Value::Null, Value::from),
+        match (self.event.get("timestamp"), self.event.get("offset").filter(|offset| offset.is_number())) {
+            (Some(time), _) if !time.is_null() => put(event, "timestamp", time.clone()),
+            (_, Some(offset)) => put(event, "age_ms", offset.clone()),
+            _ => put(event, "timestamp", seconds()),
         }
     }
 
@@ -130,9 +137,10 @@ impl Sent<'_> {
     }
 
     /// The visitor is the device where there is one, and else whoever the event is about. The user is whoever the event is
-    /// about, unless that is the device's own id or said to be nobody in particular.
+    /// about, unless that is a device's id or said to be nobody in particular.
     fn put_person(&self, event: &mut Map<String, Value>) {
-        let device = text(self.get("$device_id")).filter(|id| id != COOKIELESS);
+        let device = self.get("$device_id").or_else(|| self.event.get("$device_id"));
+        let device = text(device).filter(|id| id != COOKIELESS);
         let person = self.distinct_id().filter(|id| id != COOKIELESS);
         let is_nobody =
             self.name == "$groupidentify" && person.as_ref().is_some_and(|id| id.starts_with('$'));
@@ -144,15 +152,14 @@ impl Sent<'_> {
             Some(Value::Bool(is_identified)) => !is_identified,
             _ => self.get("$process_person_profile") == Some(&Value::Bool(false)),
         };
-        if device.as_ref() != Some(&person) && !is_anonymous {
+        if device.as_ref() != Some(&person) && !person.starts_with(DEVICE) && !is_anonymous {
             put(event, "user_id", person.as_str());
         }
         put(event, "visitor_id", device.unwrap_or(person));
     }
 
     fn put_page(&self, event: &mut Map<String, Value>) {
-        let referrer = self.get("$referrer").filter(|referrer| referrer.as_str() != Some("$direct"));
-        put_sent(event, "referrer", referrer);
+        put_referrer(event, self.get("$referrer"));
         put_sent(event, "language", self.get("$browser_language"));
         put_sent(event, "timezone", self.get("$timezone"));
         put_sent(event, "screen_width", self.get("$screen_width"));
@@ -220,9 +227,9 @@ impl Sent<'_> {
             put(&mut event, "interactive", false);
         }
         let (name, properties) = match self.name {
-            "$identify" | "$set" => ("identify", self.traits("$set")),
+            "$identify" | "$set" => ("identify", self.traits(&["$set", "$set_once"])),
             "$create_alias" | "$merge_dangerously" => ("alias", self.rest(&["distinct_id"])),
-            "$groupidentify" => ("group", self.traits("$group_set")),
+            "$groupidentify" => ("group", self.traits(&["$group_set"])),
             "$exception" => ("exception", self.exception()),
             "$screen" => {
                 put_sent(&mut event, "label", self.get("$screen_name"));
@@ -252,11 +259,10 @@ impl Sent<'_> {
     /// What PostHog's specification of e-commerce calls this event: Segment's, with names that begin with a capital.
     fn specified_name(&self) -> Option<&'static str> {
         let is_capital = self.name.starts_with(|first: char| first.is_ascii_uppercase());
-        let specified = specification::specified_name(&self.name.to_ascii_lowercase()).filter(|_| is_capital);
-        let known = specified.or((self.name == REFUND).then_some(REFUND))?;
+        let has_order = specification::names_order(self.properties);
+        let specified = specification::specified_name(&self.name.to_ascii_lowercase(), has_order);
+        let known = specified.filter(|_| is_capital).or((self.name == REFUND).then_some(REFUND))?;
         // Anybody's words may mean an order; one that nobody names would be refused.
-        let has_order =
-            ["order_id", "transaction_id", "orderId"].iter().any(|id| text(self.get(id)).is_some());
         let is_meant = has_order || canonical_name(self.name) == known || !matches!(known, PURCHASE | REFUND);
         is_meant.then_some(known)
     }
@@ -276,14 +282,13 @@ impl Sent<'_> {
         without_long_elements(properties(&self.left(), taken))
     }
 
-    /// What is said of a person or a group, under its own names.
-    fn traits(&self, name: &str) -> Map<String, Value> {
+    /// What is said of a person or a group in these places, under its own names. What the first says wins.
+    fn traits(&self, places: &[&str]) -> Map<String, Value> {
         let mut said = Map::new();
-        for of in [self.properties, self.event] {
-            if let Some(traits) = object(of, name) {
-                let traits = properties(traits, &[]).into_iter().filter(|(name, _)| !name.starts_with('$'));
-                add_properties(&mut said, traits);
-            }
+        let both = [self.properties, self.event];
+        for traits in places.iter().flat_map(|place| both.map(|of| object(of, place))).flatten() {
+            let traits = properties(traits, &[]).into_iter().filter(|(name, _)| !name.starts_with('$'));
+            add_properties(&mut said, traits);
         }
         put_property(&mut said, "previous_id", self.get("$anon_distinct_id"));
         add_properties(&mut said, self.rest(&[]));

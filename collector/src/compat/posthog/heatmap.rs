@@ -92,5 +92,7 @@ fn move_back(click: &mut Map<String, Value>, ms: i64) {
     };
     if let Some(time) = time {
         put(click, "timestamp", time.saturating_sub(ms));
+    } else if let Some(age) = click.get("age_ms").and_then(Value::as_f64) {
+        put(click, "age_ms", age + ms as f64);
     }
 }

@@ -47,6 +47,7 @@ pub(crate) const ROUTES: &[Route] = &[
     takes("/track"),
     takes("/engage/"),
     takes("/engage"),
+    says("/static/{*rest}", ask::script),
     says("/array/{token}/config", ask::config),
     says("/array/{token}/config.js", ask::config_script),
     says("/flags/", ask::flags),
@@ -94,7 +95,7 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
     let mut events = Vec::with_capacity(list.len());
     for element in list {
         match element {
-            Value::Object(element) => event::translate(element, call, &mut events),
+            Value::Object(element) => event::translate(element, &mut events),
             // Refused in its place, beside its neighbours.
             _ => events.push(Map::new()),
         }
@@ -108,7 +109,7 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
 /// The store's key: beside the events, in the first that has one, in its properties, or in the head.
 fn key(root: Option<&Map<String, Value>>, list: &[Value], call: &Call<'_>) -> Option<String> {
     let of = |map: &Map<String, Value>| {
-        ["api_key", "token"].into_iter().find_map(|name| Some(map.get(name)?.as_str()?.to_owned()))
+        ["api_key", "token", "$token"].into_iter().find_map(|name| Some(map.get(name)?.as_str()?.to_owned()))
     };
     let of_event = || {
         list.iter()
@@ -121,15 +122,15 @@ fn key(root: Option<&Map<String, Value>>, list: &[Value], call: &Call<'_>) -> Op
     };
     root.and_then(of)
         .or_else(of_event)
-        .or_else(|| body::parameter(call.query, "api_key").or_else(|| body::parameter(call.query, "token")))
+        .or_else(|| value::parameter(call.query, "api_key").or_else(|| value::parameter(call.query, "token")))
         .or_else(in_head)
 }
 
 fn sent_at(root: Option<&Map<String, Value>>, call: &Call<'_>) -> Option<Value> {
     let text = root
         .and_then(|root| value::text(root.get("sent_at")))
-        .or_else(|| body::parameter(call.query, "sent_at"))
-        .or_else(|| body::parameter(call.query, "_"));
+        .or_else(|| value::parameter(call.query, "sent_at"))
+        .or_else(|| value::parameter(call.query, "_"));
     text.filter(|text| parse_time(text).is_some()).map(Value::String)
 }
 

@@ -11,26 +11,26 @@ use crate::compat::{
     value::{put_first, put_property, put_sent, text},
 };
 
-/// The GA4 name of an event that Segment names.
-pub(super) fn name(sent: &str) -> Option<&'static str> {
+/// The GA4 name of an event that Segment names, by what it is called and whether it says which order it is about.
+pub(super) fn name(sent: &str, names_order: bool) -> Option<&'static str> {
     if sent.len() > 40 {
         return None;
     }
     match sent.trim().to_ascii_lowercase().replace('_', " ").as_str() {
         "signed up" => Some("sign_up"),
         "signed in" => Some("login"),
-        sent => specified_name(sent),
+        sent => specified_name(sent, names_order),
     }
 }
 
-/// That of an event that the specification names, in its second or first version, in lower case. Those of the second that
-/// are e-commerce for everybody stand in [`SYNONYMS`].
-pub(in crate::compat) fn specified_name(sent: &str) -> Option<&'static str> {
+/// That of an event that the specification names, in its second or first version, or RudderStack's Shopify source, in lower
+/// case. Those of the second that are e-commerce for everybody stand in [`SYNONYMS`].
+pub(in crate::compat) fn specified_name(sent: &str, names_order: bool) -> Option<&'static str> {
     if let Some((_, known)) = SYNONYMS.iter().find(|(synonym, _)| synonym.eq_ignore_ascii_case(sent)) {
         return Some(known);
     }
     Some(match sent {
-        "products searched" => "search",
+        "products searched" | "search submitted" => "search",
         "product list viewed" | "product list filtered" | "viewed product category" => "view_item_list",
         "promotion viewed" | "viewed promotion" => "view_promotion",
         "promotion clicked" | "clicked promotion" => "select_promotion",
@@ -45,6 +45,8 @@ pub(in crate::compat) fn specified_name(sent: &str) -> Option<&'static str> {
         "started checkout" => BEGIN_CHECKOUT,
         "payment info entered" => "add_payment_info",
         "completed order" => PURCHASE,
+        // The source sends both of one order, and the second in some versions without saying of which.
+        "order created" | "order paid" if names_order => PURCHASE,
         "refunded order" => REFUND,
         "order cancelled" | "order canceled" => "order_cancelled",
         // They name an order without placing one again.
@@ -59,6 +61,23 @@ pub(in crate::compat) fn specified_name(sent: &str) -> Option<&'static str> {
     })
 }
 
+/// What Shopify calls the total of an order, which it calls by its `id`.
+const SHOPIFY_TOTAL: &str = "total_price";
+
+/// The name under which an order's id stands: the specification's or GA4's, that of its first version, Shopify's, and at last
+/// that of the checkout, which an order may have before its own.
+fn order_id(sent: &Map<String, Value>) -> Option<&'static str> {
+    ["order_id", "transaction_id", "orderId", "id", "checkout_id"]
+        .into_iter()
+        .filter(|name| *name != "id" || sent.contains_key(SHOPIFY_TOTAL))
+        .find(|name| text(sent.get(*name)).is_some())
+}
+
+/// Whether properties say which order they are about.
+pub(in crate::compat) fn names_order(sent: &Map<String, Value>) -> bool {
+    order_id(sent).is_some()
+}
+
 /// Puts an order's or a product's properties where the event has a place for them; gives back the others.
 pub(in crate::compat) fn put(
     event: &mut Map<String, Value>,
@@ -67,10 +86,16 @@ pub(in crate::compat) fn put(
     message_id: Option<&Value>,
 ) -> Map<String, Value> {
     let mut taken = put_commerce(event, name, sent);
-    // The first version's word.
-    if matches!(name, PURCHASE | REFUND) && !event.contains_key("order_id") {
-        put_sent(event, "order_id", sent.get("orderId"));
-        taken.push("orderId");
+    if matches!(name, PURCHASE | REFUND)
+        && !event.contains_key("order_id")
+        && let Some(known) = order_id(sent)
+    {
+        put_sent(event, "order_id", sent.get(known));
+        taken.push(known);
+    }
+    if name == PURCHASE && !event.contains_key("value") {
+        put_sent(event, "value", sent.get(SHOPIFY_TOTAL));
+        taken.push(SHOPIFY_TOTAL);
     }
     match name {
         "search" if text(sent.get("query")).is_some() => taken.push("query"),
@@ -128,13 +153,13 @@ mod tests {
                     let spelled =
                         [(*name).to_owned(), name.to_uppercase(), name.replace(' ', "_").to_lowercase()];
                     for name in spelled {
-                        assert_eq!(super::name(&name), wanted, "{name}");
+                        assert_eq!(super::name(&name, true), wanted, "{name}");
                     }
                     seen += 1;
                 }
             }
         }
-        assert_eq!(seen, 28);
+        assert_eq!(seen, 31);
     }
 
     #[test]
@@ -144,6 +169,44 @@ mod tests {
         let rest = put(&mut event, PURCHASE, sent.as_object().unwrap(), None);
         assert_eq!(Value::from(event), serde_json::json!({ "order_id": 7, "value": 3 }));
         assert_eq!(Value::from(rest), serde_json::json!({ "affiliation": "web" }));
+    }
+
+    /// As RudderStack's source passes on what Shopify tells.
+    #[test]
+    fn shopifys_orders_are_orders() {
+        let products = serde_json::json!([{ "product_id": "p", "price": 9 }]);
+        for (called, sent, wanted) in [
+            (
+                "Order Created",
+                serde_json::json!({ "order_id": "7", "checkout_id": "3", "value": 9 }),
+                serde_json::json!({ "order_id": "7", "value": 9 }),
+            ),
+            (
+                "Order Paid",
+                serde_json::json!({ "id": 7, "checkout_id": 3, "total_price": "9.00", "products": products }),
+                serde_json::json!({ "order_id": 7, "value": "9.00", "items": products }),
+            ),
+            (
+                "Order Completed",
+                serde_json::json!({ "order_id": null, "checkout_id": "3", "total": 9 }),
+                serde_json::json!({ "order_id": "3", "value": 9 }),
+            ),
+        ] {
+            let sent = sent.as_object().unwrap();
+            let known = name(called, names_order(sent)).unwrap();
+            assert_eq!(known, PURCHASE, "{called}");
+            let mut event = Map::new();
+            put(&mut event, known, sent, None);
+            assert_eq!(Value::from(event), wanted, "{called}");
+        }
+        // Of no order that anybody names: a word, which costs nothing.
+        assert_eq!(name("Order Paid", false), None);
+        // Before there is an order.
+        let sent = serde_json::json!({ "checkout_id": "3", "products": products });
+        let mut event = Map::new();
+        let rest = put(&mut event, BEGIN_CHECKOUT, sent.as_object().unwrap(), None);
+        assert_eq!(Value::from(event), serde_json::json!({ "items": products }));
+        assert_eq!(Value::from(rest), serde_json::json!({ "checkout_id": "3" }));
     }
 
     #[test]
@@ -177,8 +240,8 @@ mod tests {
             ("Completed Checkout Step", "Checkout Step Completed"),
             ("Viewed Product Category", "Product List Viewed"),
         ] {
-            assert!(name(second).is_some(), "{second}");
-            assert_eq!(name(first), name(second), "{first}");
+            assert!(name(second, true).is_some(), "{second}");
+            assert_eq!(name(first, true), name(second, true), "{first}");
         }
     }
 }

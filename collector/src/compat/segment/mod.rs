@@ -3,33 +3,32 @@
 //! `page` becomes a page view, `track` an event (the names of Segment's e-commerce specification become GA4's, see
 //! [`commerce`]), and `identify`, `group`, `alias` and `screen` become events of those names. The key is the user of basic
 //! authentication, or `writeKey`. What stands in `context` beyond page, campaign, locale, time zone, screen, user agent and
-//! address is dropped, and so are `integrations` and `_metadata`.
+//! address is dropped, and so are `integrations` and `_metadata`. RudderStack's clients speak the same. What both ask beside
+//! sending is answered so that they send (`ask`).
 
+mod ask;
 pub(super) mod commerce;
 
 use axum::{
     body::Body,
-    http::{
-        HeaderMap, HeaderName, StatusCode,
-        header::{AUTHORIZATION, HOST, ORIGIN, REFERER},
-    },
+    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
     response::Response,
 };
 use base64::{Engine as _, engine::GeneralPurpose, engine::general_purpose::NO_PAD};
 use millrace_schemas::reject::Reason;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     Call, Does, Route, Translation, add_properties, event_id, properties, put,
-    value::{object, put_first, put_property, put_sent, text},
+    value::{object, parameter, put_first, put_property, put_referrer, put_sent, text},
 };
 use crate::{
     decode::Refusal,
     http::answer::{self, Refused},
 };
 
-/// Addresses. `b` is what `@segment/analytics-next` calls a batch.
+/// Addresses. `b` is what `@segment/analytics-next` calls a batch, `beacon` what RudderStack's pages send when they end.
 pub(crate) const ROUTES: &[Route] = &[
     Route { path: "/v1/t", does: Does::Post },
     Route { path: "/v1/track", does: Does::Post },
@@ -46,7 +45,11 @@ pub(crate) const ROUTES: &[Route] = &[
     Route { path: "/v1/b", does: Does::Post },
     Route { path: "/v1/batch", does: Does::Post },
     Route { path: "/v1/import", does: Does::Post },
-    Route { path: "/v1/projects/{project}/settings", does: Does::Say(settings) },
+    Route { path: "/beacon/v1/batch", does: Does::Post },
+    Route { path: "/v1/projects/{project}/settings", does: Does::Say(ask::settings) },
+    Route { path: "/analytics-next/bundles/{bundle}", does: Does::Say(ask::bundle) },
+    Route { path: "/sourceConfig/", does: Does::Say(ask::source_config) },
+    Route { path: "/sourceConfig", does: Does::Say(ask::source_config) },
 ];
 
 /// Calls that Segment takes in one request.
@@ -64,7 +67,9 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
     let Value::Object(body) = super::json(call.body)? else {
         return Err(Refusal::new(Reason::NotJson, "send one call as an object, or {\"batch\": [\u{2026}]}"));
     };
-    let mut key = user(call.headers).or_else(|| text(body.get("writeKey")));
+    let mut key = user(call.headers)
+        .or_else(|| text(body.get("writeKey")))
+        .or_else(|| parameter(call.query, "writeKey"));
     // What Segment has received before was not sent now: nothing is to be learned from its clock.
     let sent_at = body.get("sentAt").filter(|_| !body.contains_key("receivedAt")).cloned();
     let kind = match call.path.rsplit('/').next().unwrap_or_default() {
@@ -173,7 +178,7 @@ impl<'m> Message<'m> {
         if let Some(page) = self.context_object("page") {
             put_sent(&mut event, "url", page.get("url"));
             put_sent(&mut event, "title", page.get("title"));
-            put_sent(&mut event, "referrer", page.get("referrer"));
+            put_referrer(&mut event, page.get("referrer"));
         }
         event
     }
@@ -181,7 +186,9 @@ impl<'m> Message<'m> {
     fn track(&self, event: &mut Map<String, Value>) {
         event.insert("type".into(), "event".into());
         let name = self.call.get("event").cloned().unwrap_or_default();
-        let name = name.as_str().and_then(commerce::name).map_or(name, Value::from);
+        let names_order = self.properties().is_some_and(commerce::names_order);
+        let known = name.as_str().and_then(|name| commerce::name(name, names_order));
+        let name = known.map_or(name, Value::from);
         match self.properties() {
             Some(sent) => {
                 let name = name.as_str().unwrap_or_default();
@@ -204,7 +211,7 @@ impl<'m> Message<'m> {
         }
         event.insert("type".into(), "page_view".into());
         put_sent(event, "title", own("title"));
-        put_sent(event, "referrer", own("referrer"));
+        put_referrer(event, own("referrer"));
         // These say again what `url` says, with whatever stands in its query.
         let mut rest = sent
             .map(|sent| properties(sent, &["url", "path", "search", "title", "referrer"]))
@@ -285,26 +292,6 @@ const CAMPAIGN: [(&str, &str); 6] = [
     ("content", "utm_content"),
     ("id", "utm_id"),
 ];
-
-/// What `@segment/analytics-next` asks before it sends: here is your only destination, and it is where you asked.
-fn settings(call: &Call<'_>) -> Response {
-    let key = call.path.rsplit('/').nth(1).unwrap_or_default();
-    // Of several proxies the first is the one that was asked.
-    let text = |name: HeaderName| Some(call.headers.get(name)?.to_str().ok()?.split(',').next()?.trim());
-    let host = text(HeaderName::from_static("x-forwarded-host")).or_else(|| text(HOST)).unwrap_or_default();
-    // Who ends TLS says so; where nobody did, a secure page can reach nothing but a secure address.
-    let is_secure = match text(HeaderName::from_static("x-forwarded-proto")) {
-        Some(protocol) => protocol == "https",
-        None => text(ORIGIN).or_else(|| text(REFERER)).is_some_and(|page| page.starts_with("https:")),
-    };
-    let protocol = if is_secure { "https" } else { "http" };
-    let segment_io = json!({
-        "apiKey": key, "apiHost": format!("{host}/v1"), "protocol": protocol, "addBundledMetadata": false,
-    });
-    // Its metrics about itself would go to Segment.
-    let settings = json!({ "integrations": { "Segment.io": segment_io }, "metrics": { "sampleRate": 0 } });
-    answer::json(StatusCode::OK, &settings)
-}
 
 /// `{"success": true}`. Its clients send again after 408, 429 and 5xx, and drop what 400, 401 and 403 refuse.
 pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {

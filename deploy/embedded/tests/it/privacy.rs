@@ -116,6 +116,22 @@ async fn nothing_on_the_disk_holds_who_was_erased() {
         .header("X-Write-Key", &outcome.account.secret_key)
         .json(&json!({"type": "event", "name": "login", "visitor_id": VISITOR, "user_id": USER}));
     assert_eq!(request.send().await.unwrap().json::<Value>().await.unwrap()["accepted"], 1);
+    // Of what was refused somebody finds out, and it goes with her.
+    let refused = client
+        .post(format!("{}/v1/collect", target.collector))
+        .header("X-Write-Key", &outcome.account.write_key)
+        .json(&json!({"type": "event", "visitor_id": VISITOR, "user_id": USER, "label": USER, "order_id": "of-hers"}));
+    assert_eq!(refused.send().await.unwrap().status(), 422);
+    let refusals = async || -> Value {
+        let request = client.get(format!("{api}/refused_events")).bearer_auth(&outcome.account.api_token);
+        request.send().await.unwrap().json().await.unwrap()
+    };
+    eventually("the refusal is kept", async || match refusals().await {
+        refusals if refusals["data"][0]["reason"] == "missing_field" => Ok(()),
+        refusals => Err(refusals.to_string()),
+    })
+    .await;
+    assert_eq!(refusals().await["counts"][0]["events"], 1);
     eventually("all is stored", async || match export().await {
         7 => Ok(()),
         other => Err(format!("{other} rows are exported")),
@@ -155,6 +171,8 @@ async fn nothing_on_the_disk_holds_who_was_erased() {
     assert_eq!((&receipt["events"], &receipt["clicks"]), (&json!(4), &json!(3)), "{receipt}");
     assert_eq!(receipt["final_by"], "log", "{receipt}");
     assert_eq!(export().await, 0);
+    assert_eq!(refusals().await["data"], json!([]));
+    assert_eq!(refusals().await["counts"][0]["events"], 1, "a number names nobody");
 
     // Spool, ClickHouse's parts, Postgres's tables and its write-ahead log, logs, keys: the whole directory.
     for name in [VISITOR, USER, "of-hers"] {

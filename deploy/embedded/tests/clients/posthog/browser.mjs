@@ -16,12 +16,16 @@ const mug = { product_id: 'mug', name: 'Mug', brand: 'Kiln', category: 'Cups', v
 const outcome = await withShop({ chromium, root: fileURLToPath(new URL('.', import.meta.url)), html }, async (page, origin) => {
   const foreign = []
   const statuses = new Set()
+  const complaints = []
+  page.on('console', (message) => {
+    if (message.type() === 'error') complaints.push(message.text())
+  })
   page.on('request', (request) => {
     if (![origin, `http://${host}`].some((known) => request.url().startsWith(known))) foreign.push(request.url())
   })
   page.on('response', (response) => {
     const { pathname } = new URL(response.url())
-    if (response.url().startsWith(`http://${host}`) && !pathname.startsWith('/static/')) statuses.add(`${pathname} ${response.status()}`)
+    if (response.url().startsWith(`http://${host}`)) statuses.add(`${pathname} ${response.status()}`)
   })
   const started = async (more) => {
     await page.evaluate(([key, settings, more]) => {
@@ -72,6 +76,6 @@ const outcome = await withShop({ chromium, root: fileURLToPath(new URL('.', impo
   await page.evaluate(() => posthog.captureException(new TypeError('no tea')))
   await has('$exception')
   await page.mouse.click(700, 600)
-  return { device, refused: await refused('nobody'), statuses: [...statuses].sort(), foreign }
+  return { device, complaints: [...complaints], refused: await refused('nobody'), statuses: [...statuses].sort(), foreign }
 })
 console.log(JSON.stringify(outcome))

@@ -1,15 +1,26 @@
-// `browser.mjs <host> <key>`: @segment/analytics-next in Chromium, with its settings from the collector and without.
+// `browser.mjs <host> <key>`: @segment/analytics-next in Chromium, with its settings from the collector and without, and as
+// Segment's snippet loads it.
 import { fileURLToPath } from 'node:url'
 import { chromium } from 'playwright-core'
 import { withShop } from '../shop.mjs'
 
 const [host, writeKey] = process.argv.slice(2)
 const html = `<!doctype html><title>Mug</title><h1>Mug</h1>
-<script src="/node_modules/@segment/analytics-next/dist/umd/index.js"></script>`
+<a id="more" href="/more">More</a> <form id="search" action="/found"><button>Search</button></form>
+<script>
+  const isLanding = location.pathname === '/landing'
+  if (isLanding) window.analytics = Object.assign([], { _writeKey: '${writeKey}', _cdn: 'http://${host}' })
+  const bundle = isLanding ? 'standalone.js' : 'index.js'
+  document.write('<script src="/node_modules/@segment/analytics-next/dist/umd/' + bundle + '"><' + '/script>')
+</script>`
 const mug = { product_id: 'mug', name: 'Mug', brand: 'Kiln', category: 'Cups', variant: 'blue', price: 12.5, currency: 'USD' }
 
 const outcome = await withShop({ chromium, root: fileURLToPath(new URL('.', import.meta.url)), html }, async (page, origin) => {
   const foreign = []
+  const complaints = []
+  page.on('console', (message) => {
+    if (message.type() === 'error') complaints.push(message.text())
+  })
   page.on('request', (request) => {
     if (![origin, `http://${host}`].some((known) => request.url().startsWith(known))) foreign.push(request.url())
   })
@@ -53,6 +64,24 @@ const outcome = await withShop({ chromium, root: fileURLToPath(new URL('.', impo
   }, [host, writeKey])
   const batched = (await answer).status()
 
+  // What an address tells, and a link and a form that are followed when that was sent: parts that are loaded later.
+  const land = async (query) => {
+    await page.goto(`${origin}/landing${query}`)
+    await page.waitForFunction(() => window.analytics.initialized)
+    await page.evaluate(async () => {
+      // A busy machine's page waits for longer than half a second.
+      analytics.settings.timeout = 60_000
+      await analytics.trackLink(document.getElementById('more'), 'More Followed', { place: 'footer' })
+      await analytics.trackForm(document.getElementById('search'), 'Form Sent', { term: 'tea' })
+    })
+  }
+  const arrived = (path) => page.waitForURL((url) => url.pathname === path)
+  await land('?ajs_event=Landed&ajs_prop_wood=oak')
+  await Promise.all([arrived('/more'), page.click('#more')])
+  await land('')
+  await Promise.all([arrived('/found'), page.click('#search button')])
+  const quiet = [...complaints]
+
   // A key that nobody knows: told once, not asked again.
   await page.goto(`${origin}/closed`)
   const refused = await page.evaluate(async ([host]) => {
@@ -60,6 +89,6 @@ const outcome = await withShop({ chromium, root: fileURLToPath(new URL('.', impo
     const context = await analytics.track('Refused')
     return String(context.failedDelivery()?.reason)
   }, [host])
-  return { ...first, batched, refused, foreign }
+  return { ...first, batched, complaints: quiet, refused, foreign }
 })
 console.log(JSON.stringify(outcome))

@@ -81,9 +81,12 @@ pub(super) async fn from_browsers(host: &str, stores: &Stores) {
     let visitor = said["anonymousId"].as_str().unwrap();
     assert_has(
         &said,
-        &json!({ "failed": 0, "batched": 200, "refused": "NonRetryableError: Non-retryable error: 401", "foreign": [] }),
+        &json!({
+            "failed": 0, "batched": 200, "refused": "NonRetryableError: Non-retryable error: 401", "foreign": [],
+            "complaints": [],
+        }),
     );
-    let rows = stores.events(17, &format!("visitor_id = '{visitor}'")).await;
+    let rows = stores.events(20, &format!("visitor_id = '{visitor}'")).await;
     for row in &rows {
         assert_has(
             row,
@@ -125,6 +128,11 @@ pub(super) async fn from_browsers(host: &str, stores: &Stores) {
     assert_has(named(&rows, "purchase"), &order);
     assert_has(named(&rows, "review"), &json!({ "value": 4.0, "item_product_id": ["mug"] }));
     assert_eq!(rows.iter().filter(|row| row["name"] == "Batched").count(), 2);
+    for (name, property, value) in
+        [("Landed", "wood", "oak"), ("More Followed", "place", "footer"), ("Form Sent", "term", "tea")]
+    {
+        assert_has(named(&rows, name), &json!({ "user_id": "user-7", "properties": { property: value } }));
+    }
 }
 
 /// 503 is sent again as often as the client was told to; 401 is not.
