@@ -1,17 +1,23 @@
-//! What is wrong now, for `/readyz`: a list of problems by what has them, each a sentence for an operator.
+//! What is wrong now, for `/readyz`: a list of problems by what has them, each a sentence for an operator. Beside it what
+//! went wrong and cannot be mended, which is noted and makes nobody unready.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 /// The problems of a running consumer; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    problems: Arc<Mutex<BTreeMap<String, String>>>,
+    problems: Arc<Mutex<ByPart>>,
+    notes: Arc<Mutex<ByPart>>,
 }
+
+/// A sentence for each part.
+type ByPart = BTreeMap<String, String>;
 
 /// What `/readyz` answers.
 #[derive(Debug, Serialize)]
@@ -20,6 +26,9 @@ pub struct Readiness {
     pub ready: bool,
     /// What is wrong, by part. Events wait in the log meanwhile; none is lost.
     pub problems: BTreeMap<String, String>,
+    /// What has gone wrong for good since the process began, by part, with the time.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
 }
 
 impl Health {
@@ -32,23 +41,23 @@ impl Health {
 
     /// What a start is waiting for: not ready, but nothing to warn of.
     pub fn starting(&self, step: &str) {
-        self.lock().insert("start".into(), step.into());
+        lock(&self.problems).insert("start".into(), step.into());
     }
 
     /// The start is over.
     pub fn started(&self) {
-        self.lock().remove("start");
+        lock(&self.problems).remove("start");
     }
 
     /// It is being stopped: not ready, but nothing to warn of.
     pub fn stopping(&self) {
-        self.lock().insert("stop".into(), "the consumer is being stopped".into());
+        lock(&self.problems).insert("stop".into(), "the consumer is being stopped".into());
     }
 
     /// Something is wrong with `part`, until [`Health::clear`].
     pub fn report(&self, part: &str, problem: impl Into<String>) {
         let problem = problem.into();
-        let mut problems = self.lock();
+        let mut problems = lock(&self.problems);
         if problems.get(part) != Some(&problem) {
             tracing::warn!(part, problem, "not ready");
             problems.insert(part.into(), problem);
@@ -57,18 +66,26 @@ impl Health {
 
     /// `part` is well again.
     pub fn clear(&self, part: &str) {
-        if self.lock().remove(part).is_some() {
+        if lock(&self.problems).remove(part).is_some() {
             tracing::info!(part, "ready again");
         }
     }
 
-    /// What is wrong now.
-    pub fn readiness(&self) -> Readiness {
-        let problems = self.lock().clone();
-        Readiness { ready: problems.is_empty(), problems }
+    /// Something has happened to `part` that nothing can mend. It stands there until the process ends, or something newer is
+    /// noted of the part, and makes nobody unready: a probe that failed for it would go on failing, and say nothing any more
+    /// of what can be mended.
+    pub fn note(&self, part: &str, note: &str) {
+        let at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        lock(&self.notes).insert(part.into(), format!("{at}: {note}"));
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is wrong now, and what has been noted.
+    pub fn readiness(&self) -> Readiness {
+        let (problems, notes) = (lock(&self.problems).clone(), lock(&self.notes).clone());
+        Readiness { ready: problems.is_empty(), problems, notes }
     }
+}
+
+fn lock(of: &Mutex<ByPart>) -> MutexGuard<'_, ByPart> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,7 +11,9 @@
 //!   list, those of `bootstrap.servers` too, and a lone broker that was away for longer than its session answers for a
 //!   moment with none at all: now and then such a client never connects again. Each client has lanes of its own; they
 //!   are lost with it, as in a revocation.
+//! * What Kafka deletes before it is read is gone, and is told before the position passes it (`deleted`).
 
+mod deleted;
 mod group;
 mod settings;
 
@@ -36,7 +38,10 @@ use rdkafka::{
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use self::group::{Context, Group, Shared};
+use self::{
+    deleted::Deletions,
+    group::{Context, Group, Shared},
+};
 use super::{Assignment, LaneId, Messages, Source, SourceError, TOPICS, apart};
 use crate::{config::Config, dead_letter::DeadLetter, health::Health, memory::Memory};
 
@@ -85,6 +90,7 @@ impl KafkaSource {
             assignments,
             memory: memory.clone(),
             health: health.clone(),
+            deletions: Arc::new(Deletions::new(health)),
         };
         let (settings, producer_settings) = (settings::consumer(config)?, settings::producer(config)?);
         let client = RwLock::new(join(&settings, &shared)?);
@@ -113,7 +119,7 @@ impl KafkaSource {
             let group = &client.context().group;
             busy = polled.is_some();
             let hand_over = match polled {
-                Some(Ok(message)) => group.gather(&message),
+                Some(Ok(message)) => group.gather(&client, &message),
                 Some(Err(error)) => {
                     // librdkafka goes on by itself; only its own broken state ends it, and that needs a person too.
                     self.shared.health.report("kafka", error.to_string());
@@ -192,8 +198,8 @@ impl KafkaSource {
     }
 }
 
-/// Hands over what is gathered, pauses and resumes, and goes back where that was asked for. Says whether a lane is
-/// full that is not paused yet.
+/// Hands over what is gathered, pauses and resumes, goes back where that was asked for, and asks for what may have been
+/// deleted. Says whether a lane is full that is not paused yet.
 fn hand_over_pieces(client: &Client, idle: bool) -> bool {
     let group = &client.context().group;
     let memory = &group.shared.memory;
@@ -225,9 +231,15 @@ fn hand_over_pieces(client: &Client, idle: bool) -> bool {
     }
     let rereads: Vec<_> =
         lanes.iter().filter_map(|(lane, held)| Some((*lane, held.generation, held.reread?))).collect();
+    let now = Instant::now();
+    let to_ask: Vec<_> =
+        lanes.iter().filter(|(_, held)| held.is_to_ask(now)).map(|(lane, _)| *lane).collect();
     drop(lanes);
     for (lane, generation, reread) in rereads {
         seek(client, lane, generation, reread);
+    }
+    for lane in to_ask {
+        group.look_for_deletions(client, lane);
     }
     full
 }
@@ -246,6 +258,7 @@ fn seek(client: &Client, lane: LaneId, generation: u64, reread: (u64, u64)) {
         // Whatever is polled from now on comes from there.
         held.reread = None;
         held.gathered = Messages::new(epoch);
+        held.reading.go_to(offset);
     }
 }
 

@@ -5,7 +5,8 @@
 //! on a full disk overwritten in place.
 //!
 //! Damage below the durable offset stops its lane: what follows a damaged frame cannot be trusted to be where it
-//! should, and skipping is a decision for a person. The other lanes go on.
+//! should, and skipping is a decision for a person. So it is where segments are missing: no age or size deletes what was
+//! not consumed, so somebody did. The other lanes go on.
 
 use std::{
     collections::HashMap,
@@ -180,8 +181,9 @@ enum ReadError {
     )]
     Damaged { path: PathBuf, at: u64, offset: u64 },
     #[error(
-        "offset {next} is recorded as the next in {directory}, but the first that is there is {first}: acknowledged \
-         events are missing; restore their segments, or set `next` in consumer.json to {first} to give them up"
+        "offset {next} is recorded as the next in {directory}, but the first that is there is {first}: {} acknowledged \
+         messages are missing; restore their segments, or set `next` in consumer.json to {first} to give them up",
+        .first - .next
     )]
     Missing { directory: PathBuf, next: u64, first: u64 },
     #[error(

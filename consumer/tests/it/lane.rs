@@ -81,6 +81,21 @@ fn a_range_that_was_long_on_its_way_is_asked_for() {
 }
 
 #[test]
+fn a_recorded_range_whose_head_is_gone_is_finished_with_its_rest() {
+    let now = Instant::now();
+    let position = Some(Position { next: 0, pending_next: Some(20) });
+    let close = Effect::Close { first: 0, next: 20 };
+    let mut lane = Lane::new(limits(10), position);
+    assert_eq!(offer(&mut lane, now, 18, 1), []);
+    assert_eq!(offer(&mut lane, now, 19, 2), [close.clone(), Effect::ReadBack { rows: 0..2 }]);
+
+    let mut lane = Lane::new(limits(10), position);
+    assert_eq!(offer(&mut lane, now, 30, 1), [close, Effect::Bury], "nothing of it is left");
+    let end = Position { next: 20, pending_next: None };
+    assert_eq!(step(&mut lane, now, Input::Buried), [Effect::Release, Effect::Record(end)]);
+}
+
+#[test]
 fn unknown_errors_are_tried_a_few_times_and_then_searched() {
     let now = Instant::now();
     let mut lane = Lane::new(limits(10), Some(Position { next: 0, pending_next: Some(1) }));

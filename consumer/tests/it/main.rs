@@ -3,6 +3,7 @@
 // Clippy knows test functions, not their helpers.
 #![allow(clippy::unwrap_used)]
 
+mod deleted;
 mod kafka;
 mod lane;
 mod lost_brokers;

@@ -8,7 +8,7 @@ use millrace_embedded::{
     testbed::Port,
 };
 use millrace_schemas::{
-    spool::{CONSUMER_FILE, Position},
+    spool::{CONSUMER_FILE, Position, segment_name},
     topic::{CLICKS, EVENTS},
 };
 
@@ -310,6 +310,31 @@ async fn another_spool_is_not_passed_over_once_it_has_grown() {
     let running = Running::start(bench.config.clone());
     await_answer(&bench.engine, "SELECT count() FROM millrace.events", 20).await;
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_that_are_missing_are_counted_and_not_passed_over() {
+    let bench = Bench::start().await;
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    events.write((0..30).map(event));
+    events.roll();
+    events.write((30..40).map(event));
+    let before = Position { next: 10, pending_next: Some(35) };
+    events.set_position(before);
+    fs::remove_file(bench.spool.path().join(EVENTS).join(segment_name(0))).unwrap();
+    let running = Running::start(bench.config.clone());
+    await_so("they are missed", || {
+        running.problems().contains("is 30: 20 acknowledged messages are missing")
+    })
+    .await;
+    running.stop().await;
+    assert_eq!((events.position(), bench.count("events").await), (Some(before), 0));
+    // Given up as it says: the rest of the recorded range is stored, and what follows.
+    events.set_position(Position { next: 30, ..before });
+    let running = Running::start(bench.config.clone());
+    await_answer(&bench.engine, "SELECT count() FROM millrace.events", 10).await;
+    running.stop().await;
+    assert_eq!(events.position(), Some(Position { next: 40, pending_next: None }));
 }
 
 /// Copies `$0` to a file system of its own at `$1`, fills that to the last byte, and becomes the consumer.

@@ -1,4 +1,4 @@
-//! What a client knows of its lanes, and what Kafka tells it: partitions that come and go, statistics, errors.
+//! What a client knows of its lanes, and what Kafka tells it: partitions that come and go, jumps, statistics, errors.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{Assignment, Feed, Flow, LaneId, Messages, TOPICS},
-    PIECE_AGE, PIECE_BYTES, REQUEST_TIMEOUT, lock,
+    PIECE_AGE, PIECE_BYTES, REQUEST_TIMEOUT,
+    deleted::{Deletions, Jump, Reading},
+    lock,
 };
 use crate::{health::Health, memory::Memory};
 
@@ -42,6 +44,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that knew no broker so many times in a row, four to six seconds, is replaced. One that begins anew by itself
 /// knows none for some milliseconds; in an outage they are known and down.
 const BROKERLESS_MAX: u32 = 3;
+/// Where a log begins is waited for so long; meanwhile nothing is read.
+const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What outlives a client.
 #[derive(Clone)]
@@ -51,6 +55,7 @@ pub(super) struct Shared {
     pub(super) assignments: UnboundedSender<Assignment>,
     pub(super) memory: Arc<Memory>,
     pub(super) health: Health,
+    pub(super) deletions: Arc<Deletions>,
 }
 
 /// What a client's callbacks, the polling thread and recording share.
@@ -83,6 +88,7 @@ pub(super) struct Held {
     pub(super) lost: CancellationToken,
     pub(super) gathered: Messages,
     pub(super) gathered_since: Instant,
+    pub(super) reading: Reading,
     pub(super) paused: bool,
     /// It is to be paused if this lasts.
     pub(super) full_since: Option<Instant>,
@@ -96,7 +102,7 @@ pub(super) struct Context {
 
 impl Group {
     /// Adds the message to its lane's piece; says whether it is time to hand pieces over.
-    pub(super) fn gather(&self, message: &BorrowedMessage<'_>) -> bool {
+    pub(super) fn gather(&self, client: &BaseConsumer<Context>, message: &BorrowedMessage<'_>) -> bool {
         let Some(lane) = lane_of(message.topic(), message.partition()) else { return false };
         let mut lanes = lock(&self.lanes);
         // A message that was on its way when its partition was taken from us is its new owner's.
@@ -107,11 +113,47 @@ impl Group {
         if held.gathered.entries.is_empty() {
             held.gathered_since = Instant::now();
         }
-        let value = message.payload().unwrap_or_default();
-        held.gathered.push(message.offset() as u64, value, is_foreign(message));
+        let (offset, value) = (message.offset() as u64, message.payload().unwrap_or_default());
+        held.gathered.push(offset, value, is_foreign(message));
+        let jump = held.reading.pass(offset);
         // Looking at the clock for every message would cost more than the message.
-        held.gathered.values.len() >= PIECE_BYTES
-            || (held.gathered.entries.len().is_multiple_of(64) && held.gathered_since.elapsed() >= PIECE_AGE)
+        let is_time = held.gathered.values.len() >= PIECE_BYTES
+            || (held.gathered.entries.len().is_multiple_of(64) && held.gathered_since.elapsed() >= PIECE_AGE);
+        drop(lanes);
+        match jump {
+            None => {}
+            Some(Jump::Ahead) => self.look_for_deletions(client, lane),
+            Some(Jump::Back { expected }) => {
+                self.shared.deletions.tell_of_another_log(lane, expected, offset);
+            }
+        }
+        is_time
+    }
+
+    /// Asks where the lane's log begins, if there is a reason to, and tells what was deleted unread.
+    pub(super) fn look_for_deletions(&self, client: &BaseConsumer<Context>, lane: LaneId) {
+        let is_to_ask = lock(&self.lanes).get(&lane).is_some_and(|held| held.is_to_ask(Instant::now()));
+        if !is_to_ask {
+            return;
+        }
+        let answer = client.fetch_watermarks(lane.topic, lane.partition as i32, WATERMARKS_TIMEOUT);
+        let mut lanes = lock(&self.lanes);
+        let Some(held) = lanes.get_mut(&lane) else { return };
+        let low = match answer {
+            Ok((low @ 0.., _)) => low as u64,
+            answer => {
+                tracing::debug!(%lane, ?answer, "cannot ask where the log begins");
+                held.reading.ask_again(Instant::now());
+                return;
+            }
+        };
+        for deleted in &held.reading.settle(Instant::now(), low) {
+            self.shared.deletions.tell(lane, deleted);
+        }
+        if let Some(deleted) = held.reading.pass_over(low) {
+            self.shared.deletions.tell(lane, &deleted);
+            held.gather_nothing_below(deleted.end);
+        }
     }
 
     /// Reads the positions of partitions that are ours now, as often as it takes: without them nothing can be rebuilt.
@@ -188,6 +230,7 @@ impl Group {
             lost: lost.clone(),
             gathered: Messages::new(0),
             gathered_since: Instant::now(),
+            reading: Reading::new(position.map_or(0, |position| position.next)),
             paused: false,
             full_since: None,
             reread: None,
@@ -244,6 +287,19 @@ impl Group {
 }
 
 impl Held {
+    /// Whether it is to be asked where the log begins. While it goes back it does not stand where it stood.
+    pub(super) fn is_to_ask(&self, now: Instant) -> bool {
+        self.reread.is_none() && self.reading.is_to_ask(now)
+    }
+
+    /// An empty message in the place of the last that was deleted: with it the position passes them, as with any other.
+    fn gather_nothing_below(&mut self, next: u64) {
+        if self.gathered.entries.is_empty() {
+            self.gathered_since = Instant::now();
+        }
+        self.gathered.push(next - 1, b"", false);
+    }
+
     pub(super) fn hand_over(&mut self, memory: &Arc<Memory>) {
         if !self.gathered.entries.is_empty() && self.reread.is_none() {
             let empty = Messages::new(self.gathered.epoch);
@@ -257,19 +313,22 @@ impl Held {
 impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
         self.group.watch(&statistics);
-        let lanes = lock(&self.group.lanes);
-        for (lane, held) in lanes.iter() {
-            let end = statistics
-                .topics
-                .get(lane.topic)
-                .and_then(|topic| topic.partitions.get(&(lane.partition as i32)))
-                .map(
-                    |partition| {
-                        if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset }
-                    },
-                );
-            if let Some(end) = end.and_then(|end| u64::try_from(end).ok()) {
+        let mut lanes = lock(&self.group.lanes);
+        for (lane, held) in lanes.iter_mut() {
+            let topic = statistics.topics.get(lane.topic);
+            let Some(partition) = topic.and_then(|topic| topic.partitions.get(&(lane.partition as i32)))
+            else {
+                continue;
+            };
+            let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
+            if let Ok(end) = u64::try_from(end) {
                 held.flow.set_end(end);
+            }
+            // What is paused is not fetched, so nothing comes of it.
+            if let Ok(low) = u64::try_from(partition.lo_offset)
+                && !held.paused
+            {
+                held.reading.hint(low);
             }
         }
     }
