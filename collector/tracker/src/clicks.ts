@@ -1,7 +1,7 @@
 /** Clicks for heatmaps, and whether anything came of them. */
 import { type Event, era, fill, isOff, page, push } from './core'
 import { closest, of } from './element'
-import { guard, hidden, on, own, w } from './page'
+import { cut, guard, hidden, on, own, w } from './page'
 
 /** A page that has not moved for so long after a click has not answered it. */
 const DEAD_MS = 1e3
@@ -22,11 +22,11 @@ export const selector = (element: Element) => {
     const alike = above ? [...of(above, 'children')].filter((other) => of(other, 'localName') == name) : []
     path.unshift(alike.length > 1 ? name + `:nth-of-type(${alike.indexOf(at) + 1})` : name)
   }
-  return path.join('>').slice(0, 500)
+  return cut(path.join('>'), 500)
 }
 
 /** What an element is called; never what somebody typed. */
-export const text = (element: Element) => (closest(element, 'a,button,label,h1,h2,h3')?.textContent || '').trim().slice(0, 80)
+export const text = (element: Element) => cut(closest(element, 'a,button,label,h1,h2,h3')?.textContent?.trim(), 80)
 
 export const clicks = () => {
   if (isOff('clicks')) return

@@ -97,10 +97,7 @@ export const push = (event: Event) => {
   fill(event)
   if (consent == 'none') {
     if (!held[HELD_MAX - 1]) held.push(event)
-  } else {
-    const event_id = uuid()
-    add(event_id, { ...event, event_id })
-  }
+  } else add(event)
 }
 
 /** Counts the page view when the page has its title. */
@@ -209,10 +206,7 @@ export const begin = (given: Options, waiting: ArrayLike<unknown>[]) => {
     on<PageTransitionEvent>('pageshow', (event) => event.persisted && view())
     moved()
     part?.()
-    on('visibilitychange', () => {
-      if (own('hidden')) hide()
-      else visible = Date.now()
-    })
+    on('visibilitychange', () => (own('hidden') ? hide() : (visible = Date.now())))
     on('pagehide', hide)
     on('scroll', scrolled)
     running = 1

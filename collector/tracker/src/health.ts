@@ -1,6 +1,6 @@
 /** How the page fared: web vitals and errors. Nobody's doing, so neither ends a bounce. */
 import { era, isOff, page, push } from './core'
-import { hidden, on } from './page'
+import { cut, hidden, on } from './page'
 
 const ERRORS_MAX = 10
 
@@ -90,15 +90,15 @@ export const errors = () => {
     // The first line of the stack that names a place.
     const frame = /(\S+?):(\d+):(\d+)\)?(\n|$)/.exec('' + stack) || []
     source ||= frame[1]?.replace(/^.*[(@]/, '')
-    message = message.slice(0, 500)
+    message = cut(message, 500)
     const key = message + source + line
     if (seen.has(key) || seen.size >= ERRORS_MAX) return
     seen.add(key)
     push({
       type: 'event', name: 'exception', interactive: false,
       properties: {
-        type: name || 'Error', message, source: source?.slice(0, 500), line: line || frame[2], column: column || frame[3],
-        stack: stack ? ('' + stack).slice(0, 2e3) : undefined,
+        type: name || 'Error', message, source: source && cut(source, 500), line: line || frame[2], column: column || frame[3],
+        stack: stack && cut(stack, 2e3),
       },
     })
   }

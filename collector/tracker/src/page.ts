@@ -24,8 +24,8 @@ export const hidden = (f: () => void) => {
   on('visibilitychange', () => own('hidden') && f())
 }
 
-/** A text, as much of it as the collector takes of an address. */
-export const cut = (text: any) => ('' + (text || '')).slice(0, 4096)
+/** A text, or as much of it as the collector takes of an address; never half an emoji. */
+export const cut = (text: any, length = 4096) => [...(text || '') + ''].slice(0, length).join('')
 
 let last = 0
 

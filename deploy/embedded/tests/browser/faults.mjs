@@ -1,7 +1,7 @@
 // `faults.mjs <collector> <key> <key of a store that takes an event a second> <a collector that knows no store yet>`: phones
-// without a net, tabs that are closed, storage that is not there, a collector that is away, that says later or no, pages that
-// bend everything. Prints a ledger of what was queued.
-import { arrive, kept, launch, openGate, openShop, pause, until } from './shop.mjs'
+// without a net, tabs that are closed, storage that is not there, a collector that is away, that says later or no, proxies that
+// take less, pages that bend everything. Prints a ledger of what was queued.
+import { arrive, kept, launch, openGate, openProxy, openShop, pause, until } from './shop.mjs'
 
 const [target, key, busyKey, starting] = process.argv.slice(2)
 const gate = await openGate(target)
@@ -29,12 +29,12 @@ function accepted(page) {
   return () => labels.size
 }
 /// Numbers `count` events of a run and queues them.
-async function queue(page, run, count) {
+async function queue(page, run, count, text = 'é'.repeat(500)) {
   const labels = (ledger[run] ??= { labels: [] }).labels
   const first = labels.length
-  await page.evaluate(([first, count]) => {
-    for (let i = first; i < first + count; i++) window.millrace('event', 'numbered', { label: `${i}`, properties: { text: 'é'.repeat(500) } })
-  }, [first, count])
+  await page.evaluate(([first, count, text]) => {
+    for (let i = first; i < first + count; i++) window.millrace('event', 'numbered', { label: `${i}`, properties: { text } })
+  }, [first, count, text])
   for (let i = first; i < first + count; i++) labels.push(`${i}`)
 }
 
@@ -185,6 +185,40 @@ async function unavailable() {
   await gate.close()
 }
 
+/// A visit through a proxy that takes three events and 6 kB at once.
+async function throughNarrow(run, visit) {
+  const proxy = await openProxy(target)
+  const shop = await openShop(proxy.url, key, {})
+  const context = await arrive(browser, wrong)
+  const page = await open(context, run, shop)
+  await empty(page)
+  proxy.posts = []
+  proxy.isMuch = (events, body) => events.length > 3 || body.length > 6000
+  await empty(await visit(context, page, shop))
+  ledger[run].posts = proxy.posts
+  await context.close()
+  shop.close()
+  proxy.close()
+}
+
+/// More waits than passes at once, and in its middle an event that never will.
+const narrow = () => throughNarrow('narrow', async (context, page) => {
+  await context.setOffline(true)
+  await queue(page, 'narrow', 6, 'little')
+  await page.evaluate(() => window.millrace('event', 'giant', { properties: { text: 'x'.repeat(9000) } }))
+  await queue(page, 'narrow', 6, 'little')
+  await context.setOffline(false)
+  return page
+})
+
+/// A tab is closed and hears no refusal; two others find what it has left.
+const narrowTabs = () => throughNarrow('narrow_tabs', async (context, page, shop) => {
+  await queue(page, 'narrow_tabs', 40)
+  await page.close()
+  const [next] = await Promise.all([1, 2].map(() => open(context, 'narrow_tabs', shop)))
+  return next
+})
+
 /// Whatever a page has done to the language, nothing of it shows in the page.
 async function hostile() {
   const tricks = {
@@ -224,7 +258,7 @@ async function hostile() {
 
 try {
   const short = async () => {
-    await Promise.all([offline(), tabs(), refused(), hostile(), busy(), unavailable()])
+    await Promise.all([offline(), tabs(), refused(), hostile(), busy(), unavailable(), narrow(), narrowTabs()])
     await closed()
   }
   await Promise.all([away(), short()])

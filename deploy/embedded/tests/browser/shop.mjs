@@ -2,7 +2,7 @@
 // browser to visit the shop.
 import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { createServer } from 'node:http'
+import { createServer, request as ask } from 'node:http'
 import { connect, createServer as listen } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -89,6 +89,40 @@ export async function openCollector() {
   collector.url = `http://127.0.0.1:${server.address().port}`
   collector.close = () => (server.closeAllConnections(), server.close())
   return collector
+}
+
+/// A proxy before a collector. What `isMuch(events, body)` says of a post is answered 413, as nginx does with more than its
+/// `client_max_body_size`, and the page may read that; the rest goes on.
+export async function openProxy(target) {
+  const proxy = { posts: [], isMuch: () => false }
+  const [host, port] = target.split(':')
+  const server = createServer(async (request, response) => {
+    const { method, url: path, headers } = request
+    // A page that is closed may stop in the middle.
+    const body = await text(request).catch(() => undefined)
+    if (body === undefined) return
+    const post = {}
+    if (method === 'POST') {
+      const { events } = JSON.parse(body)
+      Object.assign(post, {
+        names: events.map(({ name, type }) => name ?? type),
+        labels: events.filter(({ name }) => name === 'numbered').map(({ label }) => label),
+        events_length: JSON.stringify(events).length,
+      })
+      proxy.posts.push(post)
+      if (proxy.isMuch(events, body)) post.status = 413
+      if (post.status) return response.writeHead(post.status, { 'access-control-allow-origin': '*' }).end()
+    }
+    const upstream = ask({ host, port, method, path, headers }, (answer) => {
+      post.status = answer.statusCode
+      answer.pipe(response.writeHead(answer.statusCode, answer.headers))
+    })
+    upstream.on('error', () => response.destroy()).end(body)
+  })
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  proxy.url = `http://127.0.0.1:${server.address().port}`
+  proxy.close = () => (server.closeAllConnections(), server.close())
+  return proxy
 }
 
 /// What stands between the shop's visitors and a collector. Closed, nothing listens there.

@@ -40,4 +40,39 @@ pub(super) async fn check_faults(stored: &Stored<'_>, ledger: &Value) {
             assert!(answer["pause_ms"].as_f64().unwrap() >= wait_ms, "not before that: {answer}");
         }
     }
+    check_halves(&ledger["narrow"]);
+    let rows = stored.rows("events", "narrow").await;
+    assert!(rows.iter().all(|row| row["name"] != "giant"), "what never passes is given up: {rows:#?}");
+    let posts = ledger["narrow_tabs"]["posts"].as_array().unwrap();
+    let refused: Vec<_> = posts.iter().filter(|post| is_refused(post)).collect();
+    assert!(!refused.is_empty(), "{posts:#?}");
+    assert!(refused.iter().all(|post| list(&post["names"]).len() > 1), "alone each passes: {refused:#?}");
+}
+
+/// One tab before a proxy that takes less: what was refused came again in halves and in order, each event until it passed once.
+fn check_halves(done: &Value) {
+    let posts = done["posts"].as_array().unwrap();
+    let length = |post: &Value| post["events_length"].as_u64().unwrap();
+    for pair in posts.windows(2) {
+        let (post, next) = (&pair[0], &pair[1]);
+        if is_refused(post) && list(&post["names"]).len() > 1 {
+            // Both are within brackets.
+            let is_half = 2 * length(next) <= length(post) + 2;
+            assert!(is_half || list(&next["names"]).len() == 1, "no more than half of it: {post}, {next}");
+        }
+    }
+    let alone: Vec<_> = posts
+        .iter()
+        .filter(|post| is_refused(post))
+        .map(|post| list(&post["names"]))
+        .filter(|names| names.len() == 1)
+        .collect();
+    assert_eq!(alone, [["giant"]], "what is too much alone is not sent again");
+    let passed: Vec<_> =
+        posts.iter().filter(|post| !is_refused(post)).flat_map(|post| list(&post["labels"])).collect();
+    assert_eq!(passed, list(&done["labels"]), "in order, each once");
+}
+
+fn is_refused(post: &Value) -> bool {
+    post["status"] == 413
 }
