@@ -292,7 +292,10 @@ async fn bodies_pass(proxied: &Proxied) {
     for (headers, body) in [(&[][..], many), (&gzip[..], packed)] {
         let answer = proxied.post(good, ANNA, headers, body).await;
         assert_eq!(answer.status(), StatusCode::ACCEPTED, "through {name}");
-        assert_eq!(answer.json::<Value>().await.unwrap(), json!({ "accepted": 400, "rejected": [], "repaired": [] }));
+        assert_eq!(
+            answer.json::<Value>().await.unwrap(),
+            json!({ "accepted": 400, "rejected": [], "repaired": [] })
+        );
     }
 }
 
