@@ -41,9 +41,13 @@ pub(crate) fn is_same_site(one: &str, other: &str) -> bool {
     if one.is_empty() || other.is_empty() {
         return false;
     }
+    // What somebody registers has two names at least: most hosts differ in them already.
+    let last_two = |host: &str| memchr::memrchr_iter(b'.', host.as_bytes()).nth(1).map_or(0, |at| at + 1);
     is_below(one, other)
         || is_below(other, one)
-        || registered(one).is_some_and(|(domain, _)| registered(other).is_some_and(|(own, _)| own == domain))
+        || one.get(last_two(one)..) == other.get(last_two(other)..)
+            && registered(one)
+                .is_some_and(|(domain, _)| registered(other).is_some_and(|(own, _)| own == domain))
 }
 
 /// The domain that somebody registered, of the public suffix list, and its name without the suffix.
