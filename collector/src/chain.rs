@@ -77,14 +77,8 @@ pub fn accept(
     let enrichment = Enrichment::new(enricher, request);
     events.for_each(|index, source| {
         let arena = Bump::new();
-        let mut sample = None;
-        let checked = source.and_then(|source| {
-            validate(&source, index, request, &arena).inspect_err(|_| {
-                if outcome.samples.len() < SAMPLES_OF_REQUEST {
-                    sample = Some(Sample::of(&source, &request.limits, enricher));
-                }
-            })
-        });
+        let checked = source.as_ref().map_err(Clone::clone);
+        let checked = checked.and_then(|source| validate(source, index, request, &arena));
         let accepted = checked.and_then(|Checked { mut row, hints, mut notes }| {
             row.set_repairs(&notes, &arena);
             let mut pushed = Ok(());
@@ -98,7 +92,11 @@ pub fn accept(
         });
         if let Err(rejection) = accepted {
             if outcome.samples.len() < SAMPLES_OF_REQUEST {
-                outcome.samples.push((rejection.clone(), sample.unwrap_or_default()));
+                let sample = source.map_or_else(
+                    |_| Sample::default(),
+                    |source| Sample::of(&source, &request.limits, enricher),
+                );
+                outcome.samples.push((rejection.clone(), sample));
             }
             outcome.rejected.push((index, rejection));
         }

@@ -315,6 +315,12 @@ impl<'a, 't> Reader<'a, 't> {
     #[inline]
     fn clean(&self, name: &'t str, text: &'t str) -> &'t str {
         let text = self.legible(name, text);
+        if let [first, .., last] = text.as_bytes()
+            && first.is_ascii_graphic()
+            && last.is_ascii_graphic()
+        {
+            return text;
+        }
         let trimmed = text.trim();
         if trimmed.len() != text.len() {
             self.note(name, Repair::Trimmed);

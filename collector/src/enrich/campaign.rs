@@ -84,7 +84,7 @@ impl<'t> Campaign<'t> {
             }
         }
         let host = host(referrer);
-        let is_own = is_ignored(&host) || is_same_site(&host, &self::host(url));
+        let is_own = !host.is_empty() && (is_same_site(&host, &self::host(url)) || is_ignored(&host));
         let foreign = if is_own { "" } else { &*host };
         campaign.channel = campaign.channel(foreign, is_page_view && referrer.is_empty());
         if !is_own {

@@ -6,13 +6,15 @@ use super::url::{EMAIL, has_email};
 
 /// The host of an address, in lower case, without `www.` and the port.
 pub(crate) fn host(url: &str) -> Cow<'_, str> {
-    let Some((_, rest)) = url.split_once("://") else { return "".into() };
+    let bytes = url.as_bytes();
+    let scheme = memchr::memchr_iter(b':', bytes).find(|at| bytes[at + 1..].starts_with(b"//"));
+    let Some(rest) = scheme.map(|at| &url[at + 3..]) else { return "".into() };
     let end = rest.bytes().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b'\\')).unwrap_or(rest.len());
     let authority = &rest[..end];
     let host = memchr::memrchr(b'@', authority.as_bytes()).map_or(authority, |at| &authority[at + 1..]);
-    let host = match host.rsplit_once(':') {
+    let host = match memchr::memrchr(b':', host.as_bytes()) {
         // An IPv6 address has colons of its own, in brackets.
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(at) if host[at + 1..].bytes().all(|byte| byte.is_ascii_digit()) => &host[..at],
         _ => host,
     };
     let is_www = host.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("www."));
@@ -41,9 +43,13 @@ pub(crate) fn is_same_site(one: &str, other: &str) -> bool {
     if one.is_empty() || other.is_empty() {
         return false;
     }
+    // What somebody registers has two names at least: most hosts differ in them already.
+    let last_two = |host: &str| memchr::memrchr_iter(b'.', host.as_bytes()).nth(1).map_or(0, |at| at + 1);
     is_below(one, other)
         || is_below(other, one)
-        || registered(one).is_some_and(|(domain, _)| registered(other).is_some_and(|(own, _)| own == domain))
+        || one.get(last_two(one)..) == other.get(last_two(other)..)
+            && registered(one)
+                .is_some_and(|(domain, _)| registered(other).is_some_and(|(own, _)| own == domain))
 }
 
 /// The domain that somebody registered, of the public suffix list, and its name without the suffix.

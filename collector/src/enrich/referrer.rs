@@ -3,11 +3,14 @@
 use std::{collections::HashSet, path::Path, sync::LazyLock};
 
 use aho_corasick::AhoCorasick;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::{
     file::{FileData, FileError},
     host::{domains, is_below},
 };
+
+type Hosts<T> = HashSet<T, Xxh3DefaultBuilder>;
 
 /// Payment providers, and what the operator adds.
 pub(crate) struct Ignored(Vec<String>);
@@ -18,7 +21,7 @@ impl Ignored {
     }
 
     pub(crate) fn contains(&self, host: &str) -> bool {
-        static PROVIDERS: LazyLock<HashSet<&str>> =
+        static PROVIDERS: LazyLock<Hosts<&str>> =
             LazyLock::new(|| words(include_str!("data/payment_providers.txt")).collect());
         domains(host).any(|domain| PROVIDERS.contains(domain)) || self.0.iter().any(|own| is_below(host, own))
     }
@@ -29,7 +32,7 @@ pub(crate) struct Spam(Option<FileData<Sites>>);
 
 /// Sites, and words that mark one in whose name they occur.
 struct Sites {
-    sites: HashSet<Box<str>>,
+    sites: Hosts<Box<str>>,
     words: AhoCorasick,
 }
 

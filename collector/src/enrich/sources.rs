@@ -28,7 +28,12 @@ pub(crate) fn site(source: &str) -> Option<Site> {
         // A name is no domain above a host.
         let is_known = domain.len() == source.len() || domain.contains('.');
         let named = SOURCES.named.get(domain).filter(|_| is_known).copied();
-        named.or_else(|| Some(SOURCES.anywhere.get(name_anywhere(domain)?).copied()).filter(Option::is_some))
+        // The list of public suffixes is asked of few.
+        let anywhere = || {
+            let site = SOURCES.anywhere.get(domain.split('.').next()?)?;
+            name_anywhere(domain).map(|_| Some(*site))
+        };
+        named.or_else(anywhere)
     })?
 }
 
