@@ -21,14 +21,14 @@ const BUILT_AT: i64 = match i64::from_str_radix(env!("BUILT_AT"), 10) {
     Err(_) => 0,
 };
 
-/// The file has no receipt older than this before the newest.
+/// The file is written again once the newest receipt is so much newer than what stands there.
 const WRITTEN_APART_MS: i64 = 60_000;
 
 pub(crate) struct Clock {
     behind_max_ms: i64,
-    /// Epoch milliseconds, as of the two below; never before [`BUILT_AT`].
+    /// Epoch milliseconds; never before [`BUILT_AT`].
     newest_receipt: AtomicI64,
-    /// What stands in the file.
+    /// The receipt that stands in the file.
     written: AtomicI64,
     file: PathBuf,
 }

@@ -295,8 +295,8 @@ impl Erasure {
         Ok(true)
     }
 
-    /// Removes what is kept of events that were refused. A row by link of a user has no name here by which to find it, and tells
-    /// nobody's.
+    /// Removes what is kept of refused events that named the visitor or user. What would be a user's by link alone stays: it is
+    /// not known whose it is, and holds no id.
     async fn forget_refused(&self, postgres: &mut PgConnection) -> Result<()> {
         sqlx::query(
             "DELETE FROM refused_events USING erasures
