@@ -25,7 +25,7 @@ test: ## run every test, against real Kafka, Postgres and ClickHouse
 	@deploy/install/deps.sh test
 	@.ci/test $(CARGO_FLAGS)
 
-# ARGS names some of: attack backlog documents simulation power chaos fuzz. See .ci/accept.
+# ARGS names some of: attack backlog orders documents simulation power chaos fuzz. See .ci/accept.
 accept: ## the long proofs, all in full: hours, with progress; results go to benches/results/
 	@.ci/accept $(ARGS)
 

@@ -61,7 +61,8 @@ pub(crate) fn read<'t>(draft: &Draft<'_, 't>, row: &mut EventRow<'t>) -> Result<
         Ceiling::of(draft, currency, decimals).lower(read, row, is_money);
     }
     let has_amounts = is_order || tax.or(shipping).or(discount).is_some() || !row.item_price.is_empty();
-    row.currency = if has_amounts { currency } else { sent_currency };
+    // A refund's is its order's, which nobody here knows.
+    row.currency = if has_amounts && !is_refund { currency } else { sent_currency };
     Ok(())
 }
 

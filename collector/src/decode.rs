@@ -63,7 +63,8 @@ impl From<Rejection> for Refusal {
 
 /// The events of one body.
 pub struct Events<'s> {
-    /// The body's tape; in pieces the tape of what stands beside the pieces; may be empty.
+    /// The body's tape; of a broken one that of what stands beside its pieces, and of a single event its known fields,
+    /// among which the key is; may be empty.
     parsed: Parsed<'s>,
     list: List,
     has_envelope: bool,
@@ -237,14 +238,22 @@ impl<'s> Events<'s> {
                 lines if lines.len() > 1 => lines,
                 _ => return Err(not_json("one JSON value follows another; put each on a line of its own")),
             },
-            Some(Top::Object(members)) => match event_list(self.body, &members, events_max)? {
-                None => vec![whole_of(self.body)],
-                Some((list, envelope)) => {
-                    self.parsed = head.parse(&mend(&envelope))?;
-                    self.has_envelope = true;
-                    list
+            Some(Top::Object(members)) => {
+                let (list, head_json) = event_list(self.body, &members, events_max)?;
+                let parsed = head.parse(&mend(&head_json));
+                self.has_envelope = list.is_some();
+                match list {
+                    // An event by itself: what is wrong with it is told when it is read. Its key is needed before.
+                    None => {
+                        self.parsed = parsed.unwrap_or_else(|_| Parsed::nothing());
+                        vec![whole_of(self.body)]
+                    }
+                    Some(list) => {
+                        self.parsed = parsed?;
+                        list
+                    }
                 }
-            },
+            }
         };
         self.list = List::Pieces(pieces);
         Ok(())
@@ -271,14 +280,14 @@ fn bytes_of(nodes: &[Node<'_>]) -> usize {
 /// The bytes of each event of an envelope.
 type Pieces = Vec<Range<usize>>;
 
-/// The events of an envelope and its JSON without them; `None` when the object is no envelope.
+/// The events of an envelope, none when the object is no envelope; and the JSON of all its other fields.
 fn event_list(
     body: &[u8],
     members: &[(Range<usize>, Range<usize>)],
     most: usize,
-) -> Result<Option<(Pieces, Vec<u8>)>, Refusal> {
+) -> Result<(Option<Pieces>, Vec<u8>), Refusal> {
     let mut list = None;
-    let mut envelope = b"{\"events\":[]".to_vec();
+    let mut head = b"{\"events\":[]".to_vec();
     for (name, value) in members {
         let name = &body[name.clone()];
         if name == Field::Events.name().as_bytes() {
@@ -290,14 +299,14 @@ fn event_list(
             }
             list = Some(split::split_array(body, value.start, most).0);
         } else if std::str::from_utf8(name).is_ok_and(|name| Field::parse(name).is_some()) {
-            envelope.extend_from_slice(b",\"");
-            envelope.extend_from_slice(name);
-            envelope.extend_from_slice(b"\":");
-            envelope.extend_from_slice(&body[value.clone()]);
+            head.extend_from_slice(b",\"");
+            head.extend_from_slice(name);
+            head.extend_from_slice(b"\":");
+            head.extend_from_slice(&body[value.clone()]);
         }
     }
-    envelope.push(b'}');
-    Ok(list.map(|list| (list, envelope)))
+    head.push(b'}');
+    Ok((list, head))
 }
 
 fn whole_of(body: &[u8]) -> Range<usize> {

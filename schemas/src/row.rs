@@ -36,6 +36,8 @@ pub trait Row {
     const TABLE: &'static str;
     /// The columns, in the order in which [`Row::for_each_cell`] visits them.
     const COLUMNS: &'static [Column];
+    /// What stands before the value of each column in a line of JSON: `,"name":`.
+    const JSON_KEYS: &'static [&'static [u8]];
 
     /// Visits every value with the index of its column.
     fn for_each_cell<'s>(&'s self, visit: impl FnMut(usize, Cell<'s>));
@@ -46,12 +48,8 @@ pub trait Row {
         let start = out.len();
         self.for_each_cell(|index, cell| {
             if !cell.is_default() {
-                if out.len() > start {
-                    out.push(b',');
-                }
-                out.push(b'"');
-                out.extend_from_slice(Self::COLUMNS[index].name.as_bytes());
-                out.extend_from_slice(b"\":");
+                let is_first = out.len() == start;
+                out.extend_from_slice(&Self::JSON_KEYS[index][usize::from(is_first)..]);
                 cell.write_json(out);
             }
         });
@@ -65,6 +63,17 @@ const fn column_name(field: &'static str) -> &'static str {
         [b'r', b'#', ..] => field.split_at(2).1,
         _ => field,
     }
+}
+
+/// `,"name":`, of `N` bytes.
+const fn json_key<const N: usize>(name: &str) -> [u8; N] {
+    let mut key = [0; N];
+    let (before, rest) = key.split_at_mut(2);
+    let (middle, after) = rest.split_at_mut(name.len());
+    before.copy_from_slice(b",\"");
+    middle.copy_from_slice(name.as_bytes());
+    after.copy_from_slice(b"\":");
+    key
 }
 
 macro_rules! rows {
@@ -85,6 +94,11 @@ macro_rules! rows {
             const TABLE: &'static str = $table;
             const COLUMNS: &'static [Column] =
                 &[$(Column { name: column_name(stringify!($field)), ty: ColumnType::$cell, doc: $doc.trim_ascii() },)+];
+            const JSON_KEYS: &'static [&'static [u8]] = &[$({
+                const NAME: &str = column_name(stringify!($field));
+                const KEY: [u8; NAME.len() + 4] = json_key(NAME);
+                &KEY
+            },)+];
 
             #[inline]
             #[allow(unused_assignments)]
@@ -173,7 +187,7 @@ rows! {
         label: &'a str => Text,
         /// Value of the event, as sent.
         value: Option<f64> => OptionF64,
-        /// Currency of all amounts, ISO 4217.
+        /// Currency of all amounts, ISO 4217; empty in a refund: its order's.
         currency: &'a str => Symbol,
         /// Total of the order or refund, minor units; null when none was sent.
         total_minor: Option<i64> => OptionI64,

@@ -10,7 +10,9 @@
 //! What is left is left as it is: nothing is decoded, ordered or put into lower case. Done again, it changes nothing. It
 //! is a function of the text alone, so an event that is sent again says the same.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
+
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::secret::{Context, Judge, TOKEN_BYTES_MIN, is_jwt, is_token, segments};
 
@@ -58,8 +60,8 @@ const CAMPAIGNS: [&str; 21] = [
 /// What stays of an address.
 #[derive(Clone, Debug)]
 pub(crate) struct UrlRules {
-    /// In order, in lower case.
-    names: Vec<Box<str>>,
+    /// In lower case.
+    names: HashSet<Box<[u8]>, Xxh3DefaultBuilder>,
     prefixes: Vec<Box<str>>,
     keeps_routes: bool,
 }
@@ -67,16 +69,15 @@ pub(crate) struct UrlRules {
 impl UrlRules {
     /// Rules from a list of parameters' names, of which one that ends in `*` stands for all that begin so.
     pub(crate) fn new<'n>(parameters: impl IntoIterator<Item = &'n str>, keeps_routes: bool) -> Self {
-        let mut rules = Self { names: Vec::new(), prefixes: Vec::new(), keeps_routes };
+        let mut rules = Self { names: HashSet::default(), prefixes: Vec::new(), keeps_routes };
         for name in parameters {
             let name = name.trim().to_ascii_lowercase();
             match name.strip_suffix('*') {
                 Some(prefix) => rules.prefixes.push(prefix.into()),
                 None if name.is_empty() => {}
-                None => rules.names.push(name.into()),
+                None => drop(rules.names.insert(name.into_bytes().into())),
             }
         }
-        rules.names.sort_unstable();
         rules
     }
 
@@ -221,16 +222,17 @@ impl UrlRules {
         };
         let is_listed = || {
             let mut lower = [0; NAME_BYTES_MAX];
-            let lower = lower.get_mut(..name.len())?;
-            lower.copy_from_slice(name.as_bytes());
-            lower.make_ascii_lowercase();
-            self.names.binary_search_by(|known| known.as_bytes().cmp(lower)).ok()
+            lower.get_mut(..name.len()).is_some_and(|lower| {
+                lower.copy_from_slice(name.as_bytes());
+                lower.make_ascii_lowercase();
+                self.names.contains(&*lower)
+            })
         };
         // A mistaken second `?` would bring another parameter in under the first one's name.
         let is_name =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'[' | b']');
         !name.is_empty()
-            && (is_listed().is_some()
+            && (is_listed()
                 || name.bytes().all(is_name) && self.prefixes.iter().any(|prefix| starts_with(prefix)))
     }
 }

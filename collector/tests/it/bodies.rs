@@ -95,6 +95,9 @@ async fn a_body_that_never_ends_is_given_up() {
     }
     assert_eq!(service.rejected("body_timeout"), 2.0);
     assert_eq!(service.requests("collect", 408), 2.0);
+    // RudderStack's client drops what gets 408.
+    let track = "POST /k/demo-write-key/v1/track HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{";
+    assert!(say(&service, track.as_bytes()).await.starts_with("HTTP/1.1 503"));
     let chunks = "10000\r\n".to_owned() + &" ".repeat(0x10000) + "\r\n";
     let endless = format!("{head}transfer-encoding: chunked\r\n\r\n{}", chunks.repeat(20));
     let said = say(&service, endless.as_bytes()).await;

@@ -310,10 +310,13 @@ async fn rudderstacks_clients_are_told_to_send() {
     let page = json!({ "url": "https://shop.example/", "path": "/", "title": "Shop", "referrer": "$direct" });
     let call = json!({
         "type": "page", "channel": "web", "anonymousId": "a", "userId": "", "messageId": "m",
-        "originalTimestamp": "2026-10-31T12:00:00.000Z", "properties": page, "context": { "page": page },
+        "originalTimestamp": "2026-10-31T12:00:00.000Z", "properties": page, "context": { "page": page, "sessionId": 1_795_855_613_379_u64 },
     });
     assert_eq!(post(&service, "/v1/page", call.to_string()).await.status, 200);
-    let wanted = json!({ "type": "page_view", "visitor_id": "a", "user_id": "", "referrer": "" });
+    let wanted = json!({
+        "type": "page_view", "visitor_id": "a", "user_id": "", "referrer": "",
+        "session_id": "1795855613379", "repairs": null,
+    });
     assert_row(&service.events()[0], &wanted);
 }
 

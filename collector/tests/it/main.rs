@@ -15,6 +15,7 @@ mod compat_umami;
 mod disk;
 mod enrich;
 mod http;
+mod inputs;
 mod kafka;
 mod keys;
 mod limits;

@@ -433,6 +433,12 @@ async fn every_form_and_every_place_of_the_key() {
         (service.request(SECRET_KEY).header("content-type", "text/plain;charset=UTF-8").body(GOOD), 1),
         (service.request(SECRET_KEY).header("content-type", "Application/JSON").body(GOOD), 1),
         (service.client.post(&url).body(r#"{"write_key":"demo-write-key","type":"event","name":"one"}"#), 1),
+        (
+            service.client.post(&url).body(
+                r#"{"write_key":"demo-write-key","type":"event","name":"one","label":"x\ud83d","properties":{"n":NaN}}"#,
+            ),
+            1,
+        ),
         // What stands beside a broken event in an envelope is used all the same.
         (service.client.post(&url).body(envelope.to_string().replace("\"b\"", "NaN")), 1),
     ];

@@ -137,7 +137,13 @@ const ESCAPES: [u8; 256] = {
 fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let bytes = text.as_bytes();
+    let is_escaped = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
     let mut written = 0;
+    // Few texts have any such byte; without a way out of the loop sixteen bytes are looked at in one step.
+    if !bytes.iter().fold(false, |any, byte| any | is_escaped(byte)) {
+        out.extend_from_slice(bytes);
+        return out.push(b'"');
+    }
     for (index, &byte) in bytes.iter().enumerate() {
         let escape = ESCAPES[byte as usize];
         if escape != 0 {

@@ -2,9 +2,9 @@
 //!
 //! `page` becomes a page view, `track` an event (the names of Segment's e-commerce specification become GA4's, see
 //! [`commerce`]), and `identify`, `group`, `alias` and `screen` become events of those names. The key is the user of basic
-//! authentication, or `writeKey`. What stands in `context` beyond page, campaign, locale, time zone, screen, user agent and
-//! address is dropped, and so are `integrations` and `_metadata`. RudderStack's clients speak the same. What both ask beside
-//! sending is answered so that they send (`ask`).
+//! authentication, or `writeKey`. What stands in `context` beyond page, campaign, locale, time zone, screen, session, user
+//! agent and address is dropped, and so are `integrations` and `_metadata`. RudderStack's clients speak the same. What both
+//! ask beside sending is answered so that they send (`ask`).
 
 mod ask;
 pub(super) mod commerce;
@@ -165,6 +165,10 @@ impl<'m> Message<'m> {
         put_first(&mut event, "timestamp", self.call, &names);
         put_sent(&mut event, "visitor_id", self.call.get("anonymousId"));
         put_sent(&mut event, "user_id", self.call.get("userId"));
+        // RudderStack's, a number; Segment's clients say none.
+        if let Some(session) = text(self.context("sessionId")) {
+            put(&mut event, "session_id", session);
+        }
         put_sent(&mut event, "language", self.context("locale"));
         put_sent(&mut event, "timezone", self.context("timezone"));
         put_sent(&mut event, "user_agent", self.context("userAgent"));
@@ -212,10 +216,9 @@ impl<'m> Message<'m> {
         event.insert("type".into(), "page_view".into());
         put_sent(event, "title", own("title"));
         put_referrer(event, own("referrer"));
-        // These say again what `url` says, with whatever stands in its query.
-        let mut rest = sent
-            .map(|sent| properties(sent, &["url", "path", "search", "title", "referrer"]))
-            .unwrap_or_default();
+        // Most of these say again what `url` says, with whatever stands in its query.
+        let fields = ["url", "path", "search", "title", "referrer", "tab_url", "referring_domain"];
+        let mut rest = sent.map(|sent| properties(sent, &fields)).unwrap_or_default();
         for name in ["name", "category"] {
             if self.call.contains_key(name) {
                 rest.remove(name);
@@ -293,7 +296,8 @@ const CAMPAIGN: [(&str, &str); 6] = [
     ("id", "utm_id"),
 ];
 
-/// `{"success": true}`. Its clients send again after 408, 429 and 5xx, and drop what 400, 401 and 403 refuse.
+/// `{"success": true}`. Its clients send again after 429 and 5xx, and drop what 400, 401 and 403 refuse; RudderStack's drop
+/// what gets 408, too, which therefore becomes 503.
 pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
     #[derive(Serialize)]
     struct Answer<'a> {
@@ -307,9 +311,11 @@ pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
         return answer::json(StatusCode::OK, &Answer { success: true, message: None, code: None });
     };
     let mut response = answer::refused(refused);
-    if !matches!(response.status().as_u16(), 401 | 403 | 408 | 429 | 503) {
-        *response.status_mut() = StatusCode::BAD_REQUEST;
-    }
+    *response.status_mut() = match response.status() {
+        StatusCode::REQUEST_TIMEOUT => StatusCode::SERVICE_UNAVAILABLE,
+        status if matches!(status.as_u16(), 401 | 403 | 429 | 503) => status,
+        _ => StatusCode::BAD_REQUEST,
+    };
     let code = if response.status() == StatusCode::BAD_REQUEST {
         "invalid_request"
     } else {

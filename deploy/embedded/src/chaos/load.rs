@@ -166,14 +166,10 @@ impl Shared {
     }
 
     async fn post(&self, request: &Request) {
-        let ids = match request.accepted_ids() {
-            Ok(ids) => ids,
-            Err(error) => return lock(&self.ledger).fault(format!("the traffic is unusable: {error:#}")),
-        };
         self.until_answered(request).await;
         let again = {
             let mut ledger = lock(&self.ledger);
-            ledger.accepted.extend(ids);
+            ledger.accepted.extend(&request.accepted_ids);
             ledger.statuses.values().sum::<usize>().is_multiple_of(AGAIN)
         };
         if again {

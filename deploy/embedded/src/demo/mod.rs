@@ -11,6 +11,7 @@ mod admin;
 mod bad;
 mod clicks;
 mod command;
+mod dirty;
 mod edges;
 mod journey;
 mod orders;
@@ -62,6 +63,8 @@ pub struct Scenario {
     pub duplicates: f64,
     /// Refused events, as a share of the accepted ones.
     pub malformed: f64,
+    /// Share of events that are written carelessly.
+    pub dirty: f64,
     /// Share of visitors that are bots.
     pub bots: f64,
     /// Share of visitors that send no `visitor_id`.
@@ -97,6 +100,7 @@ impl Scenario {
             second_currency: "EUR".into(),
             duplicates: 0.05,
             malformed: 0.01,
+            dirty: 0.1,
             bots: 0.04,
             anonymous: 0.02,
             has_copies: true,

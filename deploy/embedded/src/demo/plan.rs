@@ -142,18 +142,19 @@ impl World<'_> {
             expected.status = 422;
         }
         let context = if form == Form::Envelope { shared(&goods) } else { Map::new() };
-        let texts = batch
-            .entries
-            .iter()
-            .map(|entry| match entry {
+        let mut texts = Vec::new();
+        for entry in &batch.entries {
+            texts.push(match entry {
                 Entry::Bad(bad) => bad.text.clone(),
                 Entry::Good(json) => {
                     let mut json = json.clone();
                     json.retain(|field, _| !context.contains_key(field));
-                    Value::Object(json).to_string()
+                    self.text_of(json)
                 }
-            })
-            .collect();
+            });
+        }
+        let id = |event: &&Map<String, Value>| event.get("event_id")?.as_str()?.parse().ok();
+        let accepted_ids = goods.iter().filter_map(id).collect();
         let sender = self.senders[batch.sender].clone();
         let key_place = match form {
             Form::Envelope => {
@@ -173,6 +174,7 @@ impl World<'_> {
             encoding: (is_large && self.chance(0.4)).then_some("gzip"),
             is_server: sender.is_server,
             expected,
+            accepted_ids,
             key_place,
             payload: Payload::Events { form, context, texts, is_stamped: self.chance(0.5) },
         }
@@ -202,6 +204,7 @@ impl World<'_> {
                 encoding,
                 is_server: false,
                 expected: Expected { status: reason.status(), accepted: 0, rejected: Vec::new() },
+                accepted_ids: Vec::new(),
                 key_place,
                 payload: Payload::Raw(body.into()),
             })

@@ -6,6 +6,7 @@ use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
 use millrace_schemas::reject::Reason;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 /// The keys of the store that the traffic belongs to.
 #[derive(Clone, Debug)]
@@ -68,6 +69,8 @@ pub struct Request {
     pub is_server: bool,
     /// What must come back.
     pub expected: Expected,
+    /// The ids of the events in it that must be accepted; one that stands in it twice comes twice.
+    pub accepted_ids: Vec<Uuid>,
     pub(super) key_place: KeyPlace,
     pub(super) payload: Payload,
 }
@@ -79,18 +82,6 @@ impl Request {
             Payload::Events { texts, .. } => texts.len(),
             Payload::Raw(_) => 0,
         }
-    }
-
-    /// The ids of the events in it that must be accepted; one that stands in it twice comes twice.
-    pub fn accepted_ids(&self) -> anyhow::Result<Vec<uuid::Uuid>> {
-        let Payload::Events { texts, .. } = &self.payload else { return Ok(Vec::new()) };
-        let is_refused = |index: usize| self.expected.rejected.iter().any(|(refused, _)| *refused == index);
-        let goods = texts.iter().enumerate().filter(|(index, _)| !is_refused(*index));
-        let id = |(_, text): (usize, &String)| {
-            let event: Value = serde_json::from_str(text)?;
-            Ok(event["event_id"].as_str().unwrap_or_default().parse()?)
-        };
-        goods.map(id).collect()
     }
 
     fn key<'k>(&self, keys: &'k Keys) -> &'k str {

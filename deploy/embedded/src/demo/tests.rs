@@ -64,7 +64,7 @@ fn it_sends_as_many_events_as_it_was_asked_for() {
 
 #[test]
 fn bodies_are_what_they_are_sent_as() {
-    let traffic = scenario(3_000).generate().unwrap();
+    let traffic = Scenario { dirty: 0.0, ..scenario(3_000) }.generate().unwrap();
     let mut sent = BTreeSet::new();
     for request in &traffic.requests {
         let body = request.body(&keys(), NOW.parse().unwrap()).unwrap();

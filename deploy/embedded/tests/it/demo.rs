@@ -68,6 +68,7 @@ async fn every_event_arrives_and_every_answer_is_checked() {
     let scenario = Scenario {
         events: 1_500,
         malformed: 0.0,
+        dirty: 0.0,
         has_copies: false,
         ..Scenario::until(now, 5, TimeZone::UTC)
     };

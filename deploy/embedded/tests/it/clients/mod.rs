@@ -5,6 +5,7 @@ mod ga4;
 mod plausible;
 mod posthog;
 mod rates;
+mod rudderstack;
 mod segment;
 mod snowplow;
 mod umami;
@@ -156,18 +157,19 @@ pub(crate) async fn starting_collector(dir: &Path) -> (millrace_embedded::proces
 }
 
 #[tokio::test]
-async fn segment_and_snowplow_clients_are_understood() {
+async fn segment_rudderstack_and_snowplow_clients_are_understood() {
     let machine = OneMachine::new();
     let _running = machine.start().await;
     let stores = Stores::of(&machine).await;
     let host = format!("127.0.0.1:{}", machine.ports[0].number());
     segment::from_servers(&host, &stores).await;
     segment::from_browsers(&host, &stores).await;
+    rudderstack::from_browsers(&host, &stores).await;
     snowplow::from_servers(&host, &stores).await;
     snowplow::from_browsers(&host, &stores).await;
-    // Segment's order of 52.50 and its refunds of 12.50 and 15.00, its order of 25.00, Snowplow's of 20.00 and of 46.00 with
-    // a refund of 15.00.
-    stores.revenue((4, 14_350, 4_250)).await;
+    // Segment's order of 52.50 and its refunds of 12.50 and 15.00, its order of 25.00, RudderStack's of 25.00 and of 40.00,
+    // Snowplow's of 20.00 and of 46.00 with a refund of 15.00.
+    stores.revenue((6, 20_850, 4_250)).await;
 }
 
 #[tokio::test]

@@ -120,6 +120,7 @@ async fn what_a_stores_rate_refuses_is_sent_again_and_stored_once() {
     tokio::join!(
         repeats("segment", "limited-node.mjs", 429, Waits::AsTold),
         repeats("segment", "limited-browser.mjs", 429, Waits::AsTold),
+        repeats("segment", "limited-rudderstack.mjs", 429, Waits::ByItself),
         // PostHog's would drop what gets 429.
         repeats("posthog", "limited-node.mjs", 503, Waits::ByItself),
         repeats("posthog", "limited-browser.mjs", 503, Waits::AsTold),
