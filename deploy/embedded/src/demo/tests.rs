@@ -91,6 +91,24 @@ fn bodies_are_what_they_are_sent_as() {
     assert!(sent.len() > 1_500, "{}", sent.len());
 }
 
+#[test]
+fn a_tenth_is_written_carelessly() {
+    let sent = |dirty| {
+        let traffic = Scenario { dirty, ..scenario(3_000) }.generate().unwrap();
+        let plain = traffic.requests.iter().filter(|request| request.encoding.is_none());
+        let bodies = plain.map(|request| request.body(&keys(), NOW.parse().unwrap()).unwrap());
+        String::from_utf8(bodies.collect::<Vec<_>>().concat()).unwrap()
+    };
+    let (clean, dirty) = (sent(0.0), sent(0.1));
+    let found = |mark: &str| (clean.matches(mark).count(), dirty.matches(mark).count());
+    for mark in
+        [r"\ud83d", "NaN", "1e400", r"\u0000", "+0000", "\"usd\"", "null", r#""items":"["#, r#""items":{"#]
+    {
+        let (in_clean, in_dirty) = found(mark);
+        assert!(in_clean == 0 && in_dirty > 0, "{mark}: {in_clean}, {in_dirty}");
+    }
+}
+
 fn id_of(event: &serde_json::Value) -> String {
     event["event_id"].as_str().unwrap_or_default().into()
 }
