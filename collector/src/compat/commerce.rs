@@ -1,8 +1,8 @@
 //! E-commerce as GA4's and Segment's vocabularies have it, from the properties of an event of any product.
 
 use millrace_schemas::event::{
-    ADD_TO_CART, BEGIN_CHECKOUT, INVENTORY_LEVEL, PURCHASE, REFUND, REMOVE_FROM_CART, REVIEW, VIEW_ITEM,
-    canonical_name,
+    ADD_TO_CART, BEGIN_CHECKOUT, INVENTORY_LEVEL, ORDER_CANCELLED, ORDER_UPDATED, PURCHASE, REFUND,
+    REMOVE_FROM_CART, REVIEW, VIEW_ITEM, canonical_name,
 };
 use serde_json::{Map, Value};
 
@@ -116,7 +116,8 @@ fn is_about_goods(canonical_name: &str) -> bool {
             | "view_promotion"
             | "order_shipped"
             | "order_delivered"
-            | "order_cancelled"
+            | ORDER_UPDATED
+            | ORDER_CANCELLED
     )
 }
 

@@ -1,7 +1,8 @@
 //! Segment's e-commerce specification, which PostHog has taken over, in GA4's names.
 
 use millrace_schemas::event::{
-    ADD_TO_CART, BEGIN_CHECKOUT, PURCHASE, REFUND, REMOVE_FROM_CART, REVIEW, SYNONYMS, VIEW_ITEM,
+    ADD_TO_CART, BEGIN_CHECKOUT, ORDER_CANCELLED, ORDER_UPDATED, PURCHASE, REFUND, REMOVE_FROM_CART, REVIEW,
+    SYNONYMS, VIEW_ITEM,
 };
 use serde_json::{Map, Value};
 
@@ -48,9 +49,9 @@ pub(in crate::compat) fn specified_name(sent: &str, names_order: bool) -> Option
         // The source sends both of one order, and the second in some versions without saying of which.
         "order created" | "order paid" if names_order => PURCHASE,
         "refunded order" => REFUND,
-        "order cancelled" | "order canceled" => "order_cancelled",
+        "order cancelled" | "order canceled" => ORDER_CANCELLED,
         // They name an order without placing one again.
-        "order updated" | "updated order" => "order_updated",
+        "order updated" | "updated order" => ORDER_UPDATED,
         "checkout step viewed" | "viewed checkout step" => "checkout_step_viewed",
         "checkout step completed" | "completed checkout step" => "checkout_step_completed",
         "coupon entered" => "coupon_entered",
@@ -86,7 +87,7 @@ pub(in crate::compat) fn put(
     message_id: Option<&Value>,
 ) -> Map<String, Value> {
     let mut taken = put_commerce(event, name, sent);
-    if matches!(name, PURCHASE | REFUND)
+    if matches!(name, PURCHASE | REFUND | ORDER_UPDATED | ORDER_CANCELLED)
         && !event.contains_key("order_id")
         && let Some(known) = order_id(sent)
     {
