@@ -54,7 +54,7 @@ pub(crate) fn read<'t>(read: &Reader<'_, 't>, nodes: &'t [Node<'t>], decimals: u
     let mut rest = 0_i128;
     for (_, at) in entries(nodes, 0) {
         match nodes[at] {
-            Node::Object { .. } => {}
+            Node::Object { len: 1.., .. } => {}
             Node::Static(StaticNode::Null) => continue,
             _ => {
                 read.note(Field::Items.name(), Repair::Unreadable);

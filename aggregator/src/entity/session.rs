@@ -250,18 +250,31 @@ pub fn affected(sessions: &[Span], touched: &[i64], names: &[&str]) -> Option<Ra
             begin = begin.min(span.start_ms);
         }
     }
-    // What begins after a session of these events must be over, and after a gap behind all that began before, begins as it did.
-    let settled = last.saturating_add(LENGTH_MAX_MS);
-    let mut reach = i64::MIN;
-    let mut end = i64::MAX;
-    for span in by_start.iter().rev() {
-        if span.start_ms > settled && reach.saturating_add(GAP_MS) <= span.start_ms {
-            end = span.start_ms;
-            break;
-        }
-        reach = reach.max(span.reach_ms);
+    Some(begin..settled(&by_start, last.saturating_add(LENGTH_MAX_MS)))
+}
+
+/// The first start after `after_ms` from which on all sessions begin as they did, whatever the cuts before it become: a gap
+/// lies before it, and no session behind it may become one with another of its name before it. `newest_first`: all sessions.
+fn settled(newest_first: &[&Span], after_ms: i64) -> i64 {
+    let mut following: HashMap<&str, i64> = HashMap::new();
+    // Of each session where the next of its name begins, if the two may become one.
+    let mut next: Vec<Option<i64>> = Vec::with_capacity(newest_first.len());
+    for span in newest_first {
+        let following = following.insert(&span.session_id, span.start_ms);
+        next.push(
+            following.filter(|start| !span.session_id.is_empty() && start - span.reach_ms <= LENGTH_MAX_MS),
+        );
     }
-    Some(begin..end)
+    let (mut reach_ms, mut tied_until_ms) = (i64::MIN, i64::MIN);
+    for (span, next) in newest_first.iter().zip(next).rev() {
+        let is_quiet = reach_ms.saturating_add(GAP_MS) <= span.start_ms;
+        if span.start_ms > after_ms && is_quiet && tied_until_ms < span.start_ms {
+            return span.start_ms;
+        }
+        reach_ms = reach_ms.max(span.reach_ms);
+        tied_until_ms = tied_until_ms.max(next.unwrap_or(i64::MIN));
+    }
+    i64::MAX
 }
 
 #[cfg(test)]

@@ -38,8 +38,9 @@ async fn a_bad_event_costs_its_neighbours_nothing() {
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
 
     check(service, "oh", "malformed_json").await;
-    check(service, r#"{"type":event}"#, "malformed_json").await;
-    for no_object in ["42", "[]", "null", "NaN", &deep] {
+    check(service, "NaN", "malformed_json").await;
+    check(service, r#"{"type":event}"#, "wrong_type").await;
+    for no_object in ["42", "[]", "null", &deep] {
         check(service, no_object, "not_an_object").await;
     }
     check(service, "{}", "missing_field").await;
@@ -71,6 +72,95 @@ async fn repaired(service: &Service, event: &str) -> (Vec<String>, Value) {
     let row = service.events().swap_remove(before.len() + 1);
     assert_eq!(row.get("repairs").cloned().unwrap_or(json!([])), json!(told), "{event:.200}");
     (told, row)
+}
+
+/// What stands around an event, or in place of one of its values, costs the event nothing.
+#[tokio::test]
+async fn nothing_around_an_event_costs_it() {
+    let service = Service::start().await;
+    let mut number = 0;
+    let mut send = async |form: &str, key: bool, content_type: &str| {
+        number += 1;
+        let order = format!(r#"{{"type":"event","name":"purchase","order_id":"{number}","value":5}}"#);
+        let body = form.replace("@order", &order).replace('@', order.trim_end_matches('}'));
+        let url = format!("{}/v1/collect", service.url);
+        let request = service.client.post(url).header("content-type", content_type).body(body.clone());
+        let request = if key { request.bearer_auth(crate::service::WRITE_KEY) } else { request };
+        let answer = service.send(request).await;
+        assert!(matches!(answer.status, 202), "{body}: {answer:?}");
+        let rows = service.events();
+        let row =
+            rows.iter().find(|row| row["order_id"] == number.to_string()).unwrap_or_else(|| panic!("{body}"));
+        assert_eq!(row["total_minor"], 500, "{body}");
+        row["repairs"].clone()
+    };
+    for form in [
+        // Siblings of the list.
+        r#"{"sent_at":yesterday,"events":[@order]}"#,
+        r#"{"context":{'a':1},"events":[@order]}"#,
+        r#"{"events":[@order],"context":{"a":hello}}"#,
+        r#"{"sent_at":,"events":[@order]}"#,
+        r#"{"x":,"events":[@order],"y"}"#,
+        // Behind it.
+        "@order;",
+        "@order}",
+        "@order,",
+        "@order\0",
+        "@order x",
+        "@order\nhello\n@order",
+        // Within it.
+        "@",
+        "@,",
+        r#"@,"label":"never en"#,
+        r#"@,"tax":}"#,
+        r#"@,"tax":5,00}"#,
+        r#"@,"tax":$5}"#,
+        r#"@,,"tax":5}"#,
+        r#"@,'tax':5}"#,
+        r#"[@,"tax":$5},{"type":"event","name":"a"}]"#,
+        r#"@,"order_id":null,"value":""}"#,
+    ] {
+        send(form, true, "application/json").await;
+    }
+    let repairs = send(r#"@,"tax":NaN,"shipping":$5}"#, true, "application/json").await;
+    assert_eq!(repairs, json!(["tax:unreadable", "shipping:unreadable"]));
+    for content_type in ["application/octet-stream", "application/x-www-form-urlencoded", "application/jsonl"]
+    {
+        send("@order", true, content_type).await;
+    }
+    send(r#"@,"label":"x\ud83d","write_key":"demo-write-key"}"#, false, "application/json").await;
+}
+
+/// What is no reading of a clock corrects none.
+#[tokio::test]
+async fn a_zero_is_no_clock() {
+    let service = Service::start().await;
+    let now = jiff::Timestamp::now();
+    let at = now - jiff::SignedDuration::from_hours(70);
+    let today = now.strftime("%Y-%m-%d").to_string();
+    let local = now.strftime("%Y-%m-%dT00:36").to_string();
+    for sent_at in [json!(today), json!(local), json!("0001-01-01T00:00:00Z"), json!(0), json!("now")] {
+        let event = json!({ "type": "event", "name": "a", "timestamp": at.to_string() });
+        let body = json!({ "sent_at": sent_at, "events": [event] });
+        assert_eq!(service.post(body.to_string()).await.status, 202);
+        let row = service.events().pop().unwrap();
+        assert_eq!(row["time_source"], "client", "{sent_at}: {row}");
+    }
+}
+
+/// Programs that send one text as every event's id lose no order; the same order sent again is one.
+#[tokio::test]
+async fn one_id_for_all_events_costs_no_order() {
+    let service = Service::start().await;
+    for id in [json!("undefined"), json!(0), json!("purchase")] {
+        for order in ["1", "2", "1"] {
+            let event = json!({ "type": "event", "name": "purchase", "event_id": id, "order_id": order });
+            assert_eq!(service.post(event.to_string()).await.status, 202);
+        }
+    }
+    let ids: Vec<_> = service.events().iter().map(|row| row["event_id"].to_string()).collect();
+    let different: std::collections::BTreeSet<_> = ids.iter().collect();
+    assert_eq!((ids.len(), different.len()), (9, 6), "{ids:?}");
 }
 
 #[tokio::test]

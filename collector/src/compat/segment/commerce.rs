@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::compat::{
     commerce::put_commerce,
     properties,
-    value::{put_first, put_property, put_sent, text},
+    value::{amount, put_first, put_property, put_sent, text},
 };
 
 /// The GA4 name of an event that Segment names, by what it is called and whether it says which order it is about.
@@ -17,7 +17,7 @@ pub(super) fn name(sent: &str, names_order: bool) -> Option<&'static str> {
     if sent.len() > 40 {
         return None;
     }
-    match sent.trim().to_ascii_lowercase().replace('_', " ").as_str() {
+    match sent.to_ascii_lowercase().replace('_', " ").as_str() {
         "signed up" => Some("sign_up"),
         "signed in" => Some("login"),
         sent => specified_name(sent, names_order),
@@ -88,13 +88,13 @@ pub(in crate::compat) fn put(
 ) -> Map<String, Value> {
     let mut taken = put_commerce(event, name, sent);
     if matches!(name, PURCHASE | REFUND | ORDER_UPDATED | ORDER_CANCELLED)
-        && !event.contains_key("order_id")
+        && text(event.get("order_id")).is_none()
         && let Some(known) = order_id(sent)
     {
         put_sent(event, "order_id", sent.get(known));
         taken.push(known);
     }
-    if name == PURCHASE && !event.contains_key("value") {
+    if name == PURCHASE && amount(event.get("value")).is_none() {
         put_sent(event, "value", sent.get(SHOPIFY_TOTAL));
         taken.push(SHOPIFY_TOTAL);
     }
@@ -106,7 +106,7 @@ pub(in crate::compat) fn put(
             put_first(event, "value", sent, &["rating", "value"]);
         }
         // A refund of some products is one of several; sent again it has the same id.
-        REFUND if !event.contains_key("refund_id") && event.contains_key("items") => {
+        REFUND if text(event.get("refund_id")).is_none() && event.contains_key("items") => {
             put_sent(event, "refund_id", message_id);
         }
         _ => {}
