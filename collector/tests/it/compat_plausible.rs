@@ -64,7 +64,7 @@ async fn events_are_taken_and_what_is_none_is_named() {
     assert_eq!((&row["viewport_width"], &row["properties"]), (&json!(390), &json!({ "a": "b" })));
 
     check(service, "", "request").await;
-    check(service, "{", "request").await;
+    check(service, "{", "domain").await;
     check(service, "[]", "request").await;
     check(service, "null", "request").await;
     check(service, "[".repeat(100_000) + &"]".repeat(100_000), "request").await;
