@@ -6,8 +6,9 @@
 use jiff::{
     Timestamp, ToSpan,
     civil::{Date, Weekday},
-    tz::TimeZone,
+    tz::{Offset, TimeZone},
 };
+use millrace_schemas::zone::fixed_offset_seconds;
 
 /// How events are grouped in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,8 +74,11 @@ pub struct Calendar {
 }
 
 impl Calendar {
-    /// The calendar of an IANA time zone.
+    /// The calendar of an IANA time zone, or of a fixed offset like `+05:30`.
     pub fn new(zone: &str) -> Option<Self> {
+        if let Some(seconds) = fixed_offset_seconds(zone) {
+            return Offset::from_seconds(seconds).ok().map(|offset| Self { zone: TimeZone::fixed(offset) });
+        }
         // A POSIX rule or a file path is no IANA name, and jiff's lookup knows none.
         jiff::tz::db().get(zone).ok().map(|zone| Self { zone })
     }
@@ -159,6 +163,7 @@ mod tests {
             ("America/New_York", date(2026, 3, 8), 23),
             ("Europe/Berlin", date(2026, 10, 25), 25),
             ("UTC", date(2026, 11, 1), 24),
+            ("+05:30", date(2026, 11, 1), 24),
             // Clocks go forward at midnight: the day begins at one.
             ("America/Havana", date(2026, 3, 8), 23),
             // The island skipped this day.
@@ -167,7 +172,9 @@ mod tests {
             let calendar = Calendar::new(zone).unwrap();
             assert_eq!(calendar.end(day) - calendar.start(day), hours * HOUR, "{zone} {day}");
         }
-        assert!(Calendar::new("Mars/Olympus").is_none());
+        assert_eq!(Calendar::new("+05:30").unwrap().start(date(1970, 1, 2)), 24 * HOUR - 330 * 60_000);
+        assert_eq!(Calendar::new("-03:00").unwrap().start(date(1970, 1, 1)), 3 * HOUR);
+        assert!(Calendar::new("Mars/Olympus").is_none() && Calendar::new("+25:00").is_none());
     }
 
     #[test]
@@ -198,7 +205,7 @@ mod tests {
             ms in 0_i64..4_102_444_800_000,
             zone in proptest::sample::select(vec![
                 "America/New_York", "Europe/London", "Asia/Kathmandu", "Pacific/Apia", "America/Havana",
-                "Australia/Lord_Howe", "Africa/Casablanca", "UTC",
+                "Australia/Lord_Howe", "Africa/Casablanca", "UTC", "+05:45", "-09:30",
             ]),
         ) {
             let calendar = Calendar::new(zone).unwrap();

@@ -218,7 +218,7 @@ impl Compiled {
             ColumnType::Symbol | ColumnType::Text => {
                 self.compare(filter, &text, &format!("toFloat64OrNull({text})"), &format!("{name} != ''"))
             }
-            ColumnType::U8 | ColumnType::U16 | ColumnType::U32 | ColumnType::U64 | ColumnType::I64 => {
+            ColumnType::U8 | ColumnType::U16 | ColumnType::U32 | ColumnType::U64 => {
                 self.compare_number(filter, &number, &format!("{name} != 0"))
             }
             ColumnType::OptionU32 | ColumnType::OptionI64 | ColumnType::OptionF64 => {

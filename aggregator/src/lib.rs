@@ -22,6 +22,7 @@ pub mod backfill;
 pub mod calendar;
 pub mod clickhouse;
 pub mod config;
+pub mod entity;
 pub mod error;
 pub mod funnel;
 pub mod locks;

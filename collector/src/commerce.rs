@@ -1,7 +1,7 @@
 //! Money and items of an event.
 
 use millrace_schemas::{
-    event::{PURCHASE, REFUND},
+    event::{ORDER_UPDATED, PURCHASE, REFUND},
     limits::untrusted_minor_max,
     money,
     reject::{Reason, Rejection},
@@ -25,7 +25,8 @@ const NO_CURRENCY: &str = "XXX";
 /// Reads an event's money into its row.
 pub(crate) fn read<'t>(draft: &Draft<'_, 't>, row: &mut EventRow<'t>) -> Result<(), Rejection> {
     let read = &draft.read;
-    let (is_refund, is_order) = (row.name == REFUND, row.name == PURCHASE || row.name == REFUND);
+    let (is_refund, is_update) = (row.name == REFUND, row.name == ORDER_UPDATED);
+    let is_order = row.name == PURCHASE || is_refund;
     row.order_id = read.id(Field::OrderId);
     if row.order_id.is_empty() {
         row.order_id = read.id(Field::TransactionId);
@@ -45,24 +46,23 @@ pub(crate) fn read<'t>(draft: &Draft<'_, 't>, row: &mut EventRow<'t>) -> Result<
         read.amount(Field::Shipping, decimals, Sign::Refuses),
     );
     let discount = read.amount(Field::Discount, decimals, Sign::SaysNothing);
-    (row.tax_minor, row.shipping_minor, row.discount_minor) =
-        (tax.unwrap_or(0), shipping.unwrap_or(0), discount.unwrap_or(0));
-    if is_order {
+    (row.tax_minor, row.shipping_minor, row.discount_minor) = (tax, shipping, discount);
+    if is_order || is_update {
         // What is given back is, however its sign is written; an order of less than nothing is a mistake.
         let sign = if is_refund { Sign::SaysNothing } else { Sign::Refuses };
         row.total_minor = read.amount(Field::Value, decimals, sign);
     }
-    row.value = value(read, is_order, is_refund, !sent_currency.is_empty());
+    row.value = value(read, is_order || is_update, is_refund, !sent_currency.is_empty());
     if let Some(nodes) = read.nodes(Field::Items) {
         items::read(read, nodes, decimals, row);
     }
     if !draft.request.trusted {
-        let is_money = is_order || !sent_currency.is_empty();
+        let is_money = is_order || is_update || !sent_currency.is_empty();
         Ceiling::of(draft, currency, decimals).lower(read, row, is_money);
     }
     let has_amounts = is_order || tax.or(shipping).or(discount).is_some() || !row.item_price.is_empty();
-    // A refund's is its order's, which nobody here knows.
-    row.currency = if has_amounts && !is_refund { currency } else { sent_currency };
+    // A refund's is its order's, which nobody here knows; likewise an update's.
+    row.currency = if has_amounts && !is_refund && !is_update { currency } else { sent_currency };
     Ok(())
 }
 
@@ -138,8 +138,8 @@ impl Ceiling {
             ("discount", &mut row.discount_minor),
         ];
         for (name, minor) in amounts {
-            if is_above((*minor).into()) {
-                *minor = 0;
+            if minor.is_some_and(|minor| is_above(minor.into())) {
+                *minor = None;
                 leave_out(name);
             }
         }

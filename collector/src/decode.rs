@@ -240,19 +240,10 @@ impl<'s> Events<'s> {
             },
             Some(Top::Object(members)) => {
                 let (list, head_json) = event_list(self.body, &members, events_max)?;
-                let parsed = head.parse(&mend(&head_json));
+                // Its key is needed before the event that stands by itself is read.
+                self.parsed = head.parse(&head_json)?;
                 self.has_envelope = list.is_some();
-                match list {
-                    // An event by itself: what is wrong with it is told when it is read. Its key is needed before.
-                    None => {
-                        self.parsed = parsed.unwrap_or_else(|_| Parsed::nothing());
-                        vec![whole_of(self.body)]
-                    }
-                    Some(list) => {
-                        self.parsed = parsed?;
-                        list
-                    }
-                }
+                list.unwrap_or_else(|| vec![whole_of(self.body)])
             }
         };
         self.list = List::Pieces(pieces);
@@ -302,7 +293,9 @@ fn event_list(
             head.extend_from_slice(b",\"");
             head.extend_from_slice(name);
             head.extend_from_slice(b"\":");
-            head.extend_from_slice(&body[value.clone()]);
+            // One that cannot be read costs the list nothing.
+            let value = mend(&body[value.clone()]);
+            head.extend_from_slice(if value.trim_ascii().is_empty() { b"false" } else { &value });
         }
     }
     head.push(b'}');

@@ -1,7 +1,7 @@
 //! Items of an event.
 
 use millrace_schemas::{
-    event::{PURCHASE, REFUND},
+    event::{ORDER_UPDATED, PURCHASE, REFUND},
     money::{PRICE_DECIMALS, QUANTITY_DECIMALS, line_minor},
     repair::Repair,
     row::EventRow,
@@ -54,7 +54,7 @@ pub(crate) fn read<'t>(read: &Reader<'_, 't>, nodes: &'t [Node<'t>], decimals: u
     let mut rest = 0_i128;
     for (_, at) in entries(nodes, 0) {
         match nodes[at] {
-            Node::Object { .. } => {}
+            Node::Object { len: 1.., .. } => {}
             Node::Static(StaticNode::Null) => continue,
             _ => {
                 read.note(Field::Items.name(), Repair::Unreadable);
@@ -64,13 +64,15 @@ pub(crate) fn read<'t>(read: &Reader<'_, 't>, nodes: &'t [Node<'t>], decimals: u
         let is_beyond = row.item_product_id.len() == most;
         let item = read_item(read, &nodes[at..at + size(nodes, at)], row.name == REFUND, is_beyond);
         if is_beyond {
-            rest += line_minor(item.price, item.quantity, decimals);
+            let quantity =
+                if row.name == REFUND && item.quantity == 0 { QUANTITY_ONE } else { item.quantity };
+            rest += line_minor(item.price, quantity, decimals);
             read.note(Field::Items.name(), Repair::Cut);
         } else {
             push(row, &item);
         }
     }
-    if rest != 0 && (row.name == PURCHASE || row.name == REFUND) {
+    if rest != 0 && matches!(row.name, PURCHASE | REFUND | ORDER_UPDATED) {
         let price = i64::try_from(rest * 10_i128.pow(PRICE_DECIMALS - decimals)).ok();
         let price = price.filter(|price| price.unsigned_abs() < DECIMAL_MAX).unwrap_or(0);
         push(row, &Item { price, quantity: QUANTITY_ONE, ..Item::default() });
@@ -173,7 +175,8 @@ fn read_item<'t>(read: &Reader<'_, 't>, nodes: &'t [Node<'t>], is_refund: bool, 
     let sign = if is_refund { Sign::SaysNothing } else { Sign::Counts };
     let mut item = Item {
         price: amount(6, PRICE_DECIMALS, sign).unwrap_or(0),
-        quantity: amount(7, QUANTITY_DECIMALS, sign).unwrap_or(QUANTITY_ONE),
+        // A refund that names none is of the whole line.
+        quantity: amount(7, QUANTITY_DECIMALS, sign).unwrap_or(if is_refund { 0 } else { QUANTITY_ONE }),
         discount: amount(8, PRICE_DECIMALS, Sign::SaysNothing).unwrap_or(0),
         ..Item::default()
     };

@@ -7,8 +7,8 @@ use std::{
     time::Instant,
 };
 
-use jiff::tz::TimeZone;
-use millrace_schemas::demo;
+use jiff::tz::{Offset, TimeZone};
+use millrace_schemas::{demo, zone::fixed_offset_seconds};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -255,7 +255,7 @@ impl Store {
             id: settings.id.clone(),
             currency: settings.currency.clone(),
             // The aggregator refuses a name that it does not know.
-            timezone: TimeZone::get(&settings.timezone).unwrap_or(TimeZone::UTC),
+            timezone: time_zone(&settings.timezone).unwrap_or(TimeZone::UTC),
             event_age_max_days: settings.max_event_age_days,
             allowed_origins: settings.allowed_origins.iter().map(|entry| Entry::parse(entry)).collect(),
             flows: [flow(false), flow(true)],
@@ -276,5 +276,12 @@ impl Store {
         }
         Origin::parse(origin)
             .is_some_and(|origin| self.allowed_origins.iter().any(|entry| entry.admits(&origin)))
+    }
+}
+/// The time zone that a store's setting means.
+fn time_zone(name: &str) -> Option<TimeZone> {
+    match fixed_offset_seconds(name) {
+        Some(seconds) => Offset::from_seconds(seconds).ok().map(TimeZone::fixed),
+        None => TimeZone::get(name).ok(),
     }
 }

@@ -5,9 +5,11 @@
 //! | half of a surrogate pair, bytes that are not UTF-8, control characters in a string | U+FFFD |
 //! | a line break or tab in a string | its escape |
 //! | a backslash before a character that needs none | the character |
-//! | `NaN`, `Infinity`, `undefined`, Python's `None`, `True`, `False` | `null`, `null`, `null`, `null`, `true`, `false` |
+//! | `undefined`, Python's `None`, `True`, `False` | `null`, `null`, `true`, `false` |
 //! | a number that 64 bits do not hold, or that JSON writes otherwise: `1e400`, `007`, `.5`, `+1` | the same as a string |
-//! | commas before a closing bracket | nothing |
+//! | `NaN`, `Infinity`, any other word, a value that is missing or breaks off | `{}`, which no field, item or event can be |
+//! | commas too many; what stands where only a name, a colon, a comma or a bracket may; what stands behind the value | nothing |
+//! | brackets that are not closed | closed |
 //! | what is nested deeper than anybody reads | `null` |
 //!
 //! One pass, in as much time and memory as the text has bytes.
@@ -32,46 +34,168 @@ pub(crate) fn has_long_number(json: &[u8]) -> bool {
     json.split(|byte| !byte.is_ascii_digit()).any(|run| run.len() > 19)
 }
 
-/// The text, mended. What it cannot mend it leaves as it is.
+/// The text, mended: JSON, or nothing where not even a value begins. What stands behind its value is nothing.
 pub(crate) fn mend(json: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(json);
     let text = text.as_bytes();
-    let mut out = Vec::with_capacity(text.len() + 16);
-    let mut depth = 0;
+    let mut mended = Mended::new(text.len());
     let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        match byte {
-            b'"' => {
-                at = mend_string(text, at, &mut out);
-                continue;
+    while let Some(&byte) = text.get(at).filter(|_| !mended.is_whole()) {
+        at = match byte {
+            b'"' => mended.string(text, at),
+            b'{' | b'[' => mended.open(text, at),
+            b'}' | b']' => mended.close(at),
+            b',' => mended.comma(at),
+            b':' => mended.colon(at),
+            b' ' | b'\t' | b'\r' | b'\n' => {
+                mended.out.push(byte);
+                at + 1
             }
-            b'{' | b'[' if depth == DEPTH_MAX => {
-                out.extend_from_slice(b"null");
-                at = end_of_brackets(text, at);
-                continue;
-            }
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                depth = depth.saturating_sub(1);
-                let mut end = out.trim_ascii_end().len();
-                while out[..end].last() == Some(&b',') {
-                    end = out[..end - 1].trim_ascii_end().len();
-                    out.truncate(end);
+            _ => mended.word(text, at),
+        };
+    }
+    while !mended.open.is_empty() {
+        mended.close(at);
+    }
+    mended.out
+}
+
+/// Stands where a value could not be read. As a field's value it is noted, as an item or an event it is refused: `null` would be
+/// left out without a word.
+const UNREADABLE: &[u8] = b"{}";
+
+/// What must come next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// A value: of a name, or by itself.
+    Value,
+    /// An element of an array.
+    Element,
+    /// The name of a member.
+    Name,
+    Colon,
+    /// What ends a value.
+    End,
+}
+
+/// JSON as far as it has been written.
+struct Mended {
+    out: Vec<u8>,
+    /// Brackets that have not been closed.
+    open: Vec<u8>,
+    next: Next,
+}
+
+impl Mended {
+    fn new(bytes: usize) -> Self {
+        Self { out: Vec::with_capacity(bytes + 16), open: Vec::new(), next: Next::Value }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.open.is_empty() && self.next == Next::End
+    }
+
+    fn takes_value(&self) -> bool {
+        matches!(self.next, Next::Value | Next::Element)
+    }
+
+    fn string(&mut self, text: &[u8], at: usize) -> usize {
+        let start = self.out.len();
+        let end = mend_string(text, at, &mut self.out);
+        let takes_it = self.takes_value() || self.next == Next::Name;
+        match end {
+            Some(_) if !takes_it => self.out.truncate(start),
+            Some(_) if self.next == Next::Name => self.next = Next::Colon,
+            Some(_) => self.next = Next::End,
+            // It breaks off, and says less than was meant, or something else.
+            None => {
+                self.out.truncate(start);
+                if self.takes_value() {
+                    self.unreadable();
                 }
             }
-            b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' => {}
-            _ => {
-                let end = text[at..].iter().position(|byte| is_delimiter(*byte));
-                let end = end.map_or(text.len(), |length| at + length);
-                mend_word(&text[at..end], &mut out);
-                at = end;
-                continue;
-            }
         }
-        out.push(byte);
-        at += 1;
+        end.unwrap_or(text.len())
     }
-    out
+
+    fn open(&mut self, text: &[u8], at: usize) -> usize {
+        if !self.takes_value() {
+            return end_of_brackets(text, at);
+        }
+        if self.open.len() == DEPTH_MAX {
+            self.out.extend_from_slice(b"null");
+            self.next = Next::End;
+            return end_of_brackets(text, at);
+        }
+        self.open.push(text[at]);
+        self.out.push(text[at]);
+        self.next = if text[at] == b'{' { Next::Name } else { Next::Element };
+        at + 1
+    }
+
+    /// Whatever bracket stands there closes the last that was opened, as the scanner has it that finds a body's elements.
+    fn close(&mut self, at: usize) -> usize {
+        self.end_value();
+        let Some(opened) = self.open.pop() else { return at + 1 };
+        let end = self.out.trim_ascii_end().len();
+        if self.out[..end].last() == Some(&b',') {
+            let end = self.out[..end - 1].trim_ascii_end().len();
+            self.out.truncate(end);
+        }
+        self.out.push(if opened == b'{' { b'}' } else { b']' });
+        self.next = Next::End;
+        at + 1
+    }
+
+    fn comma(&mut self, at: usize) -> usize {
+        self.end_value();
+        if self.next == Next::End
+            && let Some(opened) = self.open.last()
+        {
+            self.out.push(b',');
+            self.next = if *opened == b'{' { Next::Name } else { Next::Element };
+        }
+        at + 1
+    }
+
+    /// Says of a name whose value does not come that it is unreadable.
+    fn end_value(&mut self) {
+        if self.next == Next::Colon {
+            self.out.push(b':');
+        }
+        if self.next == Next::Colon || (self.next == Next::Value && !self.open.is_empty()) {
+            self.unreadable();
+        }
+    }
+
+    fn colon(&mut self, at: usize) -> usize {
+        if self.next == Next::Colon {
+            self.out.push(b':');
+            self.next = Next::Value;
+        }
+        at + 1
+    }
+
+    fn word(&mut self, text: &[u8], at: usize) -> usize {
+        let end =
+            text[at..].iter().position(|byte| is_delimiter(*byte)).map_or(text.len(), |length| at + length);
+        if self.takes_value() {
+            let breaks_off = end == text.len() && !self.open.is_empty();
+            if breaks_off || !mend_word(&text[at..end], &mut self.out) {
+                self.unreadable();
+            }
+            self.next = Next::End;
+        }
+        end
+    }
+
+    /// Of what is no part of anything nothing is left.
+    fn unreadable(&mut self) {
+        if !self.open.is_empty() {
+            self.out.extend_from_slice(UNREADABLE);
+        }
+        self.next = Next::End;
+    }
 }
 
 const fn is_delimiter(byte: u8) -> bool {
@@ -96,15 +220,15 @@ fn end_of_list(text: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// Copies the string that opens at `start`; returns where it ends.
-fn mend_string(text: &[u8], start: usize, out: &mut Vec<u8>) -> usize {
+/// Copies the string that opens at `start`; returns where it ends, if it does.
+fn mend_string(text: &[u8], start: usize, out: &mut Vec<u8>) -> Option<usize> {
     out.push(b'"');
     let mut at = start + 1;
     while let Some(&byte) = text.get(at) {
         match byte {
             b'"' => {
                 out.push(b'"');
-                return at + 1;
+                return Some(at + 1);
             }
             b'\\' => {
                 at = mend_escape(text, at, out);
@@ -118,7 +242,7 @@ fn mend_string(text: &[u8], start: usize, out: &mut Vec<u8>) -> usize {
         }
         at += 1;
     }
-    at
+    None
 }
 
 /// Copies the escape that begins at `at`; returns where it ends.
@@ -149,13 +273,11 @@ fn unit(text: &[u8], at: usize) -> Option<u16> {
     digits.iter().try_fold(0, |unit, digit| Some(unit * 16 + char::from(*digit).to_digit(16)? as u16))
 }
 
-/// Copies what stands outside of strings and is no bracket.
-fn mend_word(word: &[u8], out: &mut Vec<u8>) {
+/// Copies what stands outside of strings and is no bracket, if it can be read.
+fn mend_word(word: &[u8], out: &mut Vec<u8>) -> bool {
     match word {
         b"true" | b"false" | b"null" => out.extend_from_slice(word),
-        b"NaN" | b"nan" | b"Infinity" | b"-Infinity" | b"inf" | b"-inf" | b"undefined" | b"None" => {
-            out.extend_from_slice(b"null");
-        }
+        b"undefined" | b"None" | b"NULL" | b"nil" => out.extend_from_slice(b"null"),
         b"True" => out.extend_from_slice(b"true"),
         b"False" => out.extend_from_slice(b"false"),
         _ if is_plain_number(word) => out.extend_from_slice(word),
@@ -164,8 +286,9 @@ fn mend_word(word: &[u8], out: &mut Vec<u8>) {
             out.extend_from_slice(word);
             out.push(b'"');
         }
-        _ => out.extend_from_slice(word),
+        _ => return false,
     }
+    true
 }
 
 const fn is_of_number(byte: u8) -> bool {
@@ -203,7 +326,7 @@ mod tests {
             (b"{\"a\":\"x\xff\"}", "{\"a\":\"x\u{fffd}\"}"),
             (b"{\"a\":\"x\ny\x01\"}", "{\"a\":\"x\\ny\u{fffd}\"}"),
             (br#"{"a":"it\'s"}"#, r#"{"a":"it's"}"#),
-            (b"{\"a\":NaN,\"b\": -Infinity}", r#"{"a":null,"b": null}"#),
+            (b"{\"a\":NaN,\"b\": -Infinity}", r#"{"a":{},"b": {}}"#),
             (b"{\"a\":1e400}", r#"{"a":"1e400"}"#),
             (
                 b"[18446744073709551615,18446744073709551616]",
@@ -211,9 +334,18 @@ mod tests {
             ),
             (b"[007,.5,+1,1.,-1.5e3]", r#"["007",".5","+1","1.",-1.5e3]"#),
             (b"{\"a\":[1,2 , ],}", r#"{"a":[1,2]}"#),
-            (b"{'a':hello}", "{'a':hello}"),
+            (b"{'a':1,\"b\":hello,\"c\":$5,\"d\":,\"e\"}", r#"{"b":{},"c":{},"d":{},"e":{}}"#),
+            (br#"{"a":1,,"b":5,00,"c":2 3 "x" [4],,}"#, r#"{"a":1,"b":5,"c":2}"#),
+            (b"{,\"a\" 1:2}", r#"{"a" :2}"#),
+            (br#"[1,,2,],[3]"#, "[1,2]"),
+            (br#"{"a":[1,{"b":"c","d":"brea"#, r#"{"a":[1,{"b":"c","d":{}}]}"#),
+            (br#"{"a":"b","c":12"#, r#"{"a":"b","c":{}}"#),
+            (br#"{"a":1}}; x"#, r#"{"a":1}"#),
+            (br#"{"a":[1,2}}"#, r#"{"a":[1,2]}"#),
+            (b"hello", ""),
+            (b" ", " "),
             (b"{\"a\":True,\"b\":None}", r#"{"a":true,"b":null}"#),
-            (b"\"never ends\\", "\"never ends"),
+            (b"\"never ends\\", ""),
         ] {
             assert_eq!(mended(json), wanted);
         }
@@ -256,6 +388,9 @@ mod tests {
         ) {
             for json in [&bytes[..], near.as_bytes()] {
                 let once = mend(json);
+                if !once.trim_ascii().is_empty() {
+                    prop_assert!(serde_json::from_slice::<serde_json::Value>(&once).is_ok(), "{}", String::from_utf8_lossy(&once));
+                }
                 prop_assert_eq!(mend(&once), once);
             }
         }

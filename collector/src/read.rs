@@ -198,6 +198,7 @@ impl<'a, 't> Reader<'a, 't> {
                 time::of_number(i64::try_from(number).unwrap_or(i64::MAX))
             }
             Node::Static(StaticNode::F64(number)) => time::of_float(number),
+            Node::String(text) if field == Field::SentAt => time::of_clock_text(text),
             Node::String(text) => time::of_text(text),
             _ => (None, true),
         };
@@ -321,7 +322,7 @@ impl<'a, 't> Reader<'a, 't> {
         {
             return text;
         }
-        let trimmed = text.trim();
+        let trimmed = trim(text);
         if trimmed.len() != text.len() {
             self.note(name, Repair::Trimmed);
         }
@@ -462,6 +463,15 @@ pub(crate) fn is_absolute(url: &str) -> bool {
     let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
     !host.is_empty() && !host.starts_with(':') && url.bytes().all(|byte| byte > b' ' && byte != 0x7f)
+}
+
+/// A text without space around it, nor what nobody means at its ends: marks of writing direction, joints without width, byte
+/// order marks.
+pub(crate) fn trim(text: &str) -> &str {
+    let is_nothing = |letter: char| {
+        letter.is_whitespace() || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+    };
+    text.trim_matches(is_nothing)
 }
 
 #[cfg(test)]

@@ -32,11 +32,12 @@ pub(crate) fn split(body: &[u8], most: usize) -> Option<Top> {
         }
         _ => return None,
     };
-    match body.get(skip_whitespace(body, end)) {
-        Some(b'{' | b'[') => Some(Top::Sequence),
-        // What stands behind the end is nothing.
-        _ => Some(top),
-    }
+    let behind = skip_whitespace(body, end);
+    // What stands behind the end is nothing, unless other values follow, on lines of their own if there is more than these.
+    let is_value = |at: usize| matches!(body.get(skip_whitespace(body, at)), Some(b'{' | b'['));
+    let follows =
+        is_value(behind) || memchr::memchr_iter(b'\n', &body[behind..]).any(|at| is_value(behind + at + 1));
+    Some(if follows { Top::Sequence } else { top })
 }
 
 /// The elements of the array that opens at `start`, and where it ends.

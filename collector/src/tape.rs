@@ -174,8 +174,11 @@ impl<'t> Object<'t> {
             let value = at + 1;
             if let Some(field) = Field::parse(key) {
                 let place = &mut object.at[field as usize];
+                let says_nothing = matches!(nodes[value], Node::Static(StaticNode::Null) | Node::String(""));
                 object.duplicates |= u64::from(*place != 0) << field as u64;
-                *place = value as u32;
+                if *place == 0 || !says_nothing {
+                    *place = value as u32;
+                }
             }
             at = value + size(nodes, value);
         }

@@ -207,7 +207,15 @@ impl<'t> Draft<'_, 't> {
                 Some(id_of_text(text))
             }
         };
+        let id = id.map(|id| if id.get_version_num() == TEXT_VERSION { self.with_order(id) } else { id });
         (id.unwrap_or_else(|| new_event_id(self.request, index)), id)
+    }
+
+    /// An id that was made of a text, with the event's order: who sends one text for all events (`undefined`) loses no order.
+    fn with_order(&self, id: Uuid) -> Uuid {
+        let order_ids = [Field::OrderId, Field::TransactionId].map(|field| self.read.id(field));
+        let order_id = order_ids.into_iter().find(|id| !id.is_empty());
+        order_id.map_or(id, |order_id| id_of_text(&format!("{id}\0{order_id}")))
     }
 
     /// The visitor, and the hash that orders the table: of what was sent alone.
@@ -347,6 +355,9 @@ impl<'t> Draft<'_, 't> {
         }
     }
 }
+
+/// Version of UUIDs that are made of texts.
+const TEXT_VERSION: usize = 8;
 
 /// The id that stands for a text that is no UUID.
 pub(crate) fn id_of_text(text: &str) -> Uuid {

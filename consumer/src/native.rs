@@ -211,7 +211,7 @@ impl ColumnBuilder {
             Cell::U16(number) | Cell::Date(number) => self.values.extend_from_slice(&number.to_le_bytes()),
             Cell::U32(number) => self.values.extend_from_slice(&number.to_le_bytes()),
             Cell::U64(number) => self.values.extend_from_slice(&number.to_le_bytes()),
-            Cell::I64(number) | Cell::Instant(number) => self.values.extend_from_slice(&number.to_le_bytes()),
+            Cell::Instant(number) => self.values.extend_from_slice(&number.to_le_bytes()),
             Cell::OptionU32(number) => self.push_option(number.map(u32::to_le_bytes)),
             Cell::OptionI64(number) | Cell::OptionInstant(number) => {
                 self.push_option(number.map(i64::to_le_bytes));

@@ -91,7 +91,7 @@ pub fn statements(layout: &Layout) -> Vec<String> {
 /// What the tables of an earlier release need once, after [`statements`].
 pub fn upgrades(layout: &Layout) -> Vec<Upgrade> {
     let versions = TABLES.iter().filter_map(|table| table.upgrade(layout));
-    versions.chain([item_decimals(layout)]).collect()
+    versions.chain([item_decimals(layout), nullable_amounts(layout)]).collect()
 }
 
 /// A change of tables that costs work, so that it is made once and not at each start. Cut off, it is made again.
@@ -303,6 +303,30 @@ fn item_decimals(layout: &Layout) -> Upgrade {
          AND name = 'item_quantity' AND type = 'Array(UInt32)'"
     );
     Upgrade { waiting, statements }
+}
+
+/// Lets a table that an earlier release made say that an amount was not sent. There that was 0.
+fn nullable_amounts(layout: &Layout) -> Upgrade {
+    let Layout { database, cluster, .. } = layout;
+    let on_cluster = on_cluster(layout);
+    let stored = if cluster.is_some() { "events_local" } else { "events" };
+    let names = ["tax_minor", "shipping_minor", "discount_minor"];
+    let columns = EventRow::COLUMNS.iter().filter(|column| names.contains(&column.name));
+    let changes: Vec<String> =
+        columns.map(|column| format!("MODIFY COLUMN {}", definition(column))).collect();
+    let tables = [Some(stored), cluster.as_ref().map(|_| "events")];
+    // The stored one last: from there on it counts as made.
+    let statements = tables.into_iter().rev().flatten().map(|table| {
+        format!(
+            "ALTER TABLE {database}.{table}{on_cluster} {} SETTINGS alter_sync = 0, mutations_sync = 0",
+            changes.join(", ")
+        )
+    });
+    let waiting = format!(
+        "SELECT count() FROM system.columns WHERE database = '{database}' AND table = '{stored}' \
+         AND name = 'tax_minor' AND type = 'Int64'"
+    );
+    Upgrade { waiting, statements: statements.collect() }
 }
 
 /// Decimals of the minor unit of a row's `currency`, in SQL.

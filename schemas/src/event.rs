@@ -46,6 +46,10 @@ pub const BEGIN_CHECKOUT: &str = "begin_checkout";
 pub const PURCHASE: &str = "purchase";
 /// Money of an order was given back.
 pub const REFUND: &str = "refund";
+/// An order has changed: what is named replaces what was.
+pub const ORDER_UPDATED: &str = "order_updated";
+/// An order was given up.
+pub const ORDER_CANCELLED: &str = "order_cancelled";
 /// A server reports the stock of a product: `items[].quantity`.
 pub const INVENTORY_LEVEL: &str = "inventory_level";
 /// A product was rated: `items[].product_id`, rating in `value`.

@@ -31,3 +31,4 @@ pub mod row;
 pub mod spool;
 pub mod time;
 pub mod topic;
+pub mod zone;

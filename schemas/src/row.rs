@@ -189,14 +189,14 @@ rows! {
         value: Option<f64> => OptionF64,
         /// Currency of all amounts, ISO 4217; empty in a refund: its order's.
         currency: &'a str => Symbol,
-        /// Total of the order or refund, minor units; null when none was sent.
+        /// Total of the order, or amount of the refund, minor units; null when none was sent.
         total_minor: Option<i64> => OptionI64,
-        /// Tax, minor units.
-        tax_minor: i64 => I64,
-        /// Shipping, minor units.
-        shipping_minor: i64 => I64,
-        /// Discount, minor units.
-        discount_minor: i64 => I64,
+        /// Tax, minor units; null when none was sent, which in an `order_updated` leaves it as it is.
+        tax_minor: Option<i64> => OptionI64,
+        /// Shipping, minor units; null likewise.
+        shipping_minor: Option<i64> => OptionI64,
+        /// Discount, minor units; null likewise.
+        discount_minor: Option<i64> => OptionI64,
         /// Order.
         order_id: &'a str => Text,
         /// Refund, unique within its order.
@@ -216,7 +216,7 @@ rows! {
         /// Items: price of one, in the currency's unit.
         #[serde(with = "millionths")]
         item_price: Vec<i64> => Millionths,
-        /// Items: quantity; below zero for what comes back.
+        /// Items: quantity; below zero for what comes back; of a refund 0 for the whole line.
         #[serde(with = "thousandths")]
         item_quantity: Vec<i64> => Thousandths,
         /// Items: discount on one, in the currency's unit.
@@ -233,6 +233,8 @@ rows! {
         user_agent: &'a str => Symbol,
         /// 1: sent with a secret key, by the shop's own server.
         trusted: u8 => U8,
+        /// 1: a server's page view that names its visitor's user agent or address, and so counts like a browser's.
+        for_visitor: u8 => U8,
         /// 1: not a person; kept, and left out of every rollup.
         is_bot: u8 => U8,
         /// Why it is taken for a bot.

@@ -94,7 +94,10 @@ impl Settings {
             check_text("name", name)?;
         }
         if self.timezone.as_deref().is_some_and(|zone| Calendar::new(zone).is_none()) {
-            return Err(Failure::field("timezone", "an IANA time zone like Europe/Berlin"));
+            return Err(Failure::field(
+                "timezone",
+                "an IANA time zone like Europe/Berlin, or an offset like +05:30",
+            ));
         }
         if self.currency.as_deref().is_some_and(|currency| exponent(currency).is_none()) {
             return Err(Failure::field("currency", "an ISO 4217 code like EUR"));
@@ -237,7 +240,9 @@ pub(super) async fn change_store(
 }
 
 fn calendar(zone: &str) -> Answer<Calendar> {
-    Calendar::new(zone).ok_or_else(|| Failure::field("timezone", "an IANA time zone like Europe/Berlin"))
+    Calendar::new(zone).ok_or_else(|| {
+        Failure::field("timezone", "an IANA time zone like Europe/Berlin, or an offset like +05:30")
+    })
 }
 
 /// Has all days of a store rolled up again.

@@ -137,7 +137,7 @@ fn rollup_path(rollup: &Rollup) -> Value {
 fn settings(required: &[&str]) -> Value {
     let mut properties = json!({
         "name": text("What people call it."),
-        "timezone": {"type": "string", "description": "IANA.", "pattern": "^[A-Za-z0-9_+/-]{1,64}$",
+        "timezone": {"type": "string", "description": "IANA, or a fixed offset in quarters of an hour: `+05:30`.", "pattern": "^[A-Za-z0-9_+/:-]{1,64}$",
                      "examples": ["Europe/Berlin"]},
         "currency": {"type": "string", "description": "ISO 4217.", "enum": *CURRENCIES, "examples": ["EUR"]},
         "max_event_age_days": {"type": "integer", "minimum": 1, "maximum": 3650, "default": 30},

@@ -100,8 +100,11 @@ impl Refund {
             None if self.prices.is_empty() => order.map_or(0, Order::total),
             None => {
                 let items = self.prices.iter().zip(&self.quantities);
-                let amount =
-                    |(price, quantity): (&i64, &i64)| line_amount(*price, *quantity, &self.currency).abs();
+                let amount = |(price, quantity): (&i64, &i64)| {
+                    // None was told.
+                    let quantity = if *quantity == 0 { 1_000 } else { *quantity };
+                    line_amount(*price, quantity, &self.currency).abs()
+                };
                 items.map(amount).sum()
             }
         }

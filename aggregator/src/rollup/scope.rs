@@ -40,7 +40,7 @@ impl Store {
         let timezone: String = row.try_get("timezone")?;
         let calendar = Calendar::new(&timezone).ok_or_else(|| Error::Store {
             store_id: id.to_owned(),
-            message: format!("{timezone:?} is no IANA time zone"),
+            message: format!("{timezone:?} is no time zone"),
         })?;
         Ok(Some(Self { id: id.to_owned(), currency: row.try_get("currency")?, timezone, calendar }))
     }

@@ -22,7 +22,7 @@ FROM
                        arrayFold((sum, price, quantity) -> sum + toInt128(round(
                                      toDecimal256(price, 6) * toDecimal256(quantity, 3) * toInt64(exp10({{decimals}})))),
                                  item_price, item_quantity, toInt128(0))
-                       - discount_minor + tax_minor + shipping_minor),
+                       - ifNull(discount_minor, 0) + ifNull(tax_minor, 0) + ifNull(shipping_minor, 0)),
                       (trusted = 0, event_time, UUIDToNum(event_id), key_date, visitor_hash)) AS winner
         FROM events FINAL
         WHERE store_id = {store:String} AND is_bot = 0 AND name = 'purchase' AND order_id != ''

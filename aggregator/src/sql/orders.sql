@@ -5,8 +5,8 @@ SELECT order_id, winner.1 AS at_ms, winner.2 AS currency, winner.3 AS total, win
 FROM
 (
     SELECT order_id,
-           argMin((toUnixTimestamp64Milli(event_time), toString(currency), total_minor, tax_minor, shipping_minor,
-                   discount_minor, item_product_id, item_price, item_quantity, trusted),
+           argMin((toUnixTimestamp64Milli(event_time), toString(currency), total_minor, ifNull(tax_minor, 0),
+                   ifNull(shipping_minor, 0), ifNull(discount_minor, 0), item_product_id, item_price, item_quantity, trusted),
                   (trusted = 0, event_time, UUIDToNum(event_id), key_date, visitor_hash)) AS winner
     FROM events FINAL
     WHERE store_id = {store:String} AND is_bot = 0 AND name = 'purchase' AND order_id != ''

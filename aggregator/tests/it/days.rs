@@ -135,9 +135,9 @@ async fn orders_and_refunds_count_once_and_exactly() {
         item_price: vec![10_000_000, 3_330_000],
         item_quantity: vec![2000, 3000],
         item_discount: vec![1_000_000, 0],
-        discount_minor: 99,
-        tax_minor: 50,
-        shipping_minor: 500,
+        discount_minor: Some(99),
+        tax_minor: Some(50),
+        shipping_minor: Some(500),
         ..order(5, "purchase", "2026-10-01 13:00:00", "o2", None)
     };
     bed.insert(&[

@@ -1,18 +1,17 @@
 //! E-commerce as GA4's and Segment's vocabularies have it, from the properties of an event of any product.
 
 use millrace_schemas::event::{
-    ADD_TO_CART, BEGIN_CHECKOUT, INVENTORY_LEVEL, PURCHASE, REFUND, REMOVE_FROM_CART, REVIEW, VIEW_ITEM,
-    canonical_name,
+    ADD_TO_CART, BEGIN_CHECKOUT, INVENTORY_LEVEL, ORDER_CANCELLED, ORDER_UPDATED, PURCHASE, REFUND,
+    REMOVE_FROM_CART, REVIEW, VIEW_ITEM, canonical_name,
 };
 use serde_json::{Map, Value};
 
 use super::{
     put,
-    value::{put_first, put_sent},
+    value::{json_in, put_first, put_sent},
 };
-use crate::mend::mend;
 
-/// Fields of an event with the members that they are read from; the first that says something wins.
+/// Fields of an event with the members that they are read from; the first that can be read wins.
 const FIELDS: [(&str, &[&str]); 6] = [
     ("value", &["value", "total", "revenue"]),
     ("tax", &["tax"]),
@@ -48,7 +47,9 @@ pub(crate) fn put_commerce(
     from: &Map<String, Value>,
 ) -> Vec<&'static str> {
     let is_known = is_about_goods(canonical_name(name));
-    let list = ["items", "products"].into_iter().find_map(|name| list_of(from.get(name)?, is_known));
+    let says = |value: &&Value| !value.is_null() && value.as_str() != Some("");
+    let sent = || ["items", "products"].into_iter().filter_map(|name| from.get(name)).filter(says);
+    let list = sent().find_map(|value| list_of(value, is_known));
     if list.is_none() && !is_known {
         return match from.get("value") {
             Some(value @ Value::Number(_)) => {
@@ -64,35 +65,42 @@ pub(crate) fn put_commerce(
     put_sent(event, "currency", from.get("currency"));
     let mut taken = OTHER_FIELDS.to_vec();
     taken.extend(FIELDS.iter().flat_map(|(_, names)| *names));
-    if list.is_none() && ITEM[0].1.iter().any(|id| from.contains_key(*id)) {
+    let is_of_one = sent().next().is_none() && ITEM[0].1.iter().any(|id| from.contains_key(*id));
+    if is_of_one {
         event.insert("items".into(), vec![item_of(from)].into());
         taken.extend(ITEM.iter().flat_map(|(_, names)| *names));
         return taken;
     }
     put_first(event, "discount", from, &["discount"]);
-    if let Some(items) = list {
-        event.insert("items".into(), items.iter().map(item).collect());
+    match list {
+        Some(items) => put(event, "items", items.iter().map(item).collect::<Value>()),
+        // What holds no item is told where items are read.
+        None => put_sent(event, "items", sent().next()),
     }
     taken
 }
 
-/// The items in a value: a list, the object that some languages make of one with gaps, or the JSON of these in a text. Of an
-/// event that nobody knows to be about goods only a list of objects is one.
+/// The items in a value, if it holds any: a list, the object that some languages make of one with gaps, a single item, or
+/// the JSON of these in a text. Of an event that nobody knows to be about goods only a list of objects is one.
 fn list_of(value: &Value, is_known: bool) -> Option<Vec<Value>> {
     let list = match value {
         Value::Array(list) => list.clone(),
-        Value::Object(object) if object.values().all(Value::is_object) => object.values().cloned().collect(),
-        Value::Object(_) => vec![value.clone()],
-        Value::String(text) if text.trim_start().starts_with(['[', '{']) => {
-            let parsed: Value = serde_json::from_str(text)
-                .or_else(|_| serde_json::from_slice(&mend(text.as_bytes())))
-                .ok()?;
-            return list_of(&parsed, is_known);
-        }
+        Value::Object(object) if is_item(object) => vec![value.clone()],
+        Value::Object(object) => object.values().cloned().collect(),
+        Value::String(text) => return list_of(&json_in(text)?, is_known),
         _ => return None,
     };
-    let is_of_goods = || !list.is_empty() && list.iter().all(Value::is_object) && value.is_array();
-    (is_known || is_of_goods()).then_some(list)
+    let says = |item: &Value| item.as_object().is_some_and(|item| !item.is_empty());
+    let is_of_goods = || value.is_array() && list.iter().all(Value::is_object);
+    (list.iter().any(says) && (is_known || is_of_goods())).then_some(list)
+}
+
+/// Whether an object is an item, rather than a list with places or ids for names.
+fn is_item(object: &Map<String, Value>) -> bool {
+    let is_place = |name: &String| name.bytes().all(|byte| byte.is_ascii_digit());
+    ITEM.iter().flat_map(|(_, names)| *names).any(|name| object.contains_key(*name))
+        && !object.values().all(Value::is_object)
+        && !object.keys().any(is_place)
 }
 
 fn is_about_goods(canonical_name: &str) -> bool {
@@ -116,7 +124,8 @@ fn is_about_goods(canonical_name: &str) -> bool {
             | "view_promotion"
             | "order_shipped"
             | "order_delivered"
-            | "order_cancelled"
+            | ORDER_UPDATED
+            | ORDER_CANCELLED
     )
 }
 
@@ -166,6 +175,12 @@ mod tests {
         );
         check(
             "purchase",
+            &json!({ "order_id": {}, "transaction_id": "t", "value": { "a": 1 }, "total": "50.5", "revenue": 3 }),
+            &json!({ "order_id": "t", "value": "50.5" }),
+            &[],
+        );
+        check(
+            "purchase",
             &json!({ "transaction_id": "t", "value": 1, "items": [{ "item_id": "a", "item_name": "A", "quantity": 2 }] }),
             &json!({ "order_id": "t", "value": 1, "items": [{ "product_id": "a", "name": "A", "quantity": 2 }] }),
             &[],
@@ -192,6 +207,21 @@ mod tests {
                 &json!({ "order_id": 7, "items": [{ "product_id": "a" }] }),
                 &[],
             );
+        }
+        for products in [
+            json!({ "0": { "id": "a" }, "1": null, "2": { "id": "b" } }),
+            json!({ "0": { "id": "a" }, "1": { "id": "b" }, "price": 2 }),
+        ] {
+            let mut event = Map::new();
+            let sent = json!({ "items": [], "products": products });
+            put_commerce(&mut event, "purchase", sent.as_object().unwrap());
+            let ids = event["items"].as_array().unwrap().iter().filter_map(|item| item.get("product_id"));
+            assert_eq!(ids.collect::<Vec<_>>(), ["a", "b"], "{products}");
+        }
+        for unreadable in
+            [json!("garbage"), json!(true), json!(5), json!("[{"), json!("\"[{}]\""), json!([3])]
+        {
+            check("purchase", &json!({ "products": unreadable }), &json!({ "items": unreadable }), &[]);
         }
         for list in [json!(["a", "b"]), json!([{ "id": "a" }, 3]), json!([])] {
             check("list_sorted", &json!({ "items": list, "value": "up" }), &json!({}), &["items", "value"]);

@@ -1,13 +1,10 @@
 //! Goals, as Plausible and Umami know them: events with names that somebody has written for people to read, and with money
 //! in them. Those that are clearly about orders and carts get the names that rollups know.
 
-use millrace_schemas::{
-    event::{BEGIN_CHECKOUT, PURCHASE, REFUND, SYNONYMS, canonical_name},
-    money,
-};
+use millrace_schemas::event::{BEGIN_CHECKOUT, PURCHASE, REFUND, SYNONYMS, canonical_name};
 use serde_json::{Map, Value};
 
-use super::{Call, event_id, put};
+use super::{Call, event_id, put, value::text};
 
 /// Names longer than this are nobody's e-commerce.
 const NAME_BYTES_MAX: usize = 64;
@@ -47,7 +44,7 @@ pub(super) fn put_name(
     index: usize,
     said: &Map<String, Value>,
 ) {
-    let has_order = event.contains_key("order_id");
+    let has_order = text(event.get("order_id")).is_some();
     let name = match commerce_name(name) {
         Some(PURCHASE) if !has_order && !event.contains_key("value") && canonical_name(name) != PURCHASE => {
             name
@@ -74,15 +71,6 @@ fn order_id(call: &Call<'_>, index: usize, said: &Map<String, Value>) -> String 
     }
     text.push_str(&Value::Object(said.clone()).to_string());
     event_id(&text)
-}
-
-/// An amount that can be read as one; what cannot stays where it was.
-pub(super) fn amount(value: Option<&Value>) -> Option<&Value> {
-    value.filter(|value| match value {
-        Value::Number(_) => true,
-        Value::String(text) => money::parse_amount(text).is_some(),
-        _ => false,
-    })
 }
 
 #[cfg(test)]

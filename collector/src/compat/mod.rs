@@ -17,11 +17,15 @@ pub mod snowplow;
 pub mod umami;
 mod value;
 
-use std::ops::Range;
+use std::fmt;
 
 use axum::{
     http::{HeaderMap, Method},
     response::Response,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -180,46 +184,65 @@ impl Translation {
     }
 }
 
-/// The body as JSON. What is broken is mended where its meaning is certain; of a list with an element that cannot be, the
-/// others are kept, and it is null.
+/// The body, or a text in it, as JSON. What is broken is mended where its meaning is certain; what cannot be is left out.
 pub(crate) fn json(body: &[u8]) -> Result<Value, Refusal> {
     let body = without_mark(body);
     // A longer number than 64 bits would be read, and rounded: it may be an order's id.
     if !has_long_number(body)
-        && let Ok(json) = serde_json::from_slice(body)
+        && let Ok(json) = parse(body)
     {
         return Ok(json);
     }
-    let mended = mend(body);
-    serde_json::from_slice(&mended)
-        .or_else(|error| salvage(&mended).ok_or(error))
+    // To be mended is to end with the first value.
+    if matches!(split::split(body, SCANNED_MAX), Some(Top::Sequence)) {
+        return Err(Refusal::new(Reason::NotJson, "one JSON value follows another; send one"));
+    }
+    parse(&mend(body))
         .map_err(|error| Refusal::new(Reason::NotJson, format!("the body is not JSON: {error}")))
 }
 
-/// Elements and members of more are not looked for: no request may hold as many.
-const SALVAGED_MAX: usize = 10_000;
+/// What stands behind a list of more elements is not looked for: no request may hold as many.
+const SCANNED_MAX: usize = 10_000;
 
-/// What can be read of a body that does not parse: the elements of its list, or the members of its object, one of which may
-/// be that list.
-fn salvage(body: &[u8]) -> Option<Value> {
-    let element = |range: &Range<usize>| serde_json::from_slice(&body[range.clone()]).unwrap_or(Value::Null);
-    let elements = |ranges: &[Range<usize>]| Value::Array(ranges.iter().map(element).collect());
-    match split::split(body, SALVAGED_MAX)? {
-        Top::Array(ranges) => Some(elements(&ranges)),
-        Top::Object(members) => {
-            let member = |(name, value): (Range<usize>, Range<usize>)| {
-                let name = serde_json::from_slice(&body[name.start - 1..name.end + 1]).ok()?;
-                let value = match element(&value) {
-                    Value::Null if body.get(value.start) == Some(&b'[') => {
-                        elements(&split::split_array(body, value.start, SALVAGED_MAX).0)
+fn parse(json: &[u8]) -> serde_json::Result<Value> {
+    if json.trim_ascii_start().first() == Some(&b'{') {
+        let Members(members) = serde_json::from_slice(json)?;
+        return Ok(Value::Object(members));
+    }
+    serde_json::from_slice(json)
+}
+
+/// An object. Of two lists of one name both are kept, one behind the other, so that no event is lost without a word; of
+/// anything else that stands twice the last that is not null.
+struct Members(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Map::new();
+                while let Some((name, mut value)) = map.next_entry::<String, Value>()? {
+                    if let Value::Array(more) = &mut value
+                        && let Some(Value::Array(list)) = members.get_mut(&name)
+                    {
+                        list.append(more);
+                    } else if !(value.is_null() && members.contains_key(&name)) {
+                        members.insert(name, value);
                     }
-                    value => value,
-                };
-                Some((name, value))
-            };
-            Some(Value::Object(members.into_iter().filter_map(member).collect()))
+                }
+                Ok(Members(members))
+            }
         }
-        Top::Sequence => None,
+
+        deserializer.deserialize_map(Collect)
     }
 }
 

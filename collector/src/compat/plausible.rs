@@ -3,6 +3,8 @@
 //! The site's `domain` is the key. Visitors have no id there: Millrace's own visitor of the day stands for them. An
 //! `engagement` says how long and how far a page was read, and not which showing of it: it stays an event of its own.
 
+use std::borrow::Cow;
+
 use axum::{
     body::Body,
     http::{
@@ -14,11 +16,15 @@ use axum::{
 use millrace_schemas::reject::Reason;
 use serde_json::{Map, Value, json};
 
-use super::{Call, Does, Route, Translation, add_properties, goal, properties, put, value::put_sent};
+use super::{
+    Call, Does, Route, Translation, add_properties, goal, properties, put,
+    value::{amount, object_or_json, put_sent},
+};
 use crate::{
     client::parse_address,
     decode::Refusal,
     http::answer::{self, Refused},
+    read::trim,
 };
 
 /// Addresses.
@@ -47,7 +53,7 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
     put_sender(&mut event, call);
     let props = props(&said);
     match name {
-        Some(Value::String(name)) if name == "pageview" => {
+        Some(Value::String(name)) if trim(name) == "pageview" => {
             event.insert("type".into(), "page_view".into());
             // What is no address of a page is refused as that.
             put(&mut event, "url", url.cloned().unwrap_or_default());
@@ -56,7 +62,7 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
         Some(Value::String(name)) => {
             event.insert("type".into(), "event".into());
             put_sent(&mut event, "url", url);
-            put_named(&mut event, name, &said, &props, call);
+            put_named(&mut event, trim(name), &said, &props, call);
         }
         // Refused for it.
         name => {
@@ -112,30 +118,34 @@ fn put_named(
     put(event, "properties", properties(props, &taken));
 }
 
-/// What a goal is worth stands beside its properties, as an object or as the text of one; old plugins put it into them.
+/// What a goal is worth stands beside its properties: an object, the text of one, or an amount in the store's currency. Old
+/// plugins put it into them.
 fn put_revenue(
     event: &mut Map<String, Value>,
     said: &Map<String, Value>,
     props: &Map<String, Value>,
 ) -> Vec<&'static str> {
-    let revenue = parsed(first(said, &["$", "revenue"]));
-    if let Some(amount) = goal::amount(revenue.get("amount")) {
-        event.insert("value".into(), amount.clone());
-        put_sent(event, "currency", revenue.get("currency"));
+    let object = ["$", "revenue"].into_iter().find_map(|name| object_or_json(said, name));
+    let (worth, currency) = match &object {
+        Some(revenue) => (revenue.get("amount"), revenue.get("currency")),
+        None => (first(said, &["$", "revenue"]), None),
+    };
+    if amount(worth).is_some() {
+        put_sent(event, "value", worth);
+        put_sent(event, "currency", currency);
         return Vec::new();
     }
-    // A sign or a word is refused, rather than taken for nothing.
-    if let Some(amount) = revenue.get("amount").filter(|amount| !amount.is_null()) {
-        event.insert("value".into(), amount.clone());
+    if amount(event.get("value")).is_some() {
+        return Vec::new();
     }
-    match goal::amount(props.get("amount")) {
-        Some(amount) if !event.contains_key("value") && props.contains_key("currency") => {
-            event.insert("value".into(), amount.clone());
-            put_sent(event, "currency", props.get("currency"));
-            vec!["amount", "currency"]
-        }
-        _ => Vec::new(),
+    if props.contains_key("currency") && amount(props.get("amount")).is_some() {
+        put_sent(event, "value", props.get("amount"));
+        put_sent(event, "currency", props.get("currency"));
+        return vec!["amount", "currency"];
     }
+    // What cannot be read is told where amounts are read.
+    put_sent(event, "value", worth);
+    Vec::new()
 }
 
 /// A server speaks for a visitor in the head: whether it may is for its key to say.
@@ -152,18 +162,10 @@ fn put_sender(event: &mut Map<String, Value>, call: &Call<'_>) {
     }
 }
 
-/// Properties: the first of four names that holds any.
-fn props(said: &Map<String, Value>) -> Map<String, Value> {
-    parsed(first(said, &["m", "meta", "p", "props"]))
-}
-
-/// An object, or the text of one; anything else says nothing.
-fn parsed(value: Option<&Value>) -> Map<String, Value> {
-    match value {
-        Some(Value::Object(object)) => object.clone(),
-        Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_default(),
-        _ => Map::new(),
-    }
+/// Properties: the first of four names that holds any, as an object or the text of one.
+fn props(said: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
+    let mut objects = ["m", "meta", "p", "props"].into_iter().filter_map(|name| object_or_json(said, name));
+    objects.find(|object| !object.is_empty()).unwrap_or_default()
 }
 
 /// The first of these members that is not null.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Call, Does, Route, Translation, goal, properties, put,
-    value::{object, put_property, put_sent, text},
+    value::{amount, object, object_or_json, put_property, put_sent, text, word},
 };
 use crate::{
     decode::Refusal,
@@ -105,8 +105,8 @@ fn event(sent: &Value, base: &Base, call: &Call<'_>, index: usize) -> Map<String
     put_sent(&mut event, "ip", payload.get("ip"));
     put_screen(&mut event, payload.get("screen"));
     put_time(&mut event, payload.get("timestamp"));
-    let nothing = Map::new();
-    let data = object(payload, "data").unwrap_or(&nothing);
+    let data = object_or_json(payload, "data").unwrap_or_default();
+    let data = &*data;
     let name = text(payload.get("name"));
     let mut kept = Map::new();
     let quiet = |event: &mut Map<String, Value>, name: &str| {
@@ -114,7 +114,7 @@ fn event(sent: &Value, base: &Base, call: &Call<'_>, index: usize) -> Map<String
         event.insert("name".into(), name.into());
         event.insert("interactive".into(), false.into());
     };
-    match (sent.get("type").and_then(Value::as_str).unwrap_or_default(), name) {
+    match (word(sent.get("type")), name) {
         ("event", None) => {
             event.insert("type".into(), "page_view".into());
             kept = properties(data, &[]);
@@ -148,7 +148,7 @@ fn event(sent: &Value, base: &Base, call: &Call<'_>, index: usize) -> Map<String
 fn put_money(event: &mut Map<String, Value>, name: &str, data: &Map<String, Value>) -> Vec<&'static str> {
     let mut taken = super::commerce::put_commerce(event, goal::commerce_name(name).unwrap_or(name), data);
     if !event.contains_key("value")
-        && let Some(revenue) = goal::amount(data.get("revenue"))
+        && let Some(revenue) = amount(data.get("revenue"))
     {
         event.insert("value".into(), revenue.clone());
         taken.push("revenue");

@@ -32,7 +32,7 @@ mod tests;
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use millrace_schemas::{
-    event::{PAGE_VIEW, PURCHASE, REFUND},
+    event::{ORDER_CANCELLED, ORDER_UPDATED, PAGE_VIEW, PURCHASE, REFUND},
     repair::Repair,
     row::{ClickRow, EventRow, Properties},
 };
@@ -63,7 +63,7 @@ const PEOPLE_PER_DERIVED_VISITOR: u32 = 10;
 const MINUTE_MS: i64 = 60_000;
 
 /// What is told of orders: no haste takes it out.
-const OF_ORDERS: [&str; 4] = [PURCHASE, REFUND, "order_updated", "order_cancelled"];
+const OF_ORDERS: [&str; 4] = [PURCHASE, REFUND, ORDER_UPDATED, ORDER_CANCELLED];
 
 /// The steps with what they know; one for all requests.
 pub struct Enricher {
@@ -366,6 +366,7 @@ impl<'e, 'r> Enrichment<'e, 'r> {
         row.referrer = &page.referrer;
         row.title = &title;
         row.label = &label;
+        row.for_visitor = (self.request.trusted && moment.is_judged).into();
         row.user_agent = hints.user_agent.unwrap_or(row.user_agent);
         row.ip = &sender.network;
         row.browser = &agent.browser;

@@ -1,6 +1,6 @@
 //! Answers: always JSON, and a refusal always says what to do next.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -17,7 +17,7 @@ use super::cors::OriginRefused;
 use crate::{
     chain::{Outcome, Repaired},
     decode::Refusal,
-    key::Hash,
+    key::{Hash, Store},
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -32,13 +32,15 @@ pub(crate) struct Refused {
     pub(crate) rejected: Vec<(usize, Rejection)>,
     /// The key that nobody knows, where that is why. It may have been made a moment ago.
     pub(crate) unknown_key: Option<Hash>,
+    /// The store that it was for, where its key says so.
+    pub(crate) store: Option<Arc<Store>>,
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         // How long the log is away nobody knows; soon is the best guess, and spreads nothing.
         let retry_after = (refusal.reason == Reason::Unavailable).then_some(Duration::from_secs(2));
-        Self { refusal, retry_after, rejected: Vec::new(), unknown_key: None }
+        Self { refusal, retry_after, rejected: Vec::new(), unknown_key: None, store: None }
     }
 }
 

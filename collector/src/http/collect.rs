@@ -23,7 +23,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use millrace_schemas::reject::Reason;
+use millrace_schemas::reject::{Reason, Rejection};
 use millrace_service::serve::Peer;
 use tokio::runtime::Handle;
 
@@ -32,7 +32,7 @@ use crate::{
     body::{self, Encoding},
     chain::{self, Outcome},
     client,
-    decode::{Form, Scratch, decode},
+    decode::{Form, Refusal, Scratch, decode},
     encode::Message,
     key::{self, Directory, Flow, Key, Store},
     limit::{Held, NoMemory},
@@ -63,6 +63,12 @@ pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
         Ok(outcome) => answer::accepted(outcome),
         Err(refused) => {
             count_refused(&app, refused);
+            if refused.store.is_none()
+                && let Some(key) = sent_key(&parts.headers, &parts.uri)
+                && let Some(store) = store_of(&app, &key)
+            {
+                tell_store(&app, &store, refused);
+            }
             answer::refused(refused)
         }
     };
@@ -74,7 +80,23 @@ pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
 pub(crate) fn count_refused(app: &App, refused: &Refused) {
     if refused.rejected.is_empty() {
         app.metrics.refused(refused.refusal.reason);
+        if let Some(store) = &refused.store {
+            tell_store(app, store, refused);
+        }
     }
+}
+
+/// A request that is refused whole, for good, counts for its store as one event would: its sender may never look at an answer.
+fn tell_store(app: &App, store: &Store, refused: &Refused) {
+    let Refusal { reason, detail } = &refused.refusal;
+    let is_for_good = !matches!(reason.status(), 401 | 408 | 429 | 500..);
+    if is_for_good && refused.rejected.is_empty() {
+        app.refusals.note(&store.id, &[(0, Rejection::new(*reason, detail.clone()))], Vec::new());
+    }
+}
+
+fn store_of(app: &App, key: &str) -> Option<Arc<Store>> {
+    app.directory.load().find(key).map(|key| Arc::clone(&key.store))
 }
 
 async fn collect(app: &App, parts: &Parts, body: Body) -> Result<Outcome, Refused> {
@@ -204,18 +226,22 @@ fn accept(
     head: &Head<'_>,
     bytes_max: usize,
 ) -> Result<Accepted, Refused> {
-    let mut events = decode(body, form, &app.limits, scratch)?;
+    let mut events = decode(body, form, &app.limits, scratch).map_err(|refusal| Refused {
+        store: head.key.and_then(|key| store_of(app, key)),
+        ..refusal.into()
+    })?;
     let directory = app.directory.load();
     let sent_key = head.key.or_else(|| events.write_key());
     let key = find_key(&directory, sent_key, head.origin)?;
+    let of_store = |refused: Refused| Refused { store: Some(Arc::clone(&key.store)), ..refused };
     if events.is_empty() {
-        return Err(Refused::new(Reason::NoEvents, "send at least one event"));
+        return Err(of_store(Refused::new(Reason::NoEvents, "send at least one event")));
     }
     let bytes = events.expanded_bytes();
     if bytes > bytes_max {
         let detail =
             format!("with their context the events take {bytes} bytes, at most {bytes_max} are let in");
-        return Err(Refused::new(Reason::BodyTooLarge, detail));
+        return Err(of_store(Refused::new(Reason::BodyTooLarge, detail)));
     }
     // What is bound to be refused counts towards nothing: nobody becomes a bot by sending it again.
     if app.log.ready().is_err() {
@@ -392,14 +418,19 @@ pub(crate) fn query_key(uri: &Uri) -> Option<Cow<'_, str>> {
     form_urlencoded::parse(query.as_bytes()).find_map(|(name, value)| (name == "key").then_some(value))
 }
 
+/// Types under which JSON comes: the last two are what programs say that say nothing, `curl -d` among them.
+const JSON_TYPES: [&str; 4] =
+    ["application/json", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded"];
+const LINES_TYPES: [&str; 3] = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
+
 /// How the body holds its events. No content type at all is taken for JSON.
 fn form(headers: &HeaderMap) -> Result<Form, Refused> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Form::Json) };
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     let is = |known: &str| essence.eq_ignore_ascii_case(known.as_bytes());
     match () {
-        () if is("application/json") || is("text/plain") || essence.is_empty() => Ok(Form::Json),
-        () if is("application/x-ndjson") => Ok(Form::Lines),
+        () if essence.is_empty() || JSON_TYPES.iter().any(|known| is(known)) => Ok(Form::Json),
+        () if LINES_TYPES.iter().any(|known| is(known)) => Ok(Form::Lines),
         () => {
             let detail = "send application/json, text/plain or application/x-ndjson";
             Err(Refused::new(Reason::UnsupportedType, detail))

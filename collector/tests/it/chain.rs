@@ -337,8 +337,9 @@ fn model_event(event: &Value, name: &str, order: &str, row: &mut Value) -> Optio
     };
     let total = sent("value").and_then(minor).filter(|_| is_order);
     row["total_minor"] = total.map_or(Value::Null, Value::from);
-    row["tax_minor"] = sent("tax").and_then(minor).filter(|tax| *tax != 0).map_or(Value::Null, Value::from);
+    row["tax_minor"] = sent("tax").and_then(minor).map_or(Value::Null, Value::from);
     let items = sent("items").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object);
+    let items = items.filter(|item| !item.is_empty());
     let number = |value: Option<&Value>, otherwise: u32| {
         value.and_then(decimal).unwrap_or_else(|| otherwise.into()).normalize().to_string()
     };

@@ -21,7 +21,8 @@ fn messages(answer: &Answer) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// 204 whatever is sent, and what was wrong with it from the other address, which keeps nothing.
+/// 204 whatever is sent, unless in parts it would be taken; and what was wrong with it from the other address, which keeps
+/// nothing.
 #[tokio::test]
 async fn malformed_requests_are_answered_as_google_does() {
     let service = Service::with(|config| config.limits.body_bytes_max = 300_000).await;
@@ -37,7 +38,7 @@ async fn malformed_requests_are_answered_as_google_does() {
         ("{\"a\":".repeat(50_000).into(), "VALUE_REQUIRED", "no_events"),
         ("{}".into(), "VALUE_REQUIRED", "no_events"),
         (events(&[]).into(), "VALUE_REQUIRED", "no_events"),
-        ("{\"events\":{}}".into(), "VALUE_INVALID", "wrong_type"),
+        ("{\"events\":7}".into(), "VALUE_INVALID", "wrong_type"),
         (events(&vec![good.clone(); 501]).into(), "EXCEEDED_MAX_ENTITIES", "too_many_events"),
         (events(&vec![json!(0); 1_001]).into(), "EXCEEDED_MAX_ENTITIES", "too_many_events"),
         (
@@ -51,7 +52,7 @@ async fn malformed_requests_are_answered_as_google_does() {
     for (body, code, reason) in refused {
         let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
         let answer = post(&service, MP, body.clone()).await;
-        let is_large = reason == "body_too_large";
+        let is_large = matches!(reason, "body_too_large" | "too_many_events");
         assert_eq!(
             (answer.status, answer.body == Value::Null),
             if is_large { (413, false) } else { (204, true) },
@@ -258,4 +259,59 @@ async fn queries_become_rows() {
     );
     has(&rows[4], json!({ "type": "page_view", "url": "https://shop.example/b" }));
     has(&rows[5], json!({ "type": "page_view", "url": "https://shop.example/" }));
+}
+
+/// However the request around it is written.
+#[tokio::test]
+async fn an_order_is_found_however_it_is_wrapped() {
+    let service = Service::start().await;
+    let params = |id: &str| json!({ "transaction_id": id, "value": 50.5, "currency": "USD", "items": [{ "item_id": "a", "price": 50.5 }] });
+    let order = |id: &str| json!({ "name": "purchase", "params": params(id) });
+    let named = |name: &str| json!({ "name": name, "params": params("T") });
+    let dirty = r#"{"transaction_id":"T","value":50.5,"currency":"USD","items":[{"item_id":"a","price":50.5}],"note":"\ud83d",}"#;
+    let bodies = [
+        json!({ "events": order("T") }).to_string(),
+        json!({ "events": [{ "name": "purchase", "params": params("T").to_string() }] }).to_string(),
+        json!({ "events": [{ "name": "purchase", "params": dirty }] }).to_string(),
+        json!({ "events": [named(" purchase")] }).to_string(),
+        json!({ "events": [named("purchase\n")] }).to_string(),
+        json!({ "events": [named("\u{200b}purchase")] }).to_string(),
+        format!(r#"{{"events":[{}],"events":[{}]}}"#, order("T"), order("U")),
+        format!(r#"{{"events":[{}],"events":[{{"name":"x","params":{{"n":NaN}}}}]}}"#, order("T")),
+    ];
+    for body in bodies {
+        let before = service.events().len();
+        assert_eq!(post(&service, MP, body.clone()).await.status, 204, "{body}");
+        let rows = service.events().split_off(before);
+        assert_eq!(rows.len(), 1 + usize::from(body.contains("],\"events\"")), "{body}");
+        let wanted =
+            json!({ "name": "purchase", "order_id": "T", "total_minor": 5_050, "item_product_id": ["a"] });
+        assert_row(&rows[0], &wanted);
+    }
+    assert_eq!(service.events().iter().filter(|row| row["order_id"] == "U").count(), 1);
+}
+
+#[tokio::test]
+async fn a_line_without_a_name_adds_to_the_event_in_the_address() {
+    let service = Service::start().await;
+    let order = "v=2&tid=demo-write-key&cid=1.2&en=purchase&ep.transaction_id=T&epn.value=5&cu=USD";
+    for (body, items) in [
+        ("pr1=idA~pr5", json!(["A"])),
+        ("pr1=idA~pr5\npr2=idB~pr0", json!(["A", "B"])),
+        ("x=1", json!(null)),
+        ("en=&x=1", json!(null)),
+    ] {
+        let before = service.events().len();
+        assert_eq!(post(&service, &format!("/g/collect?{order}"), body).await.status, 204, "{body}");
+        let rows = service.events().split_off(before);
+        assert_eq!(rows.len(), 1, "{body}");
+        let wanted =
+            json!({ "name": "purchase", "order_id": "T", "total_minor": 500, "item_product_id": items });
+        assert_row(&rows[0], &wanted);
+    }
+    let before = service.events().len();
+    let lines = "en=scroll\n_et=3";
+    assert_eq!(post(&service, &format!("/g/collect?{order}"), lines).await.status, 204);
+    let names: Vec<_> = service.events()[before..].iter().map(|row| row["name"].clone()).collect();
+    assert_eq!(names, ["purchase", "scroll"]);
 }

@@ -64,7 +64,7 @@ async fn events_are_taken_and_what_is_none_is_named() {
     assert_eq!((&row["viewport_width"], &row["properties"]), (&json!(390), &json!({ "a": "b" })));
 
     check(service, "", "request").await;
-    check(service, "{", "request").await;
+    check(service, "{", "domain").await;
     check(service, "[]", "request").await;
     check(service, "null", "request").await;
     check(service, "[".repeat(100_000) + &"]".repeat(100_000), "request").await;
@@ -218,5 +218,51 @@ async fn a_goal_is_not_lost_for_what_it_does_not_say() {
         let row = service.events().pop().unwrap();
         assert_eq!(row["name"], name, "{body}");
         assert_eq!(row["order_id"].as_str().is_some(), name == "purchase" || name == "refund", "{body}");
+    }
+}
+
+#[tokio::test]
+async fn json_in_a_text_is_looked_into_and_mended() {
+    let service = Service::start().await;
+    let order =
+        |more: &str| format!(r#"{{"n":"purchase","u":"https://shop.example/","d":"{WRITE_KEY}",{more}}}"#);
+    for (more, id, total, currency) in [
+        (
+            r#""p":"{\"order_id\":\"X\",\"note\":\"\\ud83d\",\"value\":50.5,\"currency\":\"EUR\"}""#,
+            Some("X"),
+            5_050,
+            "EUR",
+        ),
+        (
+            r#""p":"{\"order_id\":7980012345678901234567890123,\"value\":5}""#,
+            Some("7980012345678901234567890123"),
+            500,
+            "USD",
+        ),
+        (r#""m":3,"p":{"order_id":"X","value":5}"#, Some("X"), 500, "USD"),
+        (r#""$":"{\"amount\":50.5,\"currency\":\"EUR\",}""#, None, 5_050, "EUR"),
+        (r#""$":50.5"#, None, 5_050, "USD"),
+        (r#""$":"50.50""#, None, 5_050, "USD"),
+        (r#""$":{"amount":"free"},"p":{"order_id":"X","total":50.5}"#, Some("X"), 5_050, "USD"),
+        // An id that cannot be read is as good as none.
+        (r#""$":50.5,"p":{"order_id":{}}"#, None, 5_050, "USD"),
+        (r#""$":50.5,"p":{"order_id":" "}"#, None, 5_050, "USD"),
+        (r#""$":50.5,"p":{"order_id":{},"transaction_id":"X"}"#, Some("X"), 5_050, "USD"),
+    ] {
+        let said = post(&service, order(more)).await;
+        assert_eq!(said.status, 202, "{more}: {}", said.text);
+        let row = service.events().pop().unwrap();
+        assert_eq!(row["name"], "purchase", "{more}");
+        assert_eq!((&row["total_minor"], &row["currency"]), (&json!(total), &json!(currency)), "{more}");
+        match id {
+            Some(id) => assert_eq!(row["order_id"], id, "{more}"),
+            None => assert_eq!(row["order_id"].as_str().unwrap().len(), 36, "{more}: one of its own"),
+        }
+    }
+    for (name, known) in [(" pageview", "page_view"), ("purchase\n", "purchase"), (" Purchase ", "purchase")]
+    {
+        let body = with(json!({ "n": name, "$": 1 }));
+        assert_eq!(post(&service, body).await.status, 202, "{name}");
+        assert_eq!(service.events().pop().unwrap()["name"], known, "{name}");
     }
 }

@@ -625,3 +625,59 @@ async fn a_page_that_is_not_named_is_not_left() {
     let at = |path: &str, number: usize| (json!(format!("https://shop.example{path}")), json!(uuid(number)));
     assert_eq!(seen, [at("/b", 2), at("/b", 2), at("/a", 1)]);
 }
+
+/// Old clients and programs wrap bodies in further ways.
+#[tokio::test]
+async fn base64_of_any_kind_is_unwrapped() {
+    let service = Service::start().await;
+    let event =
+        json!({ "event": "seen", "distinct_id": "d", "properties": { "token": WRITE_KEY, "t": "~~~???ÿþ" } });
+    let base64 = STANDARD.encode(event.to_string());
+    assert!(base64.contains('/') && base64.contains('+'), "{base64}");
+    let lines: Vec<_> = base64.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines = lines.join("\r\n");
+    let url_safe = base64.replace('+', "-").replace('/', "_").replace('=', "");
+    let escaped = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    for text in [&lines, &url_safe, &base64] {
+        let form = format!("verbose=1&data={}", escaped(text));
+        for body in [text.clone(), format!("data={}", escaped(text)), form] {
+            let answer = post(&service, "/track/", body.clone()).await;
+            assert_eq!(answer.status, 200, "{body}");
+            assert_eq!(service.events().pop().unwrap()["properties"]["t"], "~~~???ÿþ", "{body}");
+        }
+        assert_eq!(service.get(&format!("/e/?data={}", escaped(text))).await.status, 200, "{text}");
+    }
+    assert_eq!(service.events().len(), 12);
+    // Also as JSON, of which a form is no part.
+    let plain = format!("\u{feff}{}", event.to_string().replace("~~~", "&data=7"));
+    assert_eq!(post(&service, "/e/", plain).await.status, 200);
+    assert_eq!(service.events().pop().unwrap()["properties"]["t"], "&data=7???ÿþ");
+}
+
+#[tokio::test]
+async fn an_order_is_found_however_it_is_written() {
+    let service = Service::start().await;
+    let order = json!({ "order_id": {}, "transaction_id": "T", "value": 50.5, "currency": "USD", "products": [{ "product_id": "a" }] });
+    let named = |name: &str| json!({ "event": name, "distinct_id": "d", "properties": order });
+    let text = json!({ "event": "purchase", "distinct_id": "d", "properties": order.to_string() });
+    let lists = format!(
+        r#"{{"api_key":"{WRITE_KEY}","batch":[{}],"batch":[{}]}}"#,
+        named("purchase"),
+        named("Order Completed")
+    );
+    for (body, count) in [
+        (batch(&[named(" purchase ")]), 1),
+        (batch(&[named("Order Completed\n")]), 1),
+        (batch(&[text]), 1),
+        (lists, 2),
+    ] {
+        let before = service.events().len();
+        assert_eq!(post(&service, "/batch/", body.clone()).await.status, 200, "{body}");
+        let rows = service.events().split_off(before);
+        assert_eq!(rows.len(), count, "{body}");
+        for row in &rows {
+            let wanted = json!({ "name": "purchase", "order_id": "T", "total_minor": 5_050, "item_product_id": ["a"] });
+            assert_row(row, &wanted);
+        }
+    }
+}

@@ -346,3 +346,114 @@ async fn an_order_of_shopifys_has_one_id() {
     assert_row(&rows[4], &json!({ "order_id": "", "properties": { "checkout_id": "4" } }));
     assert_eq!(rows[5]["properties"], json!({ "search_term": "tea" }));
 }
+
+/// Of an order, whatever stands beside what is good of it.
+#[tokio::test]
+async fn what_cannot_be_read_hides_nothing_that_can() {
+    let service = Service::start().await;
+    let order = |more: &str| {
+        let paid = r#""currency":"USD","products":[{"product_id":"a","price":50.5}]"#;
+        format!(r#"{{"type":"track","event":"Order Completed","properties":{{{paid},{more}}}}}"#)
+    };
+    for more in [
+        r#""order_id":{},"transaction_id":"T","total":50.5"#,
+        r#""order_id":" ","transaction_id":"T","total":50.5"#,
+        r#""order_id":true,"orderId":"T","total":50.5"#,
+        r#""order_id":[],"transaction_id":NaN,"checkout_id":"T","total":50.5"#,
+        r#""order_id":"T","value":{"a":1},"total":50.5"#,
+        r#""order_id":"T","value":true,"total":"free","revenue":"50.5""#,
+        r#""order_id":"T","value":"much","total":{},"total_price":50.5"#,
+    ] {
+        assert_eq!(batch(&service, &order(more)).await.status, 200, "{more}");
+        let wanted =
+            json!({ "name": "purchase", "order_id": "T", "total_minor": 5_050, "item_product_id": ["a"] });
+        assert_row(&service.events().pop().unwrap(), &wanted);
+    }
+    // What is the only one is told.
+    assert_eq!(batch(&service, &order(r#""order_id":"T","total":{"a":1}"#)).await.status, 200);
+    assert_row(
+        &service.events().pop().unwrap(),
+        &json!({ "order_id": "T", "repairs": ["value:unreadable"] }),
+    );
+    let refund = r#"{"type":"track","event":"Order Refunded","messageId":"m","properties":{"order_id":"T","refund_id":{},"products":[{"product_id":"a"}]}}"#;
+    assert_eq!(batch(&service, refund).await.status, 200);
+    assert_row(&service.events().pop().unwrap(), &json!({ "name": "refund", "refund_id": "m" }));
+}
+
+#[tokio::test]
+async fn lines_of_an_order_are_found_or_told_of() {
+    let service = Service::start().await;
+    let a = r#"{"product_id":"a","price":10}"#;
+    let b = r#"{"product_id":"b","price":5}"#;
+    let both = json!(["a", "b"]);
+    let long = r#""products":"[{\"product_id\":12345678901234567890123}]""#;
+    // Lines, the ids that they have, and whether something of them could not be read.
+    let mut cases = vec![
+        (format!(r#""products":{{"0":{a},"1":null,"2":{b}}}"#), both.clone(), false),
+        (format!(r#""products":{{"0":{a},"1":{b},"count":2}}"#), both.clone(), true),
+        (format!(r#""items":[],"products":[{a},{b}]"#), both.clone(), false),
+        (format!(r#""items":"[]","products":[{a},{b}]"#), both, false),
+        (long.to_owned(), json!(["12345678901234567890123"]), false),
+    ];
+    for unreadable in [r#""garbage""#, "true", "5", r#""[{""#, r#""\"[{}]\"""#] {
+        cases.push((format!(r#""products":{unreadable}"#), Value::Null, true));
+    }
+    for (lines, ids, is_told) in cases {
+        let order = format!(r#"{{"order_id":"T","currency":"USD",{lines}}}"#);
+        let call = format!(r#"{{"type":"track","event":"Order Completed","properties":{order}}}"#);
+        assert_eq!(batch(&service, &call).await.status, 200, "{lines}");
+        let row = service.events().pop().unwrap();
+        assert_row(&row, &json!({ "name": "purchase", "order_id": "T", "item_product_id": ids }));
+        let repairs = row.get("repairs").map(Value::to_string).unwrap_or_default();
+        assert_eq!(repairs.contains("items:unreadable"), is_told, "{lines}: {repairs}");
+    }
+}
+
+#[tokio::test]
+async fn an_order_is_found_however_it_is_wrapped() {
+    let service = Service::start().await;
+    let properties =
+        r#"{"order_id":"T","total":50.5,"currency":"USD","products":[{"product_id":"a"}],"n":"\ud83d"}"#;
+    let track = |name: &str, properties: &str| {
+        format!(r#"{{"type":" track","event":{},"properties":{properties}}}"#, json!(name))
+    };
+    let text = json!(properties).to_string();
+    for (name, properties) in [
+        (" purchase ", properties),
+        ("Order Completed\n", properties),
+        ("\u{feff}purchase", text.as_str()),
+        ("purchase", text.as_str()),
+    ] {
+        assert_eq!(batch(&service, &track(name, properties)).await.status, 200, "{name}");
+        let row = service.events().pop().unwrap();
+        let wanted =
+            json!({ "name": "purchase", "order_id": "T", "total_minor": 5_050, "item_product_id": ["a"] });
+        assert_row(&row, &wanted);
+        assert_eq!(row["properties"], json!({ "n": "\u{fffd}" }));
+    }
+}
+
+#[tokio::test]
+async fn of_two_lists_both_are_taken() {
+    let service = Service::start().await;
+    let track = |name: &str| format!(r#"{{"type":"track","event":"{name}"}}"#);
+    let broken = r#"{"type":"track","event":"c","properties":{"n":NaN}}"#;
+    for path in ["/v1/batch", "/beacon/v1/batch"] {
+        for (body, wanted) in [
+            (format!(r#"{{"batch":[{}],"batch":[{}]}}"#, track("a"), track("b")), vec!["a", "b"]),
+            (
+                format!(r#"{{"batch":[{}],"batch":[{}, {broken}]}}"#, track("a"), track("b")),
+                vec!["a", "b", "c"],
+            ),
+            (format!(r#"{{"batch":[{}],"batch":null}}"#, track("a")), vec!["a"]),
+        ] {
+            let before = service.events().len();
+            assert_eq!(post(&service, path, body.clone()).await.status, 200, "{body}");
+            let names: Vec<_> = service.events()[before..].iter().map(|row| row["name"].clone()).collect();
+            assert_eq!(names, wanted, "{body}");
+        }
+    }
+    // Of several values one would be taken and the others lost.
+    let lines = format!("{{\"batch\":[{}]}}\n{{\"batch\":[]}}", track("a"));
+    assert_refused(&post(&service, "/v1/batch", lines).await, 400, "invalid_request");
+}

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose};
 use serde_json::{Value, json};
 
-use crate::service::{KEPT, Service, WRITE_KEY};
+use crate::service::{KEPT, Service, WRITE_KEY, assert_row};
 
 const TP2: &str = "/com.snowplowanalytics.snowplow/tp2";
 
@@ -352,4 +352,59 @@ async fn a_shops_own_schemas_are_its_own() {
         (&rows[1]["item_product_id"], &rows[1]["properties"]),
         (&json!(["mug"]), &json!({ "gift": "true" }))
     );
+}
+
+/// What trackers wrap is JSON of the page's own, and as careless as that.
+#[tokio::test]
+async fn what_is_wrapped_is_mended() {
+    let service = Service::start().await;
+    let order = r#"{"order_id":7980012345678901234567890123,"total":50.5,"currency":"USD","n":"\ud83d","x":NaN,"y":1e400,"\ud83d":1}"#;
+    let event = self_describing("com.shop/purchase", &json!("@")).to_string().replace(r#""@""#, order);
+    let context = r#"{"schema":"x","data":[{"schema":"iglu:com.shop/cart/jsonschema/1-0-0","data":{"id":9007199254740993,"n":"\ud83d","x":NaN}}]}"#;
+    let encoded = |json: &str| general_purpose::STANDARD.encode(json);
+    let lines = |json: &str| {
+        let text = encoded(json);
+        let lines: Vec<_> =
+            text.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        lines.join("\r\n")
+    };
+    for sent in [
+        json!({ "e": "ue", "ue_px": encoded(&event), "cx": encoded(context) }),
+        json!({ "e": "ue", "ue_px": lines(&event), "cx": lines(context) }),
+        json!({ "e": " ue", "ue_pr": event, "co": context }),
+        json!({ "e": "ue", "ue_px": "!!!", "ue_pr": event, "cx": 7, "co": context }),
+    ] {
+        let sent = sent.to_string();
+        assert_eq!(payload(&service, &[&sent]).await, ok(), "{sent}");
+        let row = service.events().pop().unwrap();
+        let wanted =
+            json!({ "name": "purchase", "order_id": "7980012345678901234567890123", "total_minor": 5_050 });
+        assert_row(&row, &wanted);
+        let said = (&row["properties"]["cart.id"], &row["properties"]["cart.n"], &row["properties"]["n"]);
+        assert_eq!(said, (&json!("9007199254740993"), &json!("\u{fffd}"), &json!("\u{fffd}")), "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn items_join_an_order_of_any_spelling() {
+    let service = Service::start().await;
+    for (order_id, item_id) in [("1", "1"), (r#""1 ""#, r#""1""#), ("1", r#""1""#), (r#""1""#, "1.0")] {
+        let order = format!(r#"{{"e":"tr","tr_id":{order_id},"tr_cu":"USD"}}"#);
+        let item = format!(r#"{{"e":"ti","ti_id":{item_id},"ti_sk":"mug","ti_pr":"10","ti_qu":"3"}}"#);
+        let before = service.events().len();
+        assert_eq!(payload(&service, &[&order, &item]).await, ok(), "{order}");
+        let rows = service.events().split_off(before);
+        assert_eq!(rows.len(), 1, "{order} {item}");
+        assert_row(&rows[0], &json!({ "name": "purchase", "order_id": "1", "item_product_id": ["mug"] }));
+    }
+}
+
+#[tokio::test]
+async fn of_two_lists_both_are_taken() {
+    let service = Service::start().await;
+    let event = |action: &str| format!(r#"{{"aid":"{WRITE_KEY}","e":"se","se_ac":"{action}"}}"#);
+    let body = format!(r#"{{"schema":"x","data":[{}],"data":[{}]}}"#, event("a"), event("b"));
+    assert_eq!(post(&service, body).await, ok());
+    let names: Vec<_> = service.events().iter().map(|row| row["name"].clone()).collect();
+    assert_eq!(names, ["a", "b"]);
 }

@@ -194,3 +194,34 @@ async fn an_event_is_not_lost_for_what_is_beside_the_point() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(service.events()[1]["client_time"], "1970-01-01 00:00:01.500");
 }
+
+#[tokio::test]
+async fn an_orders_data_is_read_however_it_is_written() {
+    let service = Service::start().await;
+    let order = |name: &str, data: &str| {
+        let payload = payload(json!({ "name": name }));
+        let text = json!({ "type": "event", "payload": payload }).to_string();
+        text.replacen(r#""payload":{"#, &format!(r#""payload":{{"data":{data},"#), 1)
+    };
+    let object = r#"{"order_id":"X","revenue":50.5,"currency":"EUR","note":"\ud83d"}"#;
+    let text = json!(object).to_string();
+    for (name, data, id) in [
+        ("purchase", object, Some("X")),
+        ("purchase", text.as_str(), Some("X")),
+        (" purchase", object, Some("X")),
+        ("purchase\n", object, Some("X")),
+        ("purchase", r#"{"order_id":{},"transaction_id":"X","revenue":50.5,"currency":"EUR"}"#, Some("X")),
+        ("purchase", r#"{"order_id":{},"revenue":50.5,"currency":"EUR"}"#, None),
+        ("purchase", r#"{"order_id":" ","value":{},"revenue":50.5,"currency":"EUR"}"#, None),
+    ] {
+        let answer = post(&service, "/api/send", order(name, data)).await;
+        assert_eq!(answer.status, 200, "{data}: {answer:?}");
+        let row = service.events().pop().unwrap();
+        let said = (&row["name"], &row["total_minor"], &row["currency"]);
+        assert_eq!(said, (&json!("purchase"), &json!(5_050), &json!("EUR")), "{data}");
+        match id {
+            Some(id) => assert_eq!(row["order_id"], id, "{data}"),
+            None => assert_eq!(row["order_id"].as_str().unwrap().len(), 36, "{data}: one of its own"),
+        }
+    }
+}

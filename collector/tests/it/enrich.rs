@@ -137,8 +137,8 @@ async fn a_server_speaks_for_its_visitor_and_a_browser_for_nobody_else() {
         send(&service, SECRET_KEY, "2001:218::1", "Somebot/1.0", event).await;
     }
     let passed_on = service.events();
-    check(&passed_on[4], &json!({ "is_bot": 1, "bot_reason": "user_agent" }));
-    check(&passed_on[5], &json!({ "is_bot": null, "bot_reason": null }));
+    check(&passed_on[4], &json!({ "is_bot": 1, "bot_reason": "user_agent", "for_visitor": 1 }));
+    check(&passed_on[5], &json!({ "is_bot": null, "bot_reason": null, "for_visitor": null }));
     check(
         &events[3],
         &json!({ "country": "JP", "ip": "2001:218::", "user_agent": "Somebot/1.0", "bot_reason": "user_agent" }),

@@ -154,7 +154,7 @@ async fn refunds_and_cancellations_say_what_was_sent() {
     let row = native(&service, SECRET_KEY, &refund(&items)).await.remove(0);
     assert_row(
         &row,
-        &json!({ "order_id": "1", "item_product_id": ["b"], "item_price": ["0"], "total_minor": null }),
+        &json!({ "order_id": "1", "item_product_id": ["b"], "item_price": ["0"], "item_quantity": ["0"], "total_minor": null }),
     );
     // 7
     let items = json!({ "items": [{ "product_id": "a", "price": 20, "discount": 5, "quantity": 2 }] });

@@ -38,8 +38,9 @@ async fn a_bad_event_costs_its_neighbours_nothing() {
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
 
     check(service, "oh", "malformed_json").await;
-    check(service, r#"{"type":event}"#, "malformed_json").await;
-    for no_object in ["42", "[]", "null", "NaN", &deep] {
+    check(service, "NaN", "malformed_json").await;
+    check(service, r#"{"type":event}"#, "wrong_type").await;
+    for no_object in ["42", "[]", "null", &deep] {
         check(service, no_object, "not_an_object").await;
     }
     check(service, "{}", "missing_field").await;
@@ -71,6 +72,95 @@ async fn repaired(service: &Service, event: &str) -> (Vec<String>, Value) {
     let row = service.events().swap_remove(before.len() + 1);
     assert_eq!(row.get("repairs").cloned().unwrap_or(json!([])), json!(told), "{event:.200}");
     (told, row)
+}
+
+/// What stands around an event, or in place of one of its values, costs the event nothing.
+#[tokio::test]
+async fn nothing_around_an_event_costs_it() {
+    let service = Service::start().await;
+    let mut number = 0;
+    let mut send = async |form: &str, key: bool, content_type: &str| {
+        number += 1;
+        let order = format!(r#"{{"type":"event","name":"purchase","order_id":"{number}","value":5}}"#);
+        let body = form.replace("@order", &order).replace('@', order.trim_end_matches('}'));
+        let url = format!("{}/v1/collect", service.url);
+        let request = service.client.post(url).header("content-type", content_type).body(body.clone());
+        let request = if key { request.bearer_auth(crate::service::WRITE_KEY) } else { request };
+        let answer = service.send(request).await;
+        assert!(matches!(answer.status, 202), "{body}: {answer:?}");
+        let rows = service.events();
+        let row =
+            rows.iter().find(|row| row["order_id"] == number.to_string()).unwrap_or_else(|| panic!("{body}"));
+        assert_eq!(row["total_minor"], 500, "{body}");
+        row["repairs"].clone()
+    };
+    for form in [
+        // Siblings of the list.
+        r#"{"sent_at":yesterday,"events":[@order]}"#,
+        r#"{"context":{'a':1},"events":[@order]}"#,
+        r#"{"events":[@order],"context":{"a":hello}}"#,
+        r#"{"sent_at":,"events":[@order]}"#,
+        r#"{"x":,"events":[@order],"y"}"#,
+        // Behind it.
+        "@order;",
+        "@order}",
+        "@order,",
+        "@order\0",
+        "@order x",
+        "@order\nhello\n@order",
+        // Within it.
+        r#"@,"tax":1"#,
+        r#"@,"#,
+        r#"@,"label":"never en"#,
+        r#"@,"tax":}"#,
+        r#"@,"tax":5,00}"#,
+        r#"@,"tax":$5}"#,
+        r#"@,,"tax":5}"#,
+        r#"@,'tax':5}"#,
+        r#"[@,"tax":$5},{"type":"event","name":"a"}]"#,
+        r#"@,"order_id":null,"value":""}"#,
+    ] {
+        send(form, true, "application/json").await;
+    }
+    let repairs = send(r#"@,"tax":NaN,"shipping":$5}"#, true, "application/json").await;
+    assert_eq!(repairs, json!(["tax:unreadable", "shipping:unreadable"]));
+    for content_type in ["application/octet-stream", "application/x-www-form-urlencoded", "application/jsonl"]
+    {
+        send("@order", true, content_type).await;
+    }
+    send(r#"@,"label":"x\ud83d","write_key":"demo-write-key"}"#, false, "application/json").await;
+}
+
+/// What is no reading of a clock corrects none.
+#[tokio::test]
+async fn a_zero_is_no_clock() {
+    let service = Service::start().await;
+    let now = jiff::Timestamp::now();
+    let at = now - jiff::SignedDuration::from_hours(70);
+    let today = now.strftime("%Y-%m-%d").to_string();
+    let local = now.strftime("%Y-%m-%dT00:36").to_string();
+    for sent_at in [json!(today), json!(local), json!("0001-01-01T00:00:00Z"), json!(0), json!("now")] {
+        let event = json!({ "type": "event", "name": "a", "timestamp": at.to_string() });
+        let body = json!({ "sent_at": sent_at, "events": [event] });
+        assert_eq!(service.post(body.to_string()).await.status, 202);
+        let row = service.events().pop().unwrap();
+        assert_eq!(row["time_source"], "client", "{sent_at}: {row}");
+    }
+}
+
+/// Programs that send one text as every event's id lose no order; the same order sent again is one.
+#[tokio::test]
+async fn one_id_for_all_events_costs_no_order() {
+    let service = Service::start().await;
+    for id in [json!("undefined"), json!(0), json!("purchase")] {
+        for order in ["1", "2", "1"] {
+            let event = json!({ "type": "event", "name": "purchase", "event_id": id, "order_id": order });
+            assert_eq!(service.post(event.to_string()).await.status, 202);
+        }
+    }
+    let ids: Vec<_> = service.events().iter().map(|row| row["event_id"].to_string()).collect();
+    let different: std::collections::BTreeSet<_> = ids.iter().collect();
+    assert_eq!((ids.len(), different.len()), (9, 6), "{ids:?}");
 }
 
 #[tokio::test]
@@ -106,7 +196,7 @@ async fn no_detail_costs_an_event() {
             json!({ "user_id": "18446744073709551615" }),
         ),
         (r#""user_id":true"#.into(), &["user_id:unreadable"], json!({ "user_id": null })),
-        (r#""value":NaN"#.into(), &[], json!({ "total_minor": null })),
+        (r#""value":NaN"#.into(), &["value:unreadable"], json!({ "total_minor": null })),
         (r#""value":1e999"#.into(), &["value:unreadable"], json!({ "total_minor": null, "value": null })),
         (r#""value":".99""#.into(), &["value:converted"], json!({ "total_minor": 99 })),
         (r#""value":" 5 ""#.into(), &["value:converted"], json!({ "total_minor": 500 })),
@@ -149,7 +239,7 @@ async fn no_detail_costs_an_event() {
         (
             r#""event_id":"7""#.into(),
             &["event_id:converted"],
-            json!({ "event_id": "7902699b-e42c-8a8e-86fb-bb4501726517" }),
+            json!({ "event_id": "e492c9f2-538e-8030-9b66-9eb0951f7b00" }),
         ),
         (
             r#""timestamp":"yesterday""#.into(),
@@ -333,7 +423,7 @@ async fn bytes_that_are_no_text_cost_no_event() {
     let body = [GOOD.as_bytes(), b"\n{\"type\":\"event\",\"name\":\"\xff\n", GOOD.as_bytes()].concat();
     let lines = service.request(SECRET_KEY).header("content-type", "application/x-ndjson").body(body);
     let answer = service.send(lines).await;
-    assert_eq!((answer.status, answer.reasons()), (202, vec![(1, "malformed_json")]));
+    assert_eq!((answer.status, answer.reasons()), (202, vec![(1, "wrong_type")]));
 }
 
 #[tokio::test]
@@ -344,9 +434,9 @@ async fn requests_are_refused_whole_with_what_to_do_next() {
     }
     assert_eq!(service.rejected("not_json"), 6.0);
     for body in ["{\"type\":\"event\"", "[{\"a\":1]}"] {
-        assert_refused(&service.post(body).await, 422, "malformed_json");
+        assert_refused(&service.post(body).await, 422, "missing_field");
     }
-    assert_refused(&service.post("[".repeat(100_000)).await, 422, "malformed_json");
+    assert_refused(&service.post("[".repeat(100_000)).await, 422, "not_an_object");
 
     for body in ["[]", r#"{"events":[]}"#] {
         assert_refused(&service.post(body).await, 422, "no_events");
@@ -365,7 +455,7 @@ async fn requests_are_refused_whole_with_what_to_do_next() {
     {
         let answer = service.post(body).await;
         assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(2)));
-        assert_eq!(answer.reasons(), [(2, "malformed_json")]);
+        assert_eq!(answer.reasons(), [(2, "wrong_type")]);
     }
     let answer = service.post(format!("\u{feff}[{GOOD}]")).await;
     assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(1)));

@@ -78,7 +78,7 @@ fn row(values: &Values) -> EventRow<'_> {
         scroll_depth: small[3] as u8,
         value: *value,
         total_minor: *option,
-        tax_minor: option.unwrap_or(i64::MIN),
+        tax_minor: option.map(|number| !number),
         item_product_id: items.clone(),
         item_variant_id: items.clone(),
         item_name: items.clone(),

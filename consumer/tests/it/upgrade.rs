@@ -78,7 +78,7 @@ async fn items_of_an_earlier_release_keep_their_prices() {
             .collect();
         format!(
             r#"{{{more}"store_id":"demo","event_id":"{id}","type":"event","name":"purchase","currency":"{currency}",
-               "event_time":"2026-11-01 12:00:00.000","received_at":"2026-11-01 12:00:00.000",{},
+               "event_time":"2026-11-01 12:00:00.000","received_at":"2026-11-01 12:00:00.000","tax_minor":5,{},
                "item_price_minor":[1999,0],"item_quantity":[1,2],"item_discount_minor":[0,10]}}"#,
             texts.join(",")
         )
@@ -103,6 +103,10 @@ async fn items_of_an_earlier_release_keep_their_prices() {
         let cents = "SELECT arrayStringConcat(groupArray(toString(price_cents)), ' ') \
                      FROM (SELECT * FROM millrace.ecommerce_events ORDER BY id, price_cents)";
         assert_eq!(ask_text(&bench.engine, cents).await, "0 1999 0 1999 0 1999 0 1999", "start {start}");
+        let amounts = "SELECT arrayStringConcat(arrayDistinct(groupArray(concat(toTypeName(tax_minor), toString(tax_minor), \
+                       toString(shipping_minor)))), ' ') FROM (SELECT * FROM millrace.events FINAL WHERE _offset = 0 ORDER BY event_id)";
+        let kept = ask_text(&bench.engine, amounts).await;
+        assert_eq!(kept, "Nullable(Int64)50", "start {start}");
         running.stop().await;
     }
 }

@@ -21,11 +21,9 @@ pub enum Cell<'a> {
     U32(u32),
     /// A number up to 2⁶⁴ − 1.
     U64(u64),
-    /// A signed number: money in minor units.
-    I64(i64),
     /// An optional number.
     OptionU32(Option<u32>),
-    /// An optional signed number.
+    /// An optional signed number: money in minor units.
     OptionI64(Option<i64>),
     /// An optional float.
     OptionF64(Option<f64>),
@@ -56,7 +54,6 @@ pub enum ColumnType {
     U16,
     U32,
     U64,
-    I64,
     OptionU32,
     OptionI64,
     OptionF64,
@@ -80,7 +77,6 @@ impl ColumnType {
             ColumnType::U16 => "UInt16",
             ColumnType::U32 => "UInt32",
             ColumnType::U64 => "UInt64",
-            ColumnType::I64 => "Int64",
             ColumnType::OptionU32 => "Nullable(UInt32)",
             ColumnType::OptionI64 => "Nullable(Int64)",
             ColumnType::OptionF64 => "Nullable(Float64)",
@@ -107,7 +103,7 @@ impl Cell<'_> {
             Cell::Date(days) => days == 0,
             Cell::U32(number) => number == 0,
             Cell::U64(number) => number == 0,
-            Cell::I64(number) | Cell::Instant(number) => number == 0,
+            Cell::Instant(number) => number == 0,
             Cell::OptionU32(number) => number.is_none(),
             Cell::OptionI64(number) | Cell::OptionInstant(number) => number.is_none(),
             Cell::OptionF64(number) => number.is_none(),

@@ -17,7 +17,6 @@ impl Cell<'_> {
             Cell::U16(number) => write_unsigned(out, number.into()),
             Cell::U32(number) => write_unsigned(out, number.into()),
             Cell::U64(number) => write_unsigned(out, number),
-            Cell::I64(number) => write_signed(out, number),
             Cell::OptionU32(Some(number)) => write_unsigned(out, number.into()),
             Cell::OptionI64(Some(number)) => write_signed(out, number),
             Cell::OptionF64(Some(number)) => write_float(out, number),

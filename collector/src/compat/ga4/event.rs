@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::compat::{
     add_properties, commerce, properties, put,
-    value::{put_sent, text},
+    value::{put_first, put_sent, text},
 };
 
 /// Sent by tags on their own: they are no sign of interest.
@@ -50,22 +50,22 @@ impl Sender {
 
 /// The native event; a name that is no text is refused later, in its place.
 pub(super) fn translate(
-    name: Option<&Value>,
+    sent_name: Option<&Value>,
     params: &Map<String, Value>,
     timestamp: Value,
     sender: &Sender,
 ) -> Map<String, Value> {
-    let Some(name) = text(name) else {
+    let Some(name) = text(sent_name) else {
         // Refused in its place, for having no name; what would be kept with it is not said again.
         return Map::from_iter([
             ("type".to_owned(), Value::from("event")),
-            ("name".to_owned(), name.cloned().unwrap_or_default()),
+            ("name".to_owned(), sent_name.cloned().unwrap_or_default()),
         ]);
     };
     let name = name.as_str();
     let mut event = sender.fields.clone();
     put(&mut event, "timestamp", timestamp);
-    put_sent(&mut event, "session_id", params.get("session_id").or_else(|| params.get("ga_session_id")));
+    put_first(&mut event, "session_id", params, &["session_id", "ga_session_id"]);
     put_sent(&mut event, "user_id", params.get("user_id"));
     if name == "page_view" {
         put(&mut event, "url", params.get("page_location").cloned().unwrap_or_default());
@@ -81,7 +81,7 @@ pub(super) fn translate(
         put(&mut event, "type", "page_view");
     } else {
         put(&mut event, "type", "event");
-        put(&mut event, "name", name);
+        put_sent(&mut event, "name", sent_name);
         if AUTOMATIC.contains(&name) {
             put(&mut event, "interactive", false);
         }

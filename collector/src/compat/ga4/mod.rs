@@ -40,10 +40,10 @@ fn decode_json(call: &Call<'_>) -> Result<Translation, Refusal> {
     let Value::Object(root) = super::json(call.body)? else {
         return Err(Refusal::new(Reason::NotJson, "the body is no object"));
     };
-    let none = Vec::new();
-    let list = match root.get("events") {
+    let list: &[Value] = match root.get("events") {
         Some(Value::Array(list)) => list,
-        None | Some(Value::Null) => &none,
+        Some(one @ Value::Object(_)) => std::slice::from_ref(one),
+        None | Some(Value::Null) => &[],
         Some(_) => return Err(Refusal::new(Reason::WrongType, "`events` must be an array of events")),
     };
     if list.is_empty() {
@@ -55,9 +55,9 @@ fn decode_json(call: &Call<'_>) -> Result<Translation, Refusal> {
         // What is no object is refused in its place, beside its neighbours.
         let Value::Object(element) = element else { return Map::new() };
         let name = element.get("name");
-        let params = value::object(element, "params");
+        let params = value::object_or_json(element, "params").unwrap_or_default();
         let timestamp = time(element.get("timestamp_micros"));
-        event::translate(name, params.unwrap_or(&Map::new()), timestamp, &sender)
+        event::translate(name, &params, timestamp, &sender)
     });
     let key = value::parameter(call.query, "api_secret");
     Ok(Translation { key, sent_at: None, events: events.collect() })
@@ -66,7 +66,7 @@ fn decode_json(call: &Call<'_>) -> Result<Translation, Refusal> {
 /// What a body says of its sender, beside the events.
 fn sender(root: &Map<String, Value>) -> Sender {
     let mut fields = Map::new();
-    value::put_sent(&mut fields, "visitor_id", root.get("client_id").or_else(|| root.get("app_instance_id")));
+    value::put_first(&mut fields, "visitor_id", root, &["client_id", "app_instance_id"]);
     value::put_sent(&mut fields, "user_id", root.get("user_id"));
     put(&mut fields, "timestamp", time(root.get("timestamp_micros")));
     value::put_sent(&mut fields, "ip", root.get("ip_override"));
@@ -113,12 +113,14 @@ fn check_size(events: usize, shared_bytes: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// 204 without a body; what should be sent again has its status.
+/// 204 without a body; what should be sent again, whole or in parts, has its status.
 pub(crate) fn answer(result: Result<usize, &Refused>) -> Response {
     match result {
         Err(refused) if refused.refusal.reason.is_worth_a_retry() => answer::refused(refused),
         // A sender with a queue can send it in parts.
-        Err(refused) if refused.refusal.reason == Reason::BodyTooLarge => answer::refused(refused),
+        Err(refused) if matches!(refused.refusal.reason, Reason::BodyTooLarge | Reason::TooManyEvents) => {
+            answer::refused(refused)
+        }
         _ => {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NO_CONTENT;

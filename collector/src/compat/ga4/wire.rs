@@ -1,6 +1,6 @@
 //! What Google's tags send: parameters of a query with short names, or a line of them for each event in the body; those in
-//! the address hold for all lines. `ep.name` is a text and `epn.name` a number; `pr1`, `pr2`, … are items, written as
-//! `id123~nmShoe~pr9.99~qt1`.
+//! the address hold for all lines. A line without a name adds to the event in the address. `ep.name` is a text and
+//! `epn.name` a number; `pr1`, `pr2`, … are items, written as `id123~nmShoe~pr9.99~qt1`.
 
 use std::borrow::Cow;
 
@@ -64,16 +64,14 @@ pub(super) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
         .collect();
     let query_bytes = call.query.len();
     check_size(lines.len().max(1), query_bytes)?;
+    let lines = lines.into_iter().map(|line| form_urlencoded::parse(line).collect::<Pairs<'_>>());
+    let (named, unnamed): (Vec<_>, Vec<_>) =
+        lines.partition(|line| line.iter().any(|(name, _)| name == "en"));
     let mut events = Vec::new();
-    if find("en").is_some() && lines.is_empty() {
-        events.push(translate(&shared, &[], &sender));
+    if find("en").is_some() && (named.is_empty() || !unnamed.is_empty()) {
+        events.push(translate(&unnamed.concat(), &shared, &sender));
     }
-    for line in lines {
-        let own: Pairs<'_> = form_urlencoded::parse(line).collect();
-        if own.iter().any(|(name, _)| name == "en") {
-            events.push(translate(&own, &shared, &sender));
-        }
-    }
+    events.extend(named.iter().map(|own| translate(own, &shared, &sender)));
     if events.is_empty() {
         return Err(Refusal::new(Reason::NoEvents, "send at least one event: `en` is its name"));
     }
@@ -97,7 +95,7 @@ fn translate(
             put(&mut params, number, to_number(value));
         } else if let Some(user) = key.strip_prefix("up.").or_else(|| key.strip_prefix("upn.")) {
             put(&mut params, &format!("user.{user}"), value);
-        } else if key == "en" {
+        } else if key == "en" && !(value.is_empty() && name.is_some()) {
             name = Some(Value::from(value));
         } else if key.strip_prefix("pr").is_some_and(|place| place.parse::<u16>().is_ok()) {
             items.push(item(value));

@@ -1,32 +1,25 @@
 //! A request's bytes to JSON. Over the years PostHog's clients have wrapped it in gzip, in base64 and in forms, and said so
-//! in the query or not at all; bytes say it themselves.
+//! in the query or not at all; bytes say it themselves. Nothing but JSON begins with a brace or bracket.
 
 use std::borrow::Cow;
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use millrace_schemas::reject::Reason;
 use serde_json::Value;
 
 use crate::{
     body::{Encoding, inflate},
-    compat::{self, Call, value::parameter},
+    compat::{
+        self, Call,
+        value::{base64, parameter},
+    },
     decode::Refusal,
+    mend::without_mark,
 };
 
 /// A form's field around base64 around gzip around a form's field: no client goes further.
 const WRAPPINGS_MAX: usize = 4;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
 
 /// What was sent, as JSON.
 pub(super) fn read(call: &Call<'_>) -> Result<Value, Refusal> {
@@ -46,15 +39,12 @@ fn unwrap(bytes: &[u8], bytes_max: usize) -> Result<Option<Vec<u8>>, Refusal> {
     if bytes.starts_with(&GZIP) {
         return inflate(bytes, Encoding::Gzip, bytes_max).map(|inflated| Some(inflated.into_owned()));
     }
-    if bytes.starts_with(b"data=") || bytes.starts_with(b"compression=") {
-        let data = form_urlencoded::parse(bytes).find(|(name, _)| name == "data");
-        return Ok(data.map(|(_, data)| data.into_owned().into_bytes()));
-    }
-    if matches!(bytes.trim_ascii_start().first(), None | Some(b'{' | b'[')) {
+    if matches!(without_mark(bytes).trim_ascii_start().first(), None | Some(b'{' | b'[')) {
         return Ok(None);
     }
-    // In forms that were not escaped every plus has become a space.
-    let text: Vec<_> =
-        bytes.trim_ascii().iter().map(|byte| if *byte == b' ' { b'+' } else { *byte }).collect();
-    Ok(BASE64.decode(text).ok())
+    let data = form_urlencoded::parse(bytes).find(|(name, _)| name == "data");
+    Ok(match data {
+        Some((_, data)) => Some(data.into_owned().into_bytes()),
+        None => base64(bytes),
+    })
 }

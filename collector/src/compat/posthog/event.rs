@@ -7,7 +7,7 @@ use super::heatmap;
 use crate::compat::{
     add_properties, commerce, event_id, properties, put,
     segment::commerce as specification,
-    value::{object, put_property, put_referrer, put_sent, text},
+    value::{object, object_or_json, put_property, put_referrer, put_sent, text, word},
 };
 
 /// Who is on a page without cookies: nobody.
@@ -50,12 +50,12 @@ struct Sent<'s> {
 
 /// Adds what an event becomes to `events`: nothing, itself, and what it says of the page before or of clicks.
 pub(super) fn translate(event: &Map<String, Value>, events: &mut Vec<Map<String, Value>>) {
-    let empty = Map::new();
-    let properties = object(event, "properties").unwrap_or(&empty);
+    let properties = object_or_json(event, "properties").unwrap_or_default();
+    let properties = &*properties;
     let name = match event.get("event") {
         // What Mixpanel's clients say of a person has no name.
         None if event.contains_key("$distinct_id") => "$set",
-        name => name.and_then(Value::as_str).unwrap_or_default(),
+        name => word(name),
     };
     let sent = Sent { event, properties, name };
     // Short, because what is made of the event has ids that are made of it.

@@ -1,14 +1,15 @@
 //! Segment's e-commerce specification, which PostHog has taken over, in GA4's names.
 
 use millrace_schemas::event::{
-    ADD_TO_CART, BEGIN_CHECKOUT, PURCHASE, REFUND, REMOVE_FROM_CART, REVIEW, SYNONYMS, VIEW_ITEM,
+    ADD_TO_CART, BEGIN_CHECKOUT, ORDER_CANCELLED, ORDER_UPDATED, PURCHASE, REFUND, REMOVE_FROM_CART, REVIEW,
+    SYNONYMS, VIEW_ITEM,
 };
 use serde_json::{Map, Value};
 
 use crate::compat::{
     commerce::put_commerce,
     properties,
-    value::{put_first, put_property, put_sent, text},
+    value::{amount, put_first, put_property, put_sent, text},
 };
 
 /// The GA4 name of an event that Segment names, by what it is called and whether it says which order it is about.
@@ -16,7 +17,7 @@ pub(super) fn name(sent: &str, names_order: bool) -> Option<&'static str> {
     if sent.len() > 40 {
         return None;
     }
-    match sent.trim().to_ascii_lowercase().replace('_', " ").as_str() {
+    match sent.to_ascii_lowercase().replace('_', " ").as_str() {
         "signed up" => Some("sign_up"),
         "signed in" => Some("login"),
         sent => specified_name(sent, names_order),
@@ -48,9 +49,9 @@ pub(in crate::compat) fn specified_name(sent: &str, names_order: bool) -> Option
         // The source sends both of one order, and the second in some versions without saying of which.
         "order created" | "order paid" if names_order => PURCHASE,
         "refunded order" => REFUND,
-        "order cancelled" | "order canceled" => "order_cancelled",
+        "order cancelled" | "order canceled" => ORDER_CANCELLED,
         // They name an order without placing one again.
-        "order updated" | "updated order" => "order_updated",
+        "order updated" | "updated order" => ORDER_UPDATED,
         "checkout step viewed" | "viewed checkout step" => "checkout_step_viewed",
         "checkout step completed" | "completed checkout step" => "checkout_step_completed",
         "coupon entered" => "coupon_entered",
@@ -86,14 +87,14 @@ pub(in crate::compat) fn put(
     message_id: Option<&Value>,
 ) -> Map<String, Value> {
     let mut taken = put_commerce(event, name, sent);
-    if matches!(name, PURCHASE | REFUND)
-        && !event.contains_key("order_id")
+    if matches!(name, PURCHASE | REFUND | ORDER_UPDATED | ORDER_CANCELLED)
+        && text(event.get("order_id")).is_none()
         && let Some(known) = order_id(sent)
     {
         put_sent(event, "order_id", sent.get(known));
         taken.push(known);
     }
-    if name == PURCHASE && !event.contains_key("value") {
+    if name == PURCHASE && amount(event.get("value")).is_none() {
         put_sent(event, "value", sent.get(SHOPIFY_TOTAL));
         taken.push(SHOPIFY_TOTAL);
     }
@@ -105,7 +106,7 @@ pub(in crate::compat) fn put(
             put_first(event, "value", sent, &["rating", "value"]);
         }
         // A refund of some products is one of several; sent again it has the same id.
-        REFUND if !event.contains_key("refund_id") && event.contains_key("items") => {
+        REFUND if text(event.get("refund_id")).is_none() && event.contains_key("items") => {
             put_sent(event, "refund_id", message_id);
         }
         _ => {}

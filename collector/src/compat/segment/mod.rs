@@ -14,14 +14,16 @@ use axum::{
     http::{HeaderMap, StatusCode, header::AUTHORIZATION},
     response::Response,
 };
-use base64::{Engine as _, engine::GeneralPurpose, engine::general_purpose::NO_PAD};
 use millrace_schemas::reject::Reason;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
     Call, Does, Route, Translation, add_properties, event_id, properties, put,
-    value::{object, parameter, put_first, put_property, put_referrer, put_sent, text},
+    value::{
+        base64, object, object_or_json, parameter, put_first, put_property, put_referrer, put_sent, text,
+        word,
+    },
 };
 use crate::{
     decode::Refusal,
@@ -58,9 +60,6 @@ const CALLS_MAX: usize = 2_500;
 /// A context for the whole batch is given to each of its calls, if together they take no more than this: a small body must
 /// not make a large one.
 const SHARED_CONTEXT_BYTES_MAX: usize = 64 << 10;
-
-const BASE64: GeneralPurpose =
-    GeneralPurpose::new(&base64::alphabet::STANDARD, NO_PAD.with_decode_allow_trailing_bits(true));
 
 /// The events of a request.
 pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
@@ -106,8 +105,7 @@ fn user(headers: &HeaderMap) -> Option<String> {
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
-    let decoded = BASE64.decode(credentials.trim().trim_end_matches('=')).ok()?;
-    let decoded = String::from_utf8(decoded).ok()?;
+    let decoded = String::from_utf8(base64(credentials.as_bytes())?).ok()?;
     let user = decoded.split(':').next().unwrap_or_default();
     (!user.is_empty()).then(|| user.to_owned())
 }
@@ -116,14 +114,16 @@ fn user(headers: &HeaderMap) -> Option<String> {
 struct Message<'m> {
     call: &'m Map<String, Value>,
     context: Option<&'m Map<String, Value>>,
+    properties: Option<&'m Map<String, Value>>,
     shared: Option<&'m Map<String, Value>>,
 }
 
 /// A call as an event. One that makes no sense becomes an event that is refused for its reason.
 fn event(call: &Value, kind: Option<&str>, shared: Option<&Map<String, Value>>) -> Map<String, Value> {
     let Value::Object(call) = call else { return Map::new() };
-    let message = Message { call, context: object(call, "context"), shared };
-    let kind = kind.or_else(|| call.get("type").and_then(Value::as_str)).unwrap_or_default();
+    let [context, properties] = ["context", "properties"].map(|name| object_or_json(call, name));
+    let message = Message { call, context: context.as_deref(), properties: properties.as_deref(), shared };
+    let kind = kind.unwrap_or_else(|| word(call.get("type")));
     let mut event = message.base();
     match kind {
         "track" => message.track(&mut event),
@@ -146,10 +146,6 @@ impl<'m> Message<'m> {
 
     fn context_object(&self, name: &str) -> Option<&'m Map<String, Value>> {
         self.context(name).and_then(Value::as_object)
-    }
-
-    fn properties(&self) -> Option<&'m Map<String, Value>> {
-        object(self.call, "properties")
     }
 
     /// What every event may say.
@@ -189,24 +185,24 @@ impl<'m> Message<'m> {
 
     fn track(&self, event: &mut Map<String, Value>) {
         event.insert("type".into(), "event".into());
-        let name = self.call.get("event").cloned().unwrap_or_default();
-        let names_order = self.properties().is_some_and(commerce::names_order);
-        let known = name.as_str().and_then(|name| commerce::name(name, names_order));
-        let name = known.map_or(name, Value::from);
-        match self.properties() {
+        let sent = self.call.get("event");
+        let names_order = self.properties.is_some_and(commerce::names_order);
+        let known = commerce::name(word(sent), names_order);
+        let name = known.unwrap_or(word(sent));
+        match self.properties {
             Some(sent) => {
-                let name = name.as_str().unwrap_or_default();
                 let rest = commerce::put(event, name, sent, self.call.get("messageId"));
                 event.insert("properties".into(), rest.into());
             }
             None => put(event, "properties", self.call.get("properties").cloned().unwrap_or_default()),
         }
-        put(event, "name", name);
+        // A name that is no text is looked at where fields are read.
+        put_sent(event, "name", known.map(Value::from).as_ref().or(sent));
         self.campaign(event);
     }
 
     fn page(&self, event: &mut Map<String, Value>) {
-        let sent = self.properties();
+        let sent = self.properties;
         let own = |name| sent.and_then(|sent| sent.get(name));
         put_sent(event, "url", own("url").filter(|url| url.is_string()));
         if !event.contains_key("url") {
@@ -232,8 +228,8 @@ impl<'m> Message<'m> {
     fn screen(&self, event: &mut Map<String, Value>) {
         event.insert("type".into(), "event".into());
         event.insert("name".into(), "screen_view".into());
-        let mut rest = self.properties().map(|sent| properties(sent, &["name"])).unwrap_or_default();
-        let name = self.call.get("name").or_else(|| self.properties()?.get("name"));
+        let mut rest = self.properties.map(|sent| properties(sent, &["name"])).unwrap_or_default();
+        let name = self.call.get("name").or_else(|| self.properties?.get("name"));
         put_property(&mut rest, "screen_name", name);
         put_property(&mut rest, "category", self.call.get("category"));
         event.insert("properties".into(), rest.into());

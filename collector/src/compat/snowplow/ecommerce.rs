@@ -4,7 +4,7 @@ use millrace_schemas::event::{BEGIN_CHECKOUT, PURCHASE, REFUND, canonical_name};
 use serde_json::{Map, Value};
 
 use super::{Entity, Payload};
-use crate::compat::value::{put_first, put_sent, text};
+use crate::compat::value::{put_first, put_sent, text, word};
 
 /// Vendor of its schemas.
 pub(super) const VENDOR: &str = "com.snowplowanalytics.snowplow.ecommerce";
@@ -12,7 +12,7 @@ pub(super) const VENDOR: &str = "com.snowplowanalytics.snowplow.ecommerce";
 impl Payload<'_> {
     /// The action, and its entities.
     pub(super) fn ecommerce(&mut self, action: &Map<String, Value>) {
-        let kind = action.get("type").and_then(Value::as_str).unwrap_or_default();
+        let kind = word(action.get("type"));
         let entities = std::mem::take(&mut self.entities);
         let of = |name: &str| {
             let is = move |entity: &&Entity| entity.vendor == VENDOR && entity.name == name;
@@ -186,7 +186,7 @@ pub(super) fn transaction_item(fields: &Map<String, Value>) -> Map<String, Value
 /// Puts a `ti` event's item into an order, where it belongs to that: trackers send an order and then its items.
 pub(super) fn joins_order(order: &mut Map<String, Value>, fields: &Map<String, Value>) -> bool {
     let order_id = text(fields.get("ti_id"));
-    if order_id.is_none() || order.get("order_id").and_then(Value::as_str) != order_id.as_deref() {
+    if order_id.is_none() || text(order.get("order_id")) != order_id {
         return false;
     }
     match order.entry("items").or_insert_with(|| Value::Array(Vec::new())) {

@@ -17,18 +17,18 @@ use axum::{
     },
     response::Response,
 };
-use base64::{Engine as _, alphabet, engine::GeneralPurpose, engine::general_purpose::NO_PAD};
 use millrace_schemas::{event::PURCHASE, event::REFUND, event::canonical_name, reject::Reason};
 use serde_json::{Map, Value};
 
 use self::unstructured::Vital;
 use super::{
     Call, Does, Route, Translation, add_properties, event_id, put,
-    value::{put_first, put_sent, text},
+    value::{base64, put_first, put_sent, text, word},
 };
 use crate::{
     decode::Refusal,
     http::{answer, answer::Refused, pixel::GIF},
+    read::trim,
     time::parse_time,
 };
 
@@ -46,9 +46,6 @@ const SNOWPLOW: &str = "com.snowplowanalytics.";
 
 /// Who asks for no trace of themselves at the collector.
 const ANONYMOUS: &str = "sp-anonymous";
-
-const BASE64_URL: GeneralPurpose =
-    GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
 /// The events of a request.
 pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
@@ -73,8 +70,8 @@ pub(crate) fn decode(call: &Call<'_>) -> Result<Translation, Refusal> {
             event.remove("visitor_id");
             event.remove("user_id");
         }
-        match fields.get("e").and_then(Value::as_str) {
-            Some("ti") if order.is_some_and(|at| ecommerce::joins_order(&mut events[at], fields)) => {}
+        match word(fields.get("e")) {
+            "ti" if order.is_some_and(|at| ecommerce::joins_order(&mut events[at], fields)) => {}
             _ if !vitals.is_empty() => events.extend(vitals.into_iter().map(|vital| vital.of(&event))),
             _ => {
                 if event.get("name").and_then(Value::as_str) == Some(PURCHASE) {
@@ -127,7 +124,7 @@ impl Entity {
         let Value::Object(mut json) = json else { return None };
         let Some(Value::Object(data)) = json.remove("data") else { return None };
         let schema = json.get("schema")?.as_str()?;
-        let mut parts = schema.strip_prefix("iglu:").unwrap_or(schema).split('/');
+        let mut parts = schema.strip_prefix("iglu:").unwrap_or(schema).split('/').map(trim);
         let (vendor, name) = (parts.next()?.to_owned(), parts.next()?.to_owned());
         (!name.is_empty()).then_some(Self { vendor, name, data })
     }
@@ -138,7 +135,7 @@ impl<'p> Payload<'p> {
         let mut payload = Self { fields, entities: entities(fields), event: Map::new(), vitals: Vec::new() };
         payload.base();
         payload.said_beside();
-        match fields.get("e").and_then(Value::as_str).unwrap_or_default() {
+        match word(fields.get("e")) {
             "pv" => payload.page_view(),
             "pp" => payload.page_ping(),
             "se" => payload.structured(),
@@ -174,7 +171,7 @@ impl<'p> Payload<'p> {
         if let Some(sent_at) = text(fields.get("stm")).filter(|sent_at| parse_time(sent_at).is_some()) {
             put(event, "sent_at", sent_at);
         }
-        put_sent(event, "visitor_id", ["duid", "nuid"].iter().find_map(|name| fields.get(*name)));
+        put_first(event, "visitor_id", fields, &["duid", "nuid"]);
         put_sent(event, "user_id", fields.get("uid"));
         put_sent(event, "session_id", fields.get("sid"));
         put_sent(event, "url", fields.get("url"));
@@ -306,25 +303,13 @@ fn entities(fields: &Map<String, Value>) -> Vec<Entity> {
     }
 }
 
-/// JSON inside a field; `None` also when it cannot be read.
+/// JSON inside a field, mended; `None` also when it cannot be read.
 fn nested(fields: &Map<String, Value>, encoded: &str, plain: &str) -> Option<Value> {
-    if let Some(Value::String(encoded)) = fields.get(encoded) {
-        // Some trackers write the other alphabet, or padding.
-        let normal: String = encoded
-            .trim_end_matches('=')
-            .chars()
-            .map(|letter| match letter {
-                '+' => '-',
-                '/' => '_',
-                other => other,
-            })
-            .collect();
-        return serde_json::from_slice(&BASE64_URL.decode(normal).ok()?).ok();
-    }
-    match fields.get(plain)? {
-        Value::String(json) => serde_json::from_str(json).ok(),
+    let decoded = fields.get(encoded).and_then(Value::as_str).and_then(|text| base64(text.as_bytes()));
+    decoded.and_then(|json| super::json(&json).ok()).or_else(|| match fields.get(plain)? {
+        Value::String(json) => super::json(json.as_bytes()).ok(),
         json => Some(json.clone()),
-    }
+    })
 }
 
 /// `1920x1080`.

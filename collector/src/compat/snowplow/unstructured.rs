@@ -58,7 +58,8 @@ impl Payload<'_> {
         self.named(name);
         let taken = put_commerce(&mut self.event, name, data);
         // A refund of some products is one of several; sent again it has the same id.
-        if name == REFUND && self.event.contains_key("items") && !self.event.contains_key("refund_id") {
+        let is_named = text(self.event.get("refund_id")).is_some();
+        if name == REFUND && self.event.contains_key("items") && !is_named {
             put_sent(&mut self.event, "refund_id", self.fields.get("eid"));
         }
         self.event.insert("properties".into(), properties(data, &taken).into());

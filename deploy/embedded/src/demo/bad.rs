@@ -16,8 +16,9 @@ pub(super) fn bad_events(timestamp_ms: i64) -> Vec<Bad> {
     let purchase = |fields: &str| format!(r#"{{"type":"event","name":"purchase",{common},{fields}}}"#);
 
     [
-        (Reason::MalformedJson, r#"{"type":"event","name":"#.to_string()),
-        (Reason::MalformedJson, r#"{"type":"event","name":oh}"#.to_string()),
+        (Reason::MalformedJson, "oh".to_string()),
+        (Reason::MalformedJson, r#""never ends"#.to_string()),
+        (Reason::WrongType, r#"{"type":"event","name":oh}"#.to_string()),
         (Reason::NotAnObject, "42".into()),
         (Reason::NotAnObject, r#""page_view""#.into()),
         (Reason::MissingField, of_type("page_view", "")),
