@@ -1,4 +1,4 @@
-//! The rows of a lane between the log and the store: open while messages are added, closed on its way.
+//! The rows of a partition between the log and the store: open while messages are added, closed on its way.
 
 use std::{
     collections::HashSet,
@@ -16,7 +16,7 @@ use crate::{
     driver::now_ms,
     memory::{Charge, Memory},
     native::{Block, BlockBuilder, Source},
-    source::{Entry, LaneId, Messages},
+    source::{Entry, Messages, TopicPartition},
 };
 
 /// Rows as they were read, kept to build parts of a batch that was refused as a whole.
@@ -58,7 +58,7 @@ struct Keys {
 /// A batch that takes messages.
 pub(crate) struct OpenBatch {
     table: Table,
-    lane: Option<LaneId>,
+    partition: Option<TopicPartition>,
     builder: BlockBuilder,
     raw: Option<RawRows>,
     dead_letters: Vec<DeadLetter>,
@@ -83,7 +83,7 @@ pub(crate) struct ClosedBatch {
     /// Receipt of its newest event, epoch milliseconds.
     pub(crate) newest_received_ms: Option<i64>,
     table: Table,
-    lane: Option<LaneId>,
+    partition: Option<TopicPartition>,
     block: Block,
     keys: Keys,
     raw: Option<RawRows>,
@@ -95,7 +95,7 @@ impl OpenBatch {
     pub(crate) fn new(table: Table, memory: &Arc<Memory>, keep_raw: bool) -> Self {
         Self {
             table,
-            lane: None,
+            partition: None,
             builder: BlockBuilder::new(table.columns()),
             raw: keep_raw.then(RawRows::default),
             dead_letters: Vec::new(),
@@ -107,16 +107,16 @@ impl OpenBatch {
         }
     }
 
-    /// Adds a message's rows; lines that are none become dead letters. Returns the number of lines.
+    /// Adds a message's rows; lines that are none become dead-letter records. Returns the number of lines.
     pub(crate) fn take(
         &mut self,
         decoder: &mut Decoder,
-        lane: LaneId,
+        partition: TopicPartition,
         messages: &Messages,
         entry: Entry,
     ) -> u32 {
-        if self.lane.is_none() {
-            self.lane = Some(lane);
+        if self.partition.is_none() {
+            self.partition = Some(partition);
             self.opened = Instant::now();
         }
         let Entry { offset, start, end, foreign_version } = entry;
@@ -124,28 +124,28 @@ impl OpenBatch {
         self.value_bytes += value.len();
         if foreign_version {
             let detail = UNKNOWN_VERSION.to_owned();
-            self.bury(lane, offset, 0, detail, value);
+            self.dead_letter(partition, offset, 0, detail, value);
             return 1;
         }
         let mut count = 0;
         for (row, line) in lines(value) {
             count += 1;
-            let source = Source { topic: lane.topic, partition: lane.partition, offset, row };
+            let source = Source { topic: partition.topic, partition: partition.number, offset, row };
             match decoder.push(self.table, line, source, &mut self.builder) {
                 Ok(()) => {
                     if let Some(raw) = &mut self.raw {
                         raw.push(offset, row, line);
                     }
                 }
-                Err(error) => self.bury(lane, offset, row, error.to_string(), line),
+                Err(error) => self.dead_letter(partition, offset, row, error.to_string(), line),
             }
         }
         count
     }
 
-    fn bury(&mut self, lane: LaneId, offset: u64, row: u32, detail: String, raw: &[u8]) {
-        let letter = DeadLetter {
-            lane,
+    fn dead_letter(&mut self, partition: TopicPartition, offset: u64, row: u32, detail: String, raw: &[u8]) {
+        let record = DeadLetter {
+            partition,
             offset,
             row,
             reason: Reason::Undecodable,
@@ -153,8 +153,8 @@ impl OpenBatch {
             died_at_ms: now_ms(),
             raw: raw.to_vec(),
         };
-        self.dead_letter_bytes += letter.bytes();
-        self.dead_letters.push(letter);
+        self.dead_letter_bytes += record.bytes();
+        self.dead_letters.push(record);
     }
 
     pub(crate) fn rows(&self) -> u32 {
@@ -197,7 +197,7 @@ impl OpenBatch {
             opened: self.opened,
             newest_received_ms,
             table: self.table,
-            lane: self.lane,
+            partition: self.partition,
             block,
             keys,
             raw: self.raw,
@@ -213,14 +213,18 @@ impl ClosedBatch {
 
     /// The rows of this range as one block.
     pub(crate) fn block(&self, rows: &Range<u32>, whole: bool, decoder: &mut Decoder) -> Block {
-        let (Some(raw), Some(lane), false) = (&self.raw, self.lane, whole) else {
+        let (Some(raw), Some(partition), false) = (&self.raw, self.partition, whole) else {
             // Cheap: the pieces are shared.
             return self.block.clone();
         };
         let mut builder = BlockBuilder::new(self.table.columns());
         for row in &raw.rows[rows.start as usize..rows.end as usize] {
-            let source =
-                Source { topic: lane.topic, partition: lane.partition, offset: row.offset, row: row.row };
+            let source = Source {
+                topic: partition.topic,
+                partition: partition.number,
+                offset: row.offset,
+                row: row.row,
+            };
             // It decoded before, and the decoder has no memory.
             let _ = decoder.push(self.table, &raw.bytes[row.at.clone()], source, &mut builder);
         }
@@ -232,13 +236,13 @@ impl ClosedBatch {
         self.keys.sought(rows.start as usize..rows.end as usize)
     }
 
-    /// Puts a row that ClickHouse refuses alone to the dead letters.
+    /// Dead-letters a row that ClickHouse refuses alone.
     pub(crate) fn refuse(&mut self, row: u32, detail: &str) {
-        if let (Some(raw), Some(lane)) = (&self.raw, self.lane)
+        if let (Some(raw), Some(partition)) = (&self.raw, self.partition)
             && let Some(RawRow { offset, row, at }) = raw.rows.get(row as usize).cloned()
         {
             self.dead_letters.push(DeadLetter {
-                lane,
+                partition,
                 offset,
                 row,
                 reason: Reason::RefusedByStore,
@@ -297,13 +301,13 @@ pub(crate) fn digest(block: &Block) -> u128 {
     hasher.digest128()
 }
 
-/// The same for dead letters, whose blocks differ from one attempt to the next by the time in them.
-pub(crate) fn digest_of_letters(letters: &[DeadLetter]) -> u128 {
+/// The same for dead-letter records, whose blocks differ from one attempt to the next by the time in them.
+pub(crate) fn digest_of_records(records: &[DeadLetter]) -> u128 {
     let mut hasher = Xxh3::new();
-    for letter in letters {
-        hasher.update(&letter.offset.to_le_bytes());
-        hasher.update(&letter.row.to_le_bytes());
-        hasher.update(&letter.raw);
+    for record in records {
+        hasher.update(&record.offset.to_le_bytes());
+        hasher.update(&record.row.to_le_bytes());
+        hasher.update(&record.raw);
     }
     hasher.digest128()
 }

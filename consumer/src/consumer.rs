@@ -1,4 +1,4 @@
-//! Starts everything and stops it in order: tables, source, a task per lane; then drain, then the source.
+//! Starts everything and stops it in order: tables, source, a task per partition; then drain, then the source.
 
 use std::{
     collections::HashMap,
@@ -16,9 +16,11 @@ use crate::{
     decode::Table,
     driver::{Driver, Shared, now_ms},
     health::Health,
-    lane::Limits,
     memory::Memory,
-    source::{Assignment, Flow, LaneId, Source, SourceError, apart, kafka::KafkaSource, spool::SpoolSource},
+    partition::Limits,
+    source::{
+        Assignment, Flow, Source, SourceError, TopicPartition, apart, kafka::KafkaSource, spool::SpoolSource,
+    },
     store::Store,
 };
 
@@ -31,9 +33,9 @@ pub enum RunError {
     /// The log cannot be read.
     #[error("cannot read the log: {0}")]
     Source(#[from] SourceError),
-    /// A lane's task ended with a panic: a defect. The log and the intents hold what was on its way.
-    #[error("a lane ended unexpectedly: {0}")]
-    Lane(String),
+    /// A partition's task ended with a panic: a defect. The log and the intents hold what was on its way.
+    #[error("a partition ended unexpectedly: {0}")]
+    Partition(String),
 }
 
 /// How often gauges are brought up to date.
@@ -120,7 +122,7 @@ async fn drive<S: Source>(
         drain: shutdown.child_token(),
     });
     let mut gauges = Gauges::default();
-    let mut lanes = JoinSet::new();
+    let mut partitions = JoinSet::new();
     let mut every_second = tokio::time::interval(GAUGES_EVERY);
     let pings = tokio::spawn(ping(shared.clone()));
     let mut result = Ok(());
@@ -129,13 +131,13 @@ async fn drive<S: Source>(
             () = shutdown.cancelled() => break,
             Some(assignment) = assigned.recv() => {
                 gauges.watch(&assignment);
-                if let Some(table) = Table::of_topic(assignment.lane.topic) {
-                    lanes.spawn(Driver::new(shared.clone(), assignment, table).run());
+                if let Some(table) = Table::of_topic(assignment.partition.topic) {
+                    partitions.spawn(Driver::new(shared.clone(), assignment, table).run());
                 }
             }
-            Some(ended) = lanes.join_next() => {
+            Some(ended) = partitions.join_next() => {
                 if let Err(error) = ended {
-                    result = Err(RunError::Lane(error.to_string()));
+                    result = Err(RunError::Partition(error.to_string()));
                     break;
                 }
             }
@@ -144,11 +146,12 @@ async fn drive<S: Source>(
     }
     shared.health.stopping();
     shared.drain.cancel();
-    let drained =
-        tokio::time::timeout(config.drain_timeout(), async { while lanes.join_next().await.is_some() {} });
+    let drained = tokio::time::timeout(config.drain_timeout(), async {
+        while partitions.join_next().await.is_some() {}
+    });
     if drained.await.is_err() {
         tracing::warn!("not everything that was read could be stored in time; the next start goes on there");
-        lanes.shutdown().await;
+        partitions.shutdown().await;
     }
     pings.abort();
     let closing = async {
@@ -197,27 +200,27 @@ async fn ping<S: Source>(shared: Arc<Shared<S>>) {
     }
 }
 
-/// Gauges of all lanes; a lane that ended leaves zeros.
+/// Gauges of all partitions; a partition that ended leaves zeros.
 #[derive(Default)]
 struct Gauges {
-    lanes: HashMap<LaneId, Weak<Flow>>,
+    partitions: HashMap<TopicPartition, Weak<Flow>>,
 }
 
 impl Gauges {
     fn watch(&mut self, assignment: &Assignment) {
-        self.lanes.insert(assignment.lane, Arc::downgrade(&assignment.flow));
+        self.partitions.insert(assignment.partition, Arc::downgrade(&assignment.flow));
     }
 
     fn update<S: Source>(&self, shared: &Shared<S>) {
         metrics::gauge!(metric::CONSUMER_BUFFERED_BYTES).set(shared.memory.used() as f64);
         metrics::gauge!(metric::CONSUMER_PAUSED).set(shared.source.paused() as f64);
-        for (lane, flow) in &self.lanes {
+        for (partition, flow) in &self.partitions {
             let (messages, newest_ms) = flow.upgrade().map_or((0, None), |flow| flow.lag());
             let seconds = match newest_ms {
                 Some(ms) if messages > 0 => (now_ms() - ms).max(0) as f64 / 1000.0,
                 _ => 0.0,
             };
-            let labels = [("topic", lane.topic.to_owned()), ("partition", lane.partition.to_string())];
+            let labels = [("topic", partition.topic.to_owned()), ("partition", partition.number.to_string())];
             metrics::gauge!(metric::CONSUMER_LAG_MESSAGES, &labels).set(messages as f64);
             metrics::gauge!(metric::CONSUMER_LAG_SECONDS, &labels).set(seconds);
         }

@@ -70,7 +70,7 @@ pub enum DecodeError {
 #[derive(Default)]
 pub struct Decoder {
     buffers: simd_json::Buffers,
-    /// The parser writes into its input, and the line must stay as it was for a dead letter.
+    /// The parser writes into its input, and the line must stay as it was for a dead-letter record.
     scratch: Vec<u8>,
 }
 

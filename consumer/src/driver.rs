@@ -1,7 +1,7 @@
-//! Performs what a lane's state machine asks for, and tells it what came of it. Decides nothing.
+//! Performs what a partition's state machine asks for, and tells it what came of it. Decides nothing.
 //!
-//! One task per lane. It decodes messages into the open batch, and has at most one thing on its way (a record, an
-//! insert, a burial), so that a lane's batches follow each other; lanes run beside each other.
+//! One task per partition. It decodes messages into the open batch, and has at most one thing on its way (a position, an
+//! insert, dead-letter records), so that a partition's batches follow each other; partitions run beside each other.
 
 use std::{
     future::Future,
@@ -15,17 +15,17 @@ use millrace_schemas::{metric, reject::Reason, spool::Position};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batch::{ClosedBatch, OpenBatch, digest, digest_of_letters},
+    batch::{ClosedBatch, OpenBatch, digest, digest_of_records},
     dead_letter,
     decode::{Decoder, Table},
     health::Health,
-    lane::{Effect, Failure, Input, Lane, Limits},
     memory::Memory,
-    source::{Assignment, Feed, LaneId, Messages, Source},
+    partition::{Effect, Failure, Input, Limits, Partition},
+    source::{Assignment, Feed, Messages, Source, TopicPartition},
     store::{Kind, Store, StoreError},
 };
 
-/// What all lanes share.
+/// What all partitions share.
 pub(crate) struct Shared<S> {
     pub(crate) source: Arc<S>,
     pub(crate) store: Arc<Store>,
@@ -36,12 +36,12 @@ pub(crate) struct Shared<S> {
     pub(crate) drain: CancellationToken,
 }
 
-/// A lane with its hands.
+/// A partition with its hands.
 pub(crate) struct Driver<S> {
     shared: Arc<Shared<S>>,
     assignment: Assignment,
     table: Table,
-    lane: Lane,
+    partition: Partition,
     decoder: Decoder,
     /// Messages that are not decoded yet, and how many of them are.
     waiting: Option<(Messages, usize)>,
@@ -61,23 +61,24 @@ enum Done {
     Recorded(Result<(), String>),
     ReadBack(Result<bool, StoreError>),
     Inserted(Result<std::time::Duration, StoreError>),
-    Buried(Result<(), StoreError>),
+    DeadLettersWritten(Result<(), StoreError>),
 }
 
 impl<S: Source> Driver<S> {
     pub(crate) fn new(shared: Arc<Shared<S>>, assignment: Assignment, table: Table) -> Self {
-        let lane = Lane::new(shared.limits, assignment.position);
-        assignment.flow.set_must_read(lane.must_read_to().is_some());
+        let partition = Partition::new(shared.limits, assignment.position);
+        assignment.flow.set_must_read(partition.must_read_to().is_some());
         assignment.flow.set_stored(assignment.position.map_or(0, |position| position.next), None);
         if let Some(Position { next, pending_next: Some(pending) }) = assignment.position {
-            tracing::info!(lane = %assignment.lane, first = next, next = pending, "rebuilding an unfinished batch");
+            let partition = assignment.partition;
+            tracing::info!(%partition, first = next, next = pending, "rebuilding an unfinished batch");
         }
         let open = OpenBatch::new(table, &shared.memory, false);
         Self {
             shared,
             assignment,
             table,
-            lane,
+            partition,
             decoder: Decoder::default(),
             waiting: None,
             epoch: 0,
@@ -100,7 +101,7 @@ impl<S: Source> Driver<S> {
             if self.shared.memory.is_full() {
                 self.step(Input::MemoryFull);
             }
-            let deadline = self.lane.deadline().map(tokio::time::Instant::from_std);
+            let deadline = self.partition.deadline().map(tokio::time::Instant::from_std);
             let memory = self.shared.memory.clone();
             tokio::select! {
                 biased;
@@ -127,7 +128,7 @@ impl<S: Source> Driver<S> {
         }
         let flow = &self.assignment.flow;
         flow.set_must_read(false);
-        tracing::debug!(lane = %self.assignment.lane, "lane ended");
+        tracing::debug!(partition = %self.assignment.partition, "partition ended");
     }
 
     fn feed(&mut self, feed: Feed) {
@@ -147,20 +148,20 @@ impl<S: Source> Driver<S> {
         }
     }
 
-    /// Offers waiting messages until the lane takes no more. Says whether it took any.
+    /// Offers waiting messages until the partition takes no more. Says whether it took any.
     fn take_waiting(&mut self) -> bool {
         let mut taken = false;
         while let Some((messages, at)) = self.waiting.take() {
             let Some(entry) = messages.entries.get(at) else { break };
             let epoch = self.epoch;
             let mut effects = Vec::new();
-            self.lane.step(Instant::now(), Input::Offered { offset: entry.offset }, &mut effects);
+            self.partition.step(Instant::now(), Input::Offered { offset: entry.offset }, &mut effects);
             let take = effects.last() == Some(&Effect::Take);
             effects.retain(|effect| *effect != Effect::Take);
             self.perform(effects);
             if take {
                 taken = true;
-                let lines = self.open.take(&mut self.decoder, self.assignment.lane, &messages, *entry);
+                let lines = self.open.take(&mut self.decoder, self.assignment.partition, &messages, *entry);
                 let (open_rows, open_bytes) = (self.open.rows(), self.open.bytes());
                 self.step(Input::Taken { offset: entry.offset, lines, open_rows, open_bytes });
             }
@@ -177,7 +178,7 @@ impl<S: Source> Driver<S> {
 
     fn step(&mut self, input: Input) {
         let mut effects = Vec::new();
-        self.lane.step(Instant::now(), input, &mut effects);
+        self.partition.step(Instant::now(), input, &mut effects);
         self.perform(effects);
     }
 
@@ -194,13 +195,13 @@ impl<S: Source> Driver<S> {
                         closed.refuse(row, &self.refusal);
                     }
                 }
-                Effect::Bury => self.bury(),
+                Effect::WriteDeadLetters => self.write_dead_letters(),
                 Effect::Release => self.release(),
                 Effect::Reread { first, next } => self.reread(first, next),
                 Effect::Stop => self.stopped = true,
             }
         }
-        self.assignment.flow.set_must_read(self.lane.must_read_to().is_some());
+        self.assignment.flow.set_must_read(self.partition.must_read_to().is_some());
     }
 
     fn close(&mut self, first: u64, next: u64) {
@@ -215,11 +216,11 @@ impl<S: Source> Driver<S> {
     }
 
     fn record(&mut self, position: Position) {
-        let Assignment { lane, generation, .. } = self.assignment;
+        let Assignment { partition, generation, .. } = self.assignment;
         let source = self.shared.source.clone();
         self.recording = Some(position);
         self.work = Some(Box::pin(async move {
-            let result = source.record(lane, generation, position).await;
+            let result = source.record(partition, generation, position).await;
             Done::Recorded(result.map_err(|error| error.to_string()))
         }));
     }
@@ -229,8 +230,9 @@ impl<S: Source> Driver<S> {
             self.step(Input::ReadBack { all: false });
             return;
         };
-        let (store, table, lane) = (self.shared.store.clone(), self.table, self.id());
-        self.work = Some(Box::pin(async move { Done::ReadBack(store.holds(table, lane, sought).await) }));
+        let (store, table, partition) = (self.shared.store.clone(), self.table, self.id());
+        self.work =
+            Some(Box::pin(async move { Done::ReadBack(store.holds(table, partition, sought).await) }));
     }
 
     fn insert(&mut self, rows: Range<u32>, whole: bool) {
@@ -241,22 +243,22 @@ impl<S: Source> Driver<S> {
         self.work = Some(Box::pin(async move { Done::Inserted(store.insert(table, &token, &block).await) }));
     }
 
-    fn bury(&mut self) {
+    fn write_dead_letters(&mut self) {
         let Some(closed) = &self.closed else { return };
         if closed.dead_letters.is_empty() {
-            self.step(Input::Buried);
+            self.step(Input::DeadLettersWritten);
             return;
         }
         let block = dead_letter::block(&closed.dead_letters);
-        let token = self.token(Table::DeadLetters, closed, None, digest_of_letters(&closed.dead_letters));
-        let letters = closed.dead_letters.clone();
+        let token = self.token(Table::DeadLetters, closed, None, digest_of_records(&closed.dead_letters));
+        let records = closed.dead_letters.clone();
         let (store, source) = (self.shared.store.clone(), self.shared.source.clone());
         self.work = Some(Box::pin(async move {
             let result = store.insert(Table::DeadLetters, &token, &block).await;
             if result.is_ok() {
-                source.show(letters).await;
+                source.show(records).await;
             }
-            Done::Buried(result.map(|_| ()))
+            Done::DeadLettersWritten(result.map(|_| ()))
         }));
     }
 
@@ -270,7 +272,7 @@ impl<S: Source> Driver<S> {
     fn release(&mut self) {
         let Some(closed) = self.closed.take() else { return };
         let refused =
-            closed.dead_letters.iter().filter(|letter| letter.reason == Reason::RefusedByStore).count()
+            closed.dead_letters.iter().filter(|record| record.reason == Reason::RefusedByStore).count()
                 as u64;
         metrics::counter!(metric::CONSUMER_ROWS, "table" => self.table.name())
             .increment(u64::from(closed.rows()) - refused);
@@ -279,22 +281,23 @@ impl<S: Source> Driver<S> {
             if count > 0 {
                 metrics::counter!(metric::CONSUMER_DEAD_LETTERS, "reason" => reason.as_str())
                     .increment(count);
-                let lane = self.id();
-                tracing::warn!(%lane, count, %reason, first = closed.first, next = closed.next, "dead letters");
+                let partition = self.id();
+                let (first, next) = (closed.first, closed.next);
+                tracing::warn!(%partition, count, %reason, first, next, "dead-letter records");
             }
         }
         self.assignment.flow.set_stored(closed.next, closed.newest_received_ms);
     }
 
     fn reread(&mut self, first: u64, next: u64) {
-        tracing::warn!(lane = %self.id(), first, next, refusal = self.refusal, "searching a refused batch");
+        tracing::warn!(partition = %self.id(), first, next, refusal = self.refusal, "searching a refused batch");
         self.closed = None;
         self.open = OpenBatch::new(self.table, &self.shared.memory, true);
         self.waiting = None;
         self.epoch += 1;
         self.assignment.flow.set_must_read(true);
-        let Assignment { lane, generation, .. } = self.assignment;
-        self.shared.source.reread(lane, generation, first, self.epoch);
+        let Assignment { partition, generation, .. } = self.assignment;
+        self.shared.source.reread(partition, generation, first, self.epoch);
     }
 
     fn done(&mut self, done: Done) {
@@ -332,18 +335,18 @@ impl<S: Source> Driver<S> {
                     .record(took.as_secs_f64());
                 Input::Inserted
             }
-            Done::Buried(Ok(())) => {
+            Done::DeadLettersWritten(Ok(())) => {
                 self.shared.health.clear(&self.store_part());
-                Input::Buried
+                Input::DeadLettersWritten
             }
             Done::Inserted(Err(error)) => {
                 let failure = error.failure();
                 self.failed(self.table, &error);
                 Input::InsertFailed { failure, jitter }
             }
-            Done::Buried(Err(error)) => {
+            Done::DeadLettersWritten(Err(error)) => {
                 self.failed(Table::DeadLetters, &error);
-                Input::BuryFailed { jitter }
+                Input::DeadLettersFailed { jitter }
             }
         };
         self.step(input);
@@ -360,7 +363,7 @@ impl<S: Source> Driver<S> {
             Kind::Refused | Kind::Unknown => "unknown error",
         };
         if error.kind == Kind::Refused {
-            tracing::warn!(lane = %self.id(), table = table.name(), %error, "insert refused");
+            tracing::warn!(partition = %self.id(), table = table.name(), %error, "insert refused");
         } else {
             self.shared
                 .health
@@ -368,8 +371,8 @@ impl<S: Source> Driver<S> {
         }
     }
 
-    fn id(&self) -> LaneId {
-        self.assignment.lane
+    fn id(&self) -> TopicPartition {
+        self.assignment.partition
     }
 
     fn part(&self) -> String {
@@ -387,8 +390,8 @@ impl<S: Source> Driver<S> {
 
 impl<S> Drop for Driver<S> {
     fn drop(&mut self) {
-        // What a lane complained of is its successor's to complain of.
-        let part = self.assignment.lane.to_string();
+        // What a partition complained of is its successor's to complain of.
+        let part = self.assignment.partition.to_string();
         for part in [format!("{part} store"), format!("{part} read-back"), format!("{part} position"), part] {
             self.shared.health.clear(&part);
         }

@@ -1,6 +1,6 @@
 //! The consumer: moves contiguous ranges of the log into ClickHouse, once.
 //!
-//! In the order data flows: [`source`] (Kafka or the spool) → [`lane`] (what to do, pure) and `driver` (does it) →
+//! In the order data flows: [`source`] (Kafka or the spool) → [`partition`] (what to do, pure) and `driver` (does it) →
 //! [`decode`] (JSON lines to rows) → [`native`] (rows to a block) → [`store`] (blocks to ClickHouse), with what has no
 //! place in a table going to [`dead_letter`], from where [`replay`] takes it back. [`memory`] bounds all of it.
 
@@ -13,9 +13,9 @@ pub mod decode;
 mod driver;
 pub mod health;
 pub mod http;
-pub mod lane;
 pub mod memory;
 pub mod native;
+pub mod partition;
 pub mod replay;
 pub mod source;
 pub mod store;

@@ -36,8 +36,8 @@ struct Arguments {
 enum Command {
     /// Moves events until told to stop. What happens when no command is given.
     Serve,
-    /// Tries dead letters again after their cause has been fixed: what can be stored now is stored and is no dead letter
-    /// any more, everything else stays as it was.
+    /// Tries dead-letter records again after their cause has been fixed: what can be stored now is stored, and its record
+    /// removed; everything else stays as it was.
     ///
     /// It may run beside consumers, be killed at any moment and be repeated: no event is counted twice. Rollups follow
     /// by themselves.

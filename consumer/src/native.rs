@@ -52,7 +52,7 @@ pub struct Block {
 pub struct BlockBuilder {
     columns: Vec<ColumnBuilder>,
     rows: u32,
-    /// Offset of the first row: a lane's blocks follow each other, so all below it is stored when this one is sent.
+    /// Offset of the first row: a partition's blocks follow each other, so all below it is stored when this one is sent.
     batch: Option<u64>,
 }
 

@@ -30,16 +30,16 @@ pub const TOPICS: [&str; 2] = [topic::EVENTS, topic::CLICKS];
 
 /// One partition of one topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LaneId {
+pub struct TopicPartition {
     /// One of [`TOPICS`].
     pub topic: &'static str,
     /// The partition; the spool has only 0.
-    pub partition: u32,
+    pub number: u32,
 }
 
-impl fmt::Display for LaneId {
+impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.topic, self.partition)
+        write!(f, "{}/{}", self.topic, self.number)
     }
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for LaneId {
 #[derive(Debug)]
 pub struct Assignment {
     /// Which.
-    pub lane: LaneId,
+    pub partition: TopicPartition,
     /// Tells this assignment from an earlier one of the same partition.
     pub generation: u64,
     /// What is on record; nothing for a partition that nobody has read.
@@ -115,12 +115,12 @@ impl Messages {
     }
 }
 
-/// What a lane and its source tell each other without a queue.
+/// What a partition and its source tell each other without a queue.
 #[derive(Debug, Default)]
 pub struct Flow {
     /// Bytes of messages that wait in the queue.
     waiting_bytes: AtomicUsize,
-    /// The lane rebuilds a recorded range: it must be read however full memory is.
+    /// The partition rebuilds a recorded range: it must be read however full memory is.
     must_read: AtomicBool,
     /// Offset after the last message of the log, as far as is known.
     end: AtomicU64,
@@ -131,7 +131,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Whether the source must not read on for this lane.
+    /// Whether the source must not read on for this partition.
     pub fn must_pause(&self, memory: &Memory) -> bool {
         let waiting_bytes = self.waiting_bytes.load(Relaxed);
         waiting_bytes >= memory.waiting_bytes_max() || (memory.is_full() && !self.must_read.load(Relaxed))
@@ -204,23 +204,23 @@ pub(crate) async fn apart<T: Send + 'static>(
 
 /// A log that is read, and that remembers how far.
 pub trait Source: Send + Sync + 'static {
-    /// Records durably where a lane stands. An assignment that is lost records nothing.
+    /// Records durably where a partition stands. An assignment that is lost records nothing.
     fn record(
         self: Arc<Self>,
-        lane: LaneId,
+        partition: TopicPartition,
         generation: u64,
         position: Position,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// Reads again from `offset`; what comes of it carries `epoch`.
-    fn reread(&self, lane: LaneId, generation: u64, offset: u64, epoch: u64);
+    fn reread(&self, partition: TopicPartition, generation: u64, offset: u64, epoch: u64);
 
-    /// Shows dead letters where people look for them. The store's copy is the one that counts.
-    fn show(self: Arc<Self>, letters: Vec<DeadLetter>) -> impl Future<Output = ()> + Send;
+    /// Shows dead-letter records where people look for them. The store's copy is the one that counts.
+    fn show(self: Arc<Self>, records: Vec<DeadLetter>) -> impl Future<Output = ()> + Send;
 
     /// Partitions that are paused because memory is full.
     fn paused(&self) -> usize;
 
-    /// Stops reading and gives everything back; all lanes have ended.
+    /// Stops reading and gives everything back; all partitions have ended.
     fn close(&self) -> impl Future<Output = ()> + Send;
 }

@@ -94,7 +94,7 @@ async fn a_bad_line_costs_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_the_store_refuses_are_found_and_buried() {
+async fn rows_that_the_store_refuses_are_found_and_dead_lettered() {
     let bench = Bench::start().await;
     let running = Running::start(bench.config.clone());
     await_so("tables are made", || running.health.readiness().ready).await;
@@ -244,7 +244,7 @@ async fn memory_stays_below_its_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_stops_its_lane_and_no_other() {
+async fn damage_stops_its_partition_and_no_other() {
     let bench = Bench::start().await;
     let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
     let mut clicks = SpoolTopic::new(bench.spool.path(), CLICKS);

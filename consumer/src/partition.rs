@@ -1,4 +1,4 @@
-//! One partition's lane as a pure state machine: inputs and the time go in, effects come out, nothing is done here.
+//! One partition as a pure state machine: inputs and the time go in, effects come out, nothing is done here.
 //!
 //! The rules that carry the guarantee, all of them visible below:
 //!
@@ -6,13 +6,13 @@
 //!   the ranges cover them);
 //! * **intent before insert**: `Insert` is only asked for once `Recorded` has confirmed a position that names the
 //!   batch's range;
-//! * **position after insert**: a position beyond a batch is only recorded once all of it is inserted or buried;
+//! * **position after insert**: a position beyond a batch is only recorded once all of it is inserted or dead-lettered;
 //! * a range that was recorded and not finished is **rebuilt exactly** (on start, and to search a refused batch) and
 //!   carries the same token, whatever the limits are now;
 //! * **asked before sent again**: rows that may have been sent before are looked for in the store first
 //!   ([`Effect::ReadBack`]), and sent again unless every one of them is there;
 //! * nothing is dropped because it failed: retries never end, except that a row which ClickHouse refuses for good, or
-//!   an error nobody knows keeps refusing, is buried (put to the dead letters) alone, and only when the store says that
+//!   an error nobody knows keeps refusing, is dead-lettered alone, and only when the store says that
 //!   it is not there.
 //!
 //! Recording the end of one batch and the intent of the next is one record when the next is already full.
@@ -49,7 +49,7 @@ pub struct Limits {
     pub unknown_attempts_max: u32,
 }
 
-/// Why an insert failed, as far as the lane must know.
+/// Why an insert failed, as far as the partition must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// It may pass: tried again without end.
@@ -65,7 +65,7 @@ pub enum Failure {
 /// What happened. `jitter` is a random number in `0..1`: drawing it would not be pure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Input {
-    /// A message waits; the lane answers with [`Effect::Take`] or leaves it waiting.
+    /// A message waits; the partition answers with [`Effect::Take`] or leaves it waiting.
     Offered {
         /// Its offset.
         offset: u64,
@@ -81,7 +81,7 @@ pub enum Input {
         /// Bytes of the open batch as it now stands.
         open_bytes: usize,
     },
-    /// [`Lane::deadline`] has come (or has not: asking too early is harmless).
+    /// [`Partition::deadline`] has come (or has not: asking too early is harmless).
     Timer,
     /// The position has been recorded.
     Recorded,
@@ -109,10 +109,10 @@ pub enum Input {
         /// Random, `0..1`.
         jitter: f64,
     },
-    /// The batch's dead letters are stored.
-    Buried,
+    /// The batch's dead-letter records are stored.
+    DeadLettersWritten,
     /// They could not be stored.
-    BuryFailed {
+    DeadLettersFailed {
         /// Random, `0..1`.
         jitter: f64,
     },
@@ -148,13 +148,13 @@ pub enum Effect {
         /// Whether they are all rows of the batch.
         whole: bool,
     },
-    /// Add this row of the closed batch to its dead letters.
+    /// Add this row of the closed batch to its dead-letter records.
     Refuse {
         /// Row of the batch.
         row: u32,
     },
-    /// Store the closed batch's dead letters.
-    Bury,
+    /// Store the closed batch's dead-letter records.
+    WriteDeadLetters,
     /// The closed batch is stored: forget it.
     Release,
     /// Forget the open and the closed batch; read again from `first`, keeping raw rows below `next`.
@@ -164,13 +164,13 @@ pub enum Effect {
         /// Where the range ends.
         next: u64,
     },
-    /// The lane is done.
+    /// The partition is done.
     Stop,
 }
 
-/// The state of a lane.
+/// The state of a partition.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub struct Partition {
     limits: Limits,
     /// Where the next batch begins; unknown until the first message of a log without a recorded position.
     begin: Option<u64>,
@@ -233,14 +233,14 @@ enum Step {
     Intent,
     /// The last of these parts is being inserted; the others wait.
     Insert(Vec<Range<u32>>),
-    /// Dead letters are being stored.
-    Bury,
+    /// Dead-letter records are being stored.
+    WriteDeadLetters,
     /// The position after the batch is being recorded, and nothing is waiting to be closed.
     Position,
 }
 
-impl Lane {
-    /// A lane that goes on where `position` says; `None` begins with the first message of the log.
+impl Partition {
+    /// A partition that goes on where `position` says; `None` begins with the first message of the log.
     pub fn new(limits: Limits, position: Option<Position>) -> Self {
         let rebuild = position.and_then(|position| {
             let next = position.pending_next.filter(|next| *next > position.next)?;
@@ -276,9 +276,11 @@ impl Lane {
             Input::ReadBack { all } => self.read_back(all, effects),
             Input::Unanswered { jitter } => self.unanswered(now, jitter, effects),
             Input::Inserted => self.inserted(effects),
-            Input::Buried => self.finish(now, effects),
+            Input::DeadLettersWritten => self.finish(now, effects),
             Input::InsertFailed { failure, jitter } => self.insert_failed(now, failure, jitter, effects),
-            Input::RecordFailed { jitter } | Input::BuryFailed { jitter } => self.retry(now, jitter, false),
+            Input::RecordFailed { jitter } | Input::DeadLettersFailed { jitter } => {
+                self.retry(now, jitter, false);
+            }
             Input::MemoryFull => {
                 if let (None, Some(open)) = (self.rebuild, &mut self.open) {
                     open.full = true;
@@ -412,11 +414,11 @@ impl Lane {
                         effects.push(Effect::Insert { rows: part.clone(), whole });
                     }
                     None => {
-                        closed.step = Step::Bury;
+                        closed.step = Step::WriteDeadLetters;
                         continue;
                     }
                 },
-                Step::Bury => effects.push(Effect::Bury),
+                Step::WriteDeadLetters => effects.push(Effect::WriteDeadLetters),
                 Step::Position => {
                     effects.push(Effect::Record(Position { next: closed.next, pending_next: None }));
                 }
@@ -439,7 +441,7 @@ impl Lane {
                 self.close_if_due(now, effects);
                 self.stop_if_drained(effects);
             }
-            Step::Insert(_) | Step::Bury => {}
+            Step::Insert(_) | Step::WriteDeadLetters => {}
         }
     }
 
@@ -459,7 +461,7 @@ impl Lane {
 
     fn unanswered(&mut self, now: Instant, jitter: f64, effects: &mut Vec<Effect>) {
         if self.closed.as_ref().is_some_and(|closed| closed.refused) {
-            // Sending again needs no proof. Burying does, of the opposite: the row may be stored.
+            // Sending again needs no proof. Dead-lettering does, of the opposite: the row may be stored.
             self.retry(now, jitter, false);
         } else {
             self.read_back(false, effects);
@@ -533,7 +535,7 @@ impl Lane {
     /// Everything of the closed batch is stored: the position moves beyond it.
     fn finish(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some(closed) = &mut self.closed else { return };
-        if closed.step != Step::Bury {
+        if closed.step != Step::WriteDeadLetters {
             return;
         }
         effects.push(Effect::Release);
