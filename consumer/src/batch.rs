@@ -16,7 +16,8 @@ use crate::{
     driver::now_ms,
     memory::{Charge, Memory},
     native::{Block, BlockBuilder, Source},
-    source::{Entry, Messages, TopicPartition},
+    partition::TopicPartition,
+    source::{Entry, Messages},
 };
 
 /// Rows as they were read, kept to build parts of a batch that was refused as a whole.

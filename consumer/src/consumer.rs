@@ -17,10 +17,8 @@ use crate::{
     driver::{Driver, Shared, now_ms},
     health::Health,
     memory::Memory,
-    partition::Limits,
-    source::{
-        Assignment, Flow, Source, SourceError, TopicPartition, apart, kafka::KafkaSource, spool::SpoolSource,
-    },
+    partition::{Limits, TopicPartition},
+    source::{Assignment, Flow, Source, SourceError, apart, kafka::KafkaSource, spool::SpoolSource},
     store::Store,
 };
 

@@ -10,7 +10,7 @@ use millrace_schemas::{reject::Reason, row::Cell, time};
 use crate::{
     decode::Table,
     native::{Block, BlockBuilder, Source},
-    source::TopicPartition,
+    partition::TopicPartition,
 };
 
 /// The detail of a message whose rows are of a version that the consumer does not know.

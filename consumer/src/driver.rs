@@ -20,8 +20,8 @@ use crate::{
     decode::{Decoder, Table},
     health::Health,
     memory::Memory,
-    partition::{Effect, Failure, Input, Limits, Partition},
-    source::{Assignment, Feed, Messages, Source, TopicPartition},
+    partition::{Effect, Failure, Input, Limits, Partition, TopicPartition},
+    source::{Assignment, Feed, Messages, Source},
     store::{Kind, Store, StoreError},
 };
 
@@ -66,7 +66,7 @@ enum Done {
 
 impl<S: Source> Driver<S> {
     pub(crate) fn new(shared: Arc<Shared<S>>, assignment: Assignment, table: Table) -> Self {
-        let partition = Partition::new(shared.limits, assignment.position);
+        let partition = Partition::new(shared.limits, assignment.position, Instant::now());
         assignment.flow.set_must_read(partition.must_read_to().is_some());
         assignment.flow.set_stored(assignment.position.map_or(0, |position| position.next), None);
         if let Some(Position { next, pending_next: Some(pending) }) = assignment.position {

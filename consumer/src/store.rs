@@ -22,8 +22,7 @@ use crate::{
     config::{Config, NetworkCompression},
     decode::Table,
     native::Block,
-    partition::Failure,
-    source::TopicPartition,
+    partition::{Failure, TopicPartition},
 };
 
 /// The client, and how it is used.

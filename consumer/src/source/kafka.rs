@@ -42,8 +42,10 @@ use self::{
     deleted::Deletions,
     group::{Context, Group, Shared},
 };
-use super::{Assignment, Messages, Source, SourceError, TOPICS, TopicPartition, apart};
-use crate::{config::Config, dead_letter::DeadLetter, health::Health, memory::Memory};
+use super::{Assignment, Messages, Source, SourceError, TOPICS, apart};
+use crate::{
+    config::Config, dead_letter::DeadLetter, health::Health, memory::Memory, partition::TopicPartition,
+};
 
 /// Messages are handed over in pieces of this size, or when nothing more is there.
 const PIECE_BYTES: usize = 256 << 10;

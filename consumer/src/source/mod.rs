@@ -7,7 +7,6 @@ pub mod kafka;
 pub mod spool;
 
 use std::{
-    fmt,
     future::Future,
     sync::{
         Arc,
@@ -23,25 +22,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     dead_letter::DeadLetter,
     memory::{Charge, Memory},
+    partition::TopicPartition,
 };
 
 /// Topics that are read.
 pub const TOPICS: [&str; 2] = [topic::EVENTS, topic::CLICKS];
-
-/// One partition of one topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicPartition {
-    /// One of [`TOPICS`].
-    pub topic: &'static str,
-    /// The partition; the spool has only 0.
-    pub number: u32,
-}
-
-impl fmt::Display for TopicPartition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.topic, self.number)
-    }
-}
 
 /// A partition that this process reads until `lost`.
 #[derive(Debug)]

@@ -33,8 +33,8 @@ use millrace_service::private;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
-use super::{Assignment, Feed, Flow, Messages, Source, SourceError, TOPICS, TopicPartition};
-use crate::{config::Config, dead_letter::DeadLetter, memory::Memory};
+use super::{Assignment, Feed, Flow, Messages, Source, SourceError, TOPICS};
+use crate::{config::Config, dead_letter::DeadLetter, memory::Memory, partition::TopicPartition};
 
 /// Bytes read from a segment at a time; a larger frame is read whole.
 const READ_BYTES: usize = 256 << 10;

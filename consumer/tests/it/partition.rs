@@ -36,7 +36,7 @@ fn offer(partition: &mut Partition, now: Instant, offset: u64, open_rows: u32) -
 #[test]
 fn a_full_batch_follows_with_one_record() {
     let now = Instant::now();
-    let mut partition = Partition::new(limits(2), Some(Position { next: 5, pending_next: None }));
+    let mut partition = Partition::new(limits(2), Some(Position { next: 5, pending_next: None }), now);
     assert_eq!(offer(&mut partition, now, 5, 1), []);
     let intent = |next, pending| Effect::Record(Position { next, pending_next: Some(pending) });
     assert_eq!(offer(&mut partition, now, 8, 2), [Effect::Close { first: 5, next: 9 }, intent(5, 9)]);
@@ -60,7 +60,7 @@ fn failed(failure: Failure) -> Input {
 #[test]
 fn what_may_have_been_sent_is_asked_for() {
     let now = Instant::now();
-    let mut partition = Partition::new(limits(10), Some(Position { next: 0, pending_next: Some(1) }));
+    let mut partition = Partition::new(limits(10), Some(Position { next: 0, pending_next: Some(1) }), now);
     assert_eq!(partition.must_read_to(), Some(1));
     assert_eq!(offer(&mut partition, now, 0, 1), [Effect::Close { first: 0, next: 1 }, READ_BACK]);
     assert_eq!(step(&mut partition, now, ABSENT), [INSERT]);
@@ -78,7 +78,7 @@ fn what_may_have_been_sent_is_asked_for() {
 fn a_range_that_was_long_on_its_way_is_asked_for() {
     for (seconds, then) in [(1, INSERT), (60, READ_BACK)] {
         let now = Instant::now();
-        let mut partition = Partition::new(limits(1), None);
+        let mut partition = Partition::new(limits(1), None, now);
         offer(&mut partition, now, 0, 1);
         assert_eq!(step(&mut partition, now + Duration::from_secs(seconds), Input::Recorded), [then]);
     }
@@ -89,11 +89,11 @@ fn a_recorded_range_whose_head_is_gone_is_finished_with_its_rest() {
     let now = Instant::now();
     let position = Some(Position { next: 0, pending_next: Some(20) });
     let close = Effect::Close { first: 0, next: 20 };
-    let mut partition = Partition::new(limits(10), position);
+    let mut partition = Partition::new(limits(10), position, now);
     assert_eq!(offer(&mut partition, now, 18, 1), []);
     assert_eq!(offer(&mut partition, now, 19, 2), [close.clone(), Effect::ReadBack { rows: 0..2 }]);
 
-    let mut partition = Partition::new(limits(10), position);
+    let mut partition = Partition::new(limits(10), position, now);
     assert_eq!(offer(&mut partition, now, 30, 1), [close, Effect::WriteDeadLetters], "nothing of it is left");
     let end = Position { next: 20, pending_next: None };
     assert_eq!(step(&mut partition, now, Input::DeadLettersWritten), [Effect::Release, Effect::Record(end)]);
@@ -102,7 +102,7 @@ fn a_recorded_range_whose_head_is_gone_is_finished_with_its_rest() {
 #[test]
 fn unknown_errors_are_tried_a_few_times_and_then_searched() {
     let now = Instant::now();
-    let mut partition = Partition::new(limits(10), Some(Position { next: 0, pending_next: Some(1) }));
+    let mut partition = Partition::new(limits(10), Some(Position { next: 0, pending_next: Some(1) }), now);
     offer(&mut partition, now, 0, 1);
     assert_eq!(step(&mut partition, now, ABSENT), [INSERT]);
     for _ in 0..2 {
@@ -125,7 +125,7 @@ fn unknown_errors_are_tried_a_few_times_and_then_searched() {
 #[test]
 fn a_refused_row_is_not_dead_lettered_before_the_store_has_answered() {
     let now = Instant::now();
-    let mut partition = Partition::new(limits(10), Some(Position { next: 0, pending_next: Some(1) }));
+    let mut partition = Partition::new(limits(10), Some(Position { next: 0, pending_next: Some(1) }), now);
     offer(&mut partition, now, 0, 1);
     let unanswered = Input::Unanswered { jitter: 1.0 };
     assert_eq!(step(&mut partition, now, unanswered), [INSERT], "sent again without an answer");
@@ -149,7 +149,7 @@ fn a_refused_row_is_not_dead_lettered_before_the_store_has_answered() {
 #[test]
 fn an_overloaded_store_is_asked_less_often_for_a_while() {
     let mut now = Instant::now();
-    let mut partition = Partition::new(limits(10), Some(Position { next: 0, pending_next: None }));
+    let mut partition = Partition::new(limits(10), Some(Position { next: 0, pending_next: None }), now);
     let mut age_of_batch = |overloads: u32, offset: u64| {
         offer(&mut partition, now, offset, 1);
         let age = partition.deadline().unwrap() - now;
@@ -177,7 +177,7 @@ fn an_overloaded_store_is_asked_less_often_for_a_while() {
 #[test]
 fn a_log_that_begins_again_below_is_read() {
     let now = Instant::now();
-    let mut partition = Partition::new(limits(10), Some(Position { next: 100, pending_next: None }));
+    let mut partition = Partition::new(limits(10), Some(Position { next: 100, pending_next: None }), now);
     offer(&mut partition, now, 100, 1);
     let closed = step(&mut partition, now, Input::Offered { offset: 3 });
     assert_eq!(closed[0], Effect::Close { first: 100, next: 101 });

@@ -20,11 +20,8 @@ use std::{
 
 use millrace_schemas::metric;
 
-use super::{
-    super::{TOPICS, TopicPartition},
-    lock,
-};
-use crate::health::Health;
+use super::{super::TOPICS, lock};
+use crate::{health::Health, partition::TopicPartition};
 
 /// A leader is not asked again for so long: in a topic of transactions every one ends in a gap.
 const ASK_EVERY: Duration = Duration::from_secs(1);

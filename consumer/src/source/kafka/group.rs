@@ -30,12 +30,12 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Assignment, Feed, Flow, Messages, TOPICS, TopicPartition},
+    super::{Assignment, Feed, Flow, Messages, TOPICS},
     PIECE_AGE, PIECE_BYTES, REQUEST_TIMEOUT,
     deleted::{Deletions, Jump, Reading},
     lock,
 };
-use crate::{health::Health, memory::Memory};
+use crate::{health::Health, memory::Memory, partition::TopicPartition};
 
 /// Positions that cannot be read for so long are read by a new client: while they are asked for, the statistics wait.
 const POSITIONS_TIMEOUT: Duration = Duration::from_secs(30);

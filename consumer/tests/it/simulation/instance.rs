@@ -75,7 +75,13 @@ pub(super) enum Fate {
 }
 
 impl Instance {
-    pub(super) fn start(world: &mut World, id: u32, rows_max: u32, mutation: Option<Mutation>) -> Self {
+    pub(super) fn start(
+        world: &mut World,
+        now: Instant,
+        id: u32,
+        rows_max: u32,
+        mutation: Option<Mutation>,
+    ) -> Self {
         let limits = Limits {
             rows_max,
             bytes_max: usize::MAX,
@@ -89,7 +95,7 @@ impl Instance {
             }
             _ => world.recorded,
         };
-        let partition = Partition::new(limits, position);
+        let partition = Partition::new(limits, position, now);
         if partition.must_read_to().is_some() {
             world.note("a range is rebuilt");
         }

@@ -160,8 +160,8 @@ impl Simulation {
         let weather = Weather::of(&mut random);
         let window = if random.percent(50) { 1 + random.below(8) as usize } else { usize::MAX };
         let mut world = World::new(window, tells);
-        let owner = Instance::start(&mut world, 0, 1 + random.below(12) as u32, mutation);
         let now = Instant::now();
+        let owner = Instance::start(&mut world, now, 0, 1 + random.below(12) as u32, mutation);
         Self { random, weather, world, owner, former: Vec::new(), now, spell: 0, mutation, tells }
     }
 
@@ -258,7 +258,7 @@ impl Simulation {
         let id = self.world.owner + 1;
         self.world.owner = id;
         let rows_max = 1 + self.random.below(12) as u32;
-        let next = Instance::start(&mut self.world, id, rows_max, self.mutation);
+        let next = Instance::start(&mut self.world, self.now, id, rows_max, self.mutation);
         let before = std::mem::replace(&mut self.owner, next);
         if !before.stopped && self.former.len() < 2 {
             self.former.push(before);
