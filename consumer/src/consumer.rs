@@ -1,10 +1,6 @@
 //! Starts everything and stops it in order: tables, source, a task per partition; then drain, then the source.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use millrace_schemas::metric;
 use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet};
@@ -14,11 +10,13 @@ use crate::{
     backoff::Backoff,
     config::{Config, ConfigError, Log},
     decode::Table,
-    driver::{Driver, Shared, now_ms},
+    driver::{Driver, Shared},
+    gauges::Gauges,
     health::Health,
     memory::Memory,
-    partition::{Limits, TopicPartition},
-    source::{Assignment, Flow, Source, SourceError, apart, kafka::KafkaSource, spool::SpoolSource},
+    partition::Limits,
+    sink::Sink,
+    source::{Assignment, Source, SourceError, kafka::KafkaSource, run_detached, spool::SpoolSource},
     store::Store,
 };
 
@@ -96,18 +94,18 @@ fn backoff(config: &Config) -> Backoff {
     }
 }
 
-async fn drive<S: Source>(
+async fn drive<S: Source, K: Sink>(
     config: &Config,
     source: Arc<S>,
     mut assigned: UnboundedReceiver<Assignment>,
-    store: Arc<Store>,
+    sink: Arc<K>,
     memory: Arc<Memory>,
     health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let shared = Arc::new(Shared {
         source: source.clone(),
-        store,
+        sink,
         memory,
         health,
         limits: Limits {
@@ -129,9 +127,9 @@ async fn drive<S: Source>(
             () = shutdown.cancelled() => break,
             Some(assignment) = assigned.recv() => {
                 gauges.watch(&assignment);
-                if let Some(table) = Table::of_topic(assignment.partition.topic) {
-                    partitions.spawn(Driver::new(shared.clone(), assignment, table).run());
-                }
+                let topic = assignment.partition.topic;
+                let Some(table) = Table::of_topic(topic) else { panic!("{topic} is read, and has no table") };
+                partitions.spawn(Driver::new(shared.clone(), assignment, table).run());
             }
             Some(ended) = partitions.join_next() => {
                 if let Err(error) = ended {
@@ -139,13 +137,17 @@ async fn drive<S: Source>(
                     break;
                 }
             }
-            _ = every_second.tick() => gauges.update(&shared),
+            _ = every_second.tick() => gauges.update(&shared.memory, shared.source.paused()),
         }
     }
     shared.health.stopping();
     shared.drain.cancel();
     let drained = tokio::time::timeout(config.drain_timeout(), async {
-        while partitions.join_next().await.is_some() {}
+        while let Some(ended) = partitions.join_next().await {
+            if let Err(error) = ended {
+                result = Err(RunError::Partition(error.to_string()));
+            }
+        }
     });
     if drained.await.is_err() {
         tracing::warn!("not everything that was read could be stored in time; the next start goes on there");
@@ -154,10 +156,10 @@ async fn drive<S: Source>(
     pings.abort();
     let closing = async {
         source.close().await;
-        gauges.update(&shared);
+        gauges.update(&shared.memory, shared.source.paused());
         drop(shared);
         // The last owner of a Kafka client waits for it to end.
-        let _ = apart(move || drop(source)).await;
+        let _ = run_detached(move || drop(source)).await;
     };
     if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
         tracing::warn!(
@@ -188,39 +190,12 @@ const HISTOGRAMS: [&str; 4] = [
 ];
 
 /// Without events nobody would notice that ClickHouse is away.
-async fn ping<S: Source>(shared: Arc<Shared<S>>) {
+async fn ping<S: Source, K: Sink>(shared: Arc<Shared<S, K>>) {
     loop {
-        match shared.store.ping().await {
+        match shared.sink.ping().await {
             Ok(()) => shared.health.clear("clickhouse"),
             Err(error) => shared.health.report("clickhouse", format!("ClickHouse does not answer: {error}")),
         }
         tokio::time::sleep(PING_EVERY).await;
-    }
-}
-
-/// Gauges of all partitions; a partition that ended leaves zeros.
-#[derive(Default)]
-struct Gauges {
-    partitions: HashMap<TopicPartition, Weak<Flow>>,
-}
-
-impl Gauges {
-    fn watch(&mut self, assignment: &Assignment) {
-        self.partitions.insert(assignment.partition, Arc::downgrade(&assignment.flow));
-    }
-
-    fn update<S: Source>(&self, shared: &Shared<S>) {
-        metrics::gauge!(metric::CONSUMER_BUFFERED_BYTES).set(shared.memory.used() as f64);
-        metrics::gauge!(metric::CONSUMER_PAUSED).set(shared.source.paused() as f64);
-        for (partition, flow) in &self.partitions {
-            let (messages, newest_ms) = flow.upgrade().map_or((0, None), |flow| flow.lag());
-            let seconds = match newest_ms {
-                Some(ms) if messages > 0 => (now_ms() - ms).max(0) as f64 / 1000.0,
-                _ => 0.0,
-            };
-            let labels = [("topic", partition.topic.to_owned()), ("partition", partition.number.to_string())];
-            metrics::gauge!(metric::CONSUMER_LAG_MESSAGES, &labels).set(messages as f64);
-            metrics::gauge!(metric::CONSUMER_LAG_SECONDS, &labels).set(seconds);
-        }
     }
 }

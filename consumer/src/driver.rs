@@ -3,13 +3,7 @@
 //! One task per partition. It decodes messages into the open batch, and has at most one thing on its way (a position, an
 //! insert, dead-letter records), so that a partition's batches follow each other; partitions run beside each other.
 
-use std::{
-    future::Future,
-    ops::Range,
-    pin::Pin,
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{future::Future, ops::Range, pin::Pin, sync::Arc, time::Instant};
 
 use millrace_schemas::{metric, reject::Reason, spool::Position};
 use tokio_util::sync::CancellationToken;
@@ -21,14 +15,15 @@ use crate::{
     health::Health,
     memory::Memory,
     partition::{Effect, Failure, Input, Limits, Partition, TopicPartition},
-    source::{Assignment, Feed, Messages, Source},
-    store::{Kind, Store, StoreError},
+    sink::Sink,
+    source::{Assignment, Feed, Messages, Source, SourceError},
+    store::{Kind, StoreError},
 };
 
 /// What all partitions share.
-pub(crate) struct Shared<S> {
+pub(crate) struct Shared<S, K> {
     pub(crate) source: Arc<S>,
-    pub(crate) store: Arc<Store>,
+    pub(crate) sink: Arc<K>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) health: Health,
     pub(crate) limits: Limits,
@@ -37,8 +32,8 @@ pub(crate) struct Shared<S> {
 }
 
 /// A partition with its hands.
-pub(crate) struct Driver<S> {
-    shared: Arc<Shared<S>>,
+pub(crate) struct Driver<S, K> {
+    shared: Arc<Shared<S, K>>,
     assignment: Assignment,
     table: Table,
     partition: Partition,
@@ -49,7 +44,6 @@ pub(crate) struct Driver<S> {
     open: OpenBatch,
     closed: Option<ClosedBatch>,
     work: Option<Work>,
-    recording: Option<Position>,
     refusal: String,
     stopped: bool,
 }
@@ -58,14 +52,14 @@ type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// What came of the work.
 enum Done {
-    Recorded(Result<(), String>),
+    Recorded(Position, Result<(), SourceError>),
     ReadBack(Result<bool, StoreError>),
     Inserted(Result<std::time::Duration, StoreError>),
     DeadLettersWritten(Result<(), StoreError>),
 }
 
-impl<S: Source> Driver<S> {
-    pub(crate) fn new(shared: Arc<Shared<S>>, assignment: Assignment, table: Table) -> Self {
+impl<S: Source, K: Sink> Driver<S, K> {
+    pub(crate) fn new(shared: Arc<Shared<S, K>>, assignment: Assignment, table: Table) -> Self {
         let partition = Partition::new(shared.limits, assignment.position, Instant::now());
         assignment.flow.set_must_read(partition.must_read_to().is_some());
         assignment.flow.set_stored(assignment.position.map_or(0, |position| position.next), None);
@@ -73,7 +67,7 @@ impl<S: Source> Driver<S> {
             let partition = assignment.partition;
             tracing::info!(%partition, first = next, next = pending, "rebuilding an unfinished batch");
         }
-        let open = OpenBatch::new(table, &shared.memory, false);
+        let open = OpenBatch::new(table, assignment.partition, &shared.memory, false);
         Self {
             shared,
             assignment,
@@ -85,7 +79,6 @@ impl<S: Source> Driver<S> {
             open,
             closed: None,
             work: None,
-            recording: None,
             refusal: String::new(),
             stopped: false,
         }
@@ -161,7 +154,7 @@ impl<S: Source> Driver<S> {
             self.perform(effects);
             if take {
                 taken = true;
-                let lines = self.open.take(&mut self.decoder, self.assignment.partition, &messages, *entry);
+                let lines = self.open.take(&mut self.decoder, &messages, *entry);
                 let (open_rows, open_bytes) = (self.open.rows(), self.open.bytes());
                 self.step(Input::Taken { offset: entry.offset, lines, open_rows, open_bytes });
             }
@@ -190,11 +183,7 @@ impl<S: Source> Driver<S> {
                 Effect::Record(position) => self.record(position),
                 Effect::ReadBack { rows } => self.read_back(&rows),
                 Effect::Insert { rows, whole } => self.insert(rows, whole),
-                Effect::Refuse { row } => {
-                    if let Some(closed) = &mut self.closed {
-                        closed.refuse(row, &self.refusal);
-                    }
-                }
+                Effect::Refuse { row } => self.refuse(row),
                 Effect::WriteDeadLetters => self.write_dead_letters(),
                 Effect::Release => self.release(),
                 Effect::Reread { first, next } => self.reread(first, next),
@@ -205,46 +194,49 @@ impl<S: Source> Driver<S> {
     }
 
     fn close(&mut self, first: u64, next: u64) {
-        let fresh = OpenBatch::new(self.table, &self.shared.memory, false);
+        let fresh = OpenBatch::new(self.table, self.id(), &self.shared.memory, false);
         let closed = std::mem::replace(&mut self.open, fresh).close(first, next);
         let table = self.table.name();
         metrics::histogram!(metric::CONSUMER_BATCH_ROWS, "table" => table).record(f64::from(closed.rows()));
         metrics::histogram!(metric::CONSUMER_BATCH_BYTES, "table" => table).record(closed.value_bytes as f64);
         metrics::histogram!(metric::CONSUMER_BATCH_SECONDS, "table" => table)
-            .record(closed.opened.elapsed().as_secs_f64());
-        self.closed = Some(closed);
+            .record(closed.opened.map_or(0.0, |opened| opened.elapsed().as_secs_f64()));
+        let before = self.closed.replace(closed);
+        assert!(before.is_none(), "two batches of {} are on their way", self.id());
     }
 
     fn record(&mut self, position: Position) {
         let Assignment { partition, generation, .. } = self.assignment;
         let source = self.shared.source.clone();
-        self.recording = Some(position);
-        self.work = Some(Box::pin(async move {
+        self.begin(async move {
             let result = source.record(partition, generation, position).await;
-            Done::Recorded(result.map_err(|error| error.to_string()))
-        }));
+            Done::Recorded(position, result)
+        });
     }
 
     fn read_back(&mut self, rows: &Range<u32>) {
-        let Some(sought) = self.closed.as_ref().and_then(|closed| closed.sought(rows)) else {
-            self.step(Input::ReadBack { all: false });
-            return;
-        };
-        let (store, table, partition) = (self.shared.store.clone(), self.table, self.id());
-        self.work =
-            Some(Box::pin(async move { Done::ReadBack(store.holds(table, partition, sought).await) }));
+        let sought = closed(&self.closed).sought(rows);
+        let (sink, table, partition) = (self.shared.sink.clone(), self.table, self.id());
+        self.begin(async move { Done::ReadBack(sink.holds(table, partition, sought).await) });
     }
 
     fn insert(&mut self, rows: Range<u32>, whole: bool) {
-        let Some(closed) = &self.closed else { return };
+        let closed = closed(&self.closed);
         let block = closed.block(&rows, whole, &mut self.decoder);
         let token = self.token(self.table, closed, (!whole).then_some(rows), digest(&block));
-        let (store, table) = (self.shared.store.clone(), self.table);
-        self.work = Some(Box::pin(async move { Done::Inserted(store.insert(table, &token, &block).await) }));
+        let (sink, table) = (self.shared.sink.clone(), self.table);
+        self.begin(async move { Done::Inserted(sink.insert(table, &token, &block).await) });
+    }
+
+    fn refuse(&mut self, row: u32) {
+        match &mut self.closed {
+            Some(closed) => closed.refuse(row, &self.refusal),
+            None => panic!("row {row} of no batch is refused"),
+        }
     }
 
     fn write_dead_letters(&mut self) {
-        let Some(closed) = &self.closed else { return };
+        let closed = closed(&self.closed);
         if closed.dead_letters.is_empty() {
             self.step(Input::DeadLettersWritten);
             return;
@@ -252,25 +244,31 @@ impl<S: Source> Driver<S> {
         let block = dead_letter::block(&closed.dead_letters);
         let token = self.token(Table::DeadLetters, closed, None, digest_of_records(&closed.dead_letters));
         let records = closed.dead_letters.clone();
-        let (store, source) = (self.shared.store.clone(), self.shared.source.clone());
-        self.work = Some(Box::pin(async move {
-            let result = store.insert(Table::DeadLetters, &token, &block).await;
+        let (sink, source) = (self.shared.sink.clone(), self.shared.source.clone());
+        self.begin(async move {
+            let result = sink.insert(Table::DeadLetters, &token, &block).await;
             if result.is_ok() {
                 source.show(records).await;
             }
             Done::DeadLettersWritten(result.map(|_| ()))
-        }));
+        });
+    }
+
+    /// One thing at a time is on its way, and what comes of it answers the effect that asked for it.
+    fn begin(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        assert!(self.work.is_none(), "two things of {} are on their way", self.id());
+        self.work = Some(Box::pin(work));
     }
 
     /// The same rows of the same range have the same token, whoever sends them and however often.
     fn token(&self, table: Table, closed: &ClosedBatch, part: Option<Range<u32>>, digest: u128) -> String {
         let ClosedBatch { first, next, .. } = closed;
-        let part = part.map(|rows| format!("/{}-{}", rows.start, rows.end)).unwrap_or_default();
+        let part = part.map_or_else(String::new, |rows| format!("/{}-{}", rows.start, rows.end));
         format!("{}/{}/{first}-{next}{part}/{digest:032x}", table.name(), self.id())
     }
 
     fn release(&mut self) {
-        let Some(closed) = self.closed.take() else { return };
+        let Some(closed) = self.closed.take() else { panic!("no batch of {} is stored", self.id()) };
         let refused =
             closed.dead_letters.iter().filter(|record| record.reason == Reason::RefusedByStore).count()
                 as u64;
@@ -292,7 +290,7 @@ impl<S: Source> Driver<S> {
     fn reread(&mut self, first: u64, next: u64) {
         tracing::warn!(partition = %self.id(), first, next, refusal = self.refusal, "searching a refused batch");
         self.closed = None;
-        self.open = OpenBatch::new(self.table, &self.shared.memory, true);
+        self.open = OpenBatch::new(self.table, self.id(), &self.shared.memory, true);
         self.waiting = None;
         self.epoch += 1;
         self.assignment.flow.set_must_read(true);
@@ -303,14 +301,12 @@ impl<S: Source> Driver<S> {
     fn done(&mut self, done: Done) {
         let jitter = rand::random::<f64>();
         let input = match done {
-            Done::Recorded(Ok(())) => {
+            Done::Recorded(position, Ok(())) => {
                 self.shared.health.clear(&format!("{} position", self.part()));
-                if let Some(position) = self.recording.take() {
-                    self.assignment.flow.set_stored(position.next, None);
-                }
+                self.assignment.flow.set_stored(position.next, None);
                 Input::Recorded
             }
-            Done::Recorded(Err(problem)) => {
+            Done::Recorded(_, Err(problem)) => {
                 let part = format!("{} position", self.part());
                 self.shared.health.report(&part, format!("the position cannot be recorded: {problem}"));
                 Input::RecordFailed { jitter }
@@ -388,7 +384,7 @@ impl<S: Source> Driver<S> {
     }
 }
 
-impl<S> Drop for Driver<S> {
+impl<S, K> Drop for Driver<S, K> {
     fn drop(&mut self) {
         // What a partition complained of is its successor's to complain of.
         let part = self.assignment.partition.to_string();
@@ -398,14 +394,17 @@ impl<S> Drop for Driver<S> {
     }
 }
 
+/// What is asked for is always of a batch that is on its way.
+fn closed(batch: &Option<ClosedBatch>) -> &ClosedBatch {
+    match batch {
+        Some(batch) => batch,
+        None => panic!("no batch is on its way"),
+    }
+}
+
 async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Now, epoch milliseconds.
-pub(crate) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

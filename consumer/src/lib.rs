@@ -6,17 +6,21 @@
 
 pub mod backoff;
 mod batch;
+mod clock;
 pub mod config;
 pub mod consumer;
 pub mod dead_letter;
 pub mod decode;
 mod driver;
+mod gauges;
 pub mod health;
 pub mod http;
 pub mod memory;
 pub mod native;
 pub mod partition;
+mod read_back;
 pub mod replay;
+mod sink;
 pub mod source;
 pub mod store;
 

@@ -142,9 +142,15 @@ impl BlockBuilder {
     }
 
     /// The values so far of a column of fixed size, as they stand in the block.
+    ///
+    /// # Panics
+    ///
+    /// When the block has no such column.
     pub fn fixed(&self, column: &str) -> &[u8] {
-        let column = self.columns.iter().find(|builder| builder.column.name == column);
-        column.map_or(&[], |column| &column.values)
+        match self.columns.iter().find(|builder| builder.column.name == column) {
+            Some(builder) => &builder.values,
+            None => panic!("no column {column}"),
+        }
     }
 
     /// The block as it is sent.

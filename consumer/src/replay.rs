@@ -31,10 +31,10 @@ use self::report::Why;
 pub use self::{options::Options, report::Report};
 use crate::{
     backoff::Backoff,
+    clock::now_ms,
     config::{Config, ConfigError},
     dead_letter::UNKNOWN_VERSION,
     decode::{DecodeError, Decoder, Table, lines},
-    driver::now_ms,
     native::{Block, BlockBuilder, Source},
     partition::Failure,
     source::TOPICS,

@@ -18,11 +18,11 @@ use millrace_schemas::clickhouse::{Layout, SOURCE_COLUMNS, statements, upgrades}
 use tokio::sync::Semaphore;
 
 use crate::{
-    batch::{KEY_BYTES, Sought},
     config::{Config, NetworkCompression},
     decode::Table,
     native::Block,
     partition::{Failure, TopicPartition},
+    read_back::{KEY_BYTES, Sought},
 };
 
 /// The client, and how it is used.
@@ -156,7 +156,7 @@ impl Store {
                 }
                 Err(error)
             }
-            Err(_) => Err(StoreError::passing("the insert took longer than insert-timeout-ms")),
+            Err(_) => Err(StoreError::new(Kind::Passing, "the insert took longer than insert-timeout-ms")),
         }
     }
 
@@ -171,7 +171,7 @@ impl Store {
         let _permit = self.permits.acquire().await;
         match tokio::time::timeout(READ_BACK_TIMEOUT, self.seek(table, partition, sought)).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::passing("no answer within 10 s")),
+            Err(_) => Err(StoreError::new(Kind::Passing, "no answer within 10 s")),
         }
     }
 
@@ -224,21 +224,22 @@ impl Store {
         let answer = self.client.query_raw(query).fetch_one::<u64>();
         match tokio::time::timeout(QUERY_TIMEOUT, answer).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::passing("no answer within 30 s")),
+            Err(_) => Err(StoreError::new(Kind::Passing, "no answer within 30 s")),
         }
     }
 
     async fn query(&self, statement: &str) -> Result<(), StoreError> {
         match tokio::time::timeout(QUERY_TIMEOUT, self.client.query_raw(statement).execute()).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::passing("no answer within 30 s")),
+            Err(_) => Err(StoreError::new(Kind::Passing, "no answer within 30 s")),
         }
     }
 }
 
 impl StoreError {
-    fn passing(text: &str) -> Self {
-        Self { kind: Kind::Passing, code: None, text: text.into() }
+    /// Without an answer of ClickHouse's.
+    pub(crate) fn new(kind: Kind, text: &str) -> Self {
+        Self { kind, code: None, text: text.into() }
     }
 
     /// The code as a metric's label: whatever answers in ClickHouse's place makes no labels of its own.

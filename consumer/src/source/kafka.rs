@@ -42,7 +42,7 @@ use self::{
     deleted::Deletions,
     group::{Context, Group, Shared},
 };
-use super::{Assignment, Messages, Source, SourceError, TOPICS, apart};
+use super::{Assignment, Messages, Source, SourceError, TOPICS, run_detached};
 use crate::{
     config::Config, dead_letter::DeadLetter, health::Health, memory::Memory, partition::TopicPartition,
 };
@@ -288,7 +288,7 @@ impl Source for KafkaSource {
         generation: u64,
         position: Position,
     ) -> Result<(), SourceError> {
-        apart(move || self.commit(partition, generation, position)).await?
+        run_detached(move || self.commit(partition, generation, position)).await?
     }
 
     fn reread(&self, partition: TopicPartition, generation: u64, offset: u64, epoch: u64) {
@@ -322,10 +322,10 @@ impl Source for KafkaSource {
         self.shared.stopping.store(true, SeqCst);
         let thread = lock(&self.reader).take();
         if let Some(thread) = thread {
-            let _ = apart(move || thread.join()).await;
+            let _ = run_detached(move || thread.join()).await;
         }
         let producer = lock(&self.producer).clone();
-        let _ = apart(move || producer.flush(Duration::from_secs(3))).await;
+        let _ = run_detached(move || producer.flush(Duration::from_secs(3))).await;
     }
 }
 

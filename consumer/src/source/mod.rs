@@ -174,7 +174,7 @@ impl Flow {
 pub struct SourceError(pub String);
 
 /// Does what a log's client may hold up for ever, on a thread of its own: a runtime that ends waits for its blocking tasks.
-pub(crate) async fn apart<T: Send + 'static>(
+pub(crate) async fn run_detached<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SourceError> {
     let (done, result) = oneshot::channel();
