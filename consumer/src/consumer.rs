@@ -1,5 +1,8 @@
 //! Starts everything and stops it in order: tables, source, a task per partition; then drain, then the source.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use millrace_schemas::metric;

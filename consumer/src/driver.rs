@@ -3,6 +3,9 @@
 //! One task per partition. It decodes messages into the open batch, and has at most one thing on its way (a position, an
 //! insert, dead-letter records), so that a partition's batches follow each other; partitions run beside each other.
 
+#[cfg(test)]
+mod tests;
+
 use std::{future::Future, ops::Range, pin::Pin, sync::Arc, time::Instant};
 
 use millrace_schemas::{metric, reject::Reason, spool::Position};
@@ -45,6 +48,10 @@ pub(crate) struct Driver<S, K> {
     closed: Option<ClosedBatch>,
     work: Option<Work>,
     refusal: String,
+    /// Since when the log cannot be read.
+    broken_since: Option<Instant>,
+    /// As it was published last.
+    stalled_since: Option<Instant>,
     stopped: bool,
 }
 
@@ -61,14 +68,13 @@ enum Done {
 impl<S: Source, K: Sink> Driver<S, K> {
     pub(crate) fn new(shared: Arc<Shared<S, K>>, assignment: Assignment, table: Table) -> Self {
         let partition = Partition::new(shared.limits, assignment.position, Instant::now());
-        assignment.flow.set_must_read(partition.must_read_to().is_some());
         assignment.flow.set_stored(assignment.position.map_or(0, |position| position.next), None);
         if let Some(Position { next, pending_next: Some(pending) }) = assignment.position {
             let partition = assignment.partition;
             tracing::info!(%partition, first = next, next = pending, "rebuilding an unfinished batch");
         }
         let open = OpenBatch::new(table, assignment.partition, &shared.memory, false);
-        Self {
+        let mut driver = Self {
             shared,
             assignment,
             table,
@@ -80,8 +86,12 @@ impl<S: Source, K: Sink> Driver<S, K> {
             closed: None,
             work: None,
             refusal: String::new(),
+            broken_since: None,
+            stalled_since: None,
             stopped: false,
-        }
+        };
+        driver.publish();
+        driver
     }
 
     /// Runs until the partition is lost or everything read is stored and the service is to stop.
@@ -119,8 +129,7 @@ impl<S: Source, K: Sink> Driver<S, K> {
                 () = memory.filled() => {}
             }
         }
-        let flow = &self.assignment.flow;
-        flow.set_must_read(false);
+        self.assignment.flow.set_must_read(false);
         tracing::debug!(partition = %self.assignment.partition, "partition ended");
     }
 
@@ -130,15 +139,23 @@ impl<S: Source, K: Sink> Driver<S, K> {
                 self.assignment.flow.left(&messages);
                 // Messages that were on their way when it went back come again.
                 if messages.epoch == self.epoch {
+                    self.broken_since = None;
                     self.shared.health.clear(&self.part());
                     metrics::counter!(metric::CONSUMER_MESSAGES, "topic" => self.id().topic)
                         .increment(messages.entries.len() as u64);
                     self.waiting = Some((messages, 0));
                 }
             }
-            Feed::Broken(problem) => self.shared.health.report(&self.part(), problem),
-            Feed::Well => self.shared.health.clear(&self.part()),
+            Feed::Broken(problem) => {
+                self.broken_since.get_or_insert_with(Instant::now);
+                self.shared.health.report(&self.part(), problem);
+            }
+            Feed::Well => {
+                self.broken_since = None;
+                self.shared.health.clear(&self.part());
+            }
         }
+        self.publish();
     }
 
     /// Offers waiting messages until the partition takes no more. Says whether it took any.
@@ -190,7 +207,18 @@ impl<S: Source, K: Sink> Driver<S, K> {
                 Effect::Stop => self.stopped = true,
             }
         }
-        self.assignment.flow.set_must_read(self.partition.must_read_to().is_some());
+        self.publish();
+    }
+
+    /// Tells the source and the gauges how the partition stands.
+    fn publish(&mut self) {
+        let flow = &self.assignment.flow;
+        flow.set_must_read(self.partition.must_read_to().is_some());
+        let stalled_since = self.partition.stalled_since().into_iter().chain(self.broken_since).min();
+        if stalled_since != self.stalled_since {
+            self.stalled_since = stalled_since;
+            flow.set_stalled_since(stalled_since);
+        }
     }
 
     fn close(&mut self, first: u64, next: u64) {
@@ -386,6 +414,7 @@ impl<S: Source, K: Sink> Driver<S, K> {
 
 impl<S, K> Drop for Driver<S, K> {
     fn drop(&mut self) {
+        self.assignment.flow.set_stalled_since(None);
         // What a partition complained of is its successor's to complain of.
         let part = self.assignment.partition.to_string();
         for part in [format!("{part} store"), format!("{part} read-back"), format!("{part} position"), part] {

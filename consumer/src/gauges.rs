@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
+    time::Instant,
 };
 
 use millrace_schemas::metric;
@@ -29,8 +30,12 @@ impl Gauges {
     pub(crate) fn update(&self, memory: &Memory, paused: usize) {
         metrics::gauge!(metric::CONSUMER_BUFFERED_BYTES).set(memory.used() as f64);
         metrics::gauge!(metric::CONSUMER_PAUSED).set(paused as f64);
+        let mut stalled_since: Option<Instant> = None;
         for (partition, flow) in &self.partitions {
-            let (messages, newest_ms) = flow.upgrade().map_or((0, None), |flow| flow.lag());
+            let flow = flow.upgrade();
+            let since = flow.as_ref().and_then(|flow| flow.stalled_since());
+            stalled_since = stalled_since.into_iter().chain(since).min();
+            let (messages, newest_ms) = flow.map_or((0, None), |flow| flow.lag());
             let seconds = match newest_ms {
                 Some(ms) if messages > 0 => (now_ms() - ms).max(0) as f64 / 1000.0,
                 _ => 0.0,
@@ -39,5 +44,7 @@ impl Gauges {
             metrics::gauge!(metric::CONSUMER_LAG_MESSAGES, &labels).set(messages as f64);
             metrics::gauge!(metric::CONSUMER_LAG_SECONDS, &labels).set(seconds);
         }
+        let stalled = stalled_since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+        metrics::gauge!(metric::CONSUMER_STALLED_SECONDS).set(stalled);
     }
 }

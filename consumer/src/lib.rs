@@ -12,6 +12,8 @@ pub mod consumer;
 pub mod dead_letter;
 pub mod decode;
 mod driver;
+#[cfg(test)]
+mod fakes;
 mod gauges;
 pub mod health;
 pub mod http;

@@ -9,10 +9,11 @@ pub mod spool;
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
+    time::Instant,
 };
 
 use millrace_schemas::{spool::Position, topic};
@@ -113,6 +114,8 @@ pub struct Flow {
     stored: AtomicU64,
     /// Receipt of the newest stored event, epoch milliseconds.
     newest_received_ms: AtomicI64,
+    /// Since when the position waits for something that is on its way, or cannot be read.
+    stalled_since: Mutex<Option<Instant>>,
 }
 
 impl Flow {
@@ -159,6 +162,16 @@ impl Flow {
         if let Some(ms) = newest_received_ms {
             self.newest_received_ms.fetch_max(ms, Relaxed);
         }
+    }
+
+    /// Says since when the position cannot move.
+    pub fn set_stalled_since(&self, since: Option<Instant>) {
+        *self.stalled_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Since when the position cannot move.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        *self.stalled_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Messages that are not stored yet, and the receipt of the newest stored event.

@@ -192,3 +192,26 @@ fn a_log_that_begins_again_below_is_read() {
     let below = step(&mut partition, later, Input::Recorded);
     assert_eq!(below[0], Effect::Close { first: 3, next: 4 });
 }
+
+#[test]
+fn a_position_that_waits_says_since_when() {
+    let start = Instant::now();
+    let later = |seconds| start + Duration::from_secs(seconds);
+    let mut partition = Partition::new(limits(1), Some(Position { next: 0, pending_next: Some(1) }), start);
+    assert_eq!(partition.stalled_since(), Some(start), "a range is rebuilt");
+    offer(&mut partition, later(1), 0, 1);
+    step(&mut partition, later(1), ABSENT);
+    assert_eq!(
+        step(&mut partition, later(2), failed(Failure::Refused)),
+        [Effect::Reread { first: 0, next: 1 }]
+    );
+    assert_eq!(partition.stalled_since(), Some(start), "it is rebuilt again");
+    offer(&mut partition, later(3), 0, 1);
+    step(&mut partition, later(3), Input::ReadBack { all: true });
+    step(&mut partition, later(3), Input::DeadLettersWritten);
+    assert_eq!(partition.stalled_since(), Some(start), "its end is not on record");
+    step(&mut partition, later(3), Input::Recorded);
+    assert_eq!(partition.stalled_since(), None);
+    offer(&mut partition, later(4), 1, 1);
+    assert_eq!(partition.stalled_since(), Some(later(4)), "the next one waits since it was closed");
+}
