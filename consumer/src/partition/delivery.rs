@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::{
     batch::{Batch, Origin},
+    dead_lettering::DeadLettering,
     inserting::{Inserting, Step},
     protocol::{Effect, Input, Limits},
     recording::{Moving, Recording},
     retry::{Retry, Slowdown},
-    writing::DeadLettering,
 };
 
 /// The phases of a closed batch, in their order.

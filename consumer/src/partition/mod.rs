@@ -43,6 +43,7 @@
 //! It costs nothing where nothing fails: a batch that is sent for the first time is not asked for.
 
 mod batch;
+mod dead_lettering;
 mod delivery;
 mod gathering;
 mod id;
@@ -52,7 +53,6 @@ mod protocol;
 mod rebuilding;
 mod recording;
 mod retry;
-mod writing;
 
 use std::time::{Duration, Instant};
 

@@ -227,8 +227,16 @@ impl TopicReader {
         if self.paused {
             return false;
         }
-        let Some(durable) = read_durable(&self.directory) else { return false };
+        let durable = match read_durable(&self.directory) {
+            Ok(Some(durable)) => durable,
+            Ok(None) => return false,
+            Err(error) => {
+                self.report(&ReadError::Io(self.directory.join(DURABLE_FILE), error));
+                return false;
+            }
+        };
         self.flow.set_end(durable);
+        // Where nothing is on record, whatever is durable is to be read.
         let next = self.next.unwrap_or(0);
         if durable < next {
             // After a crash the file may be behind until the collector starts. What is appended down there is another
@@ -386,10 +394,13 @@ fn frame_bytes(bytes: &[u8]) -> usize {
     }
 }
 
-/// Nothing when there is no such file yet: nothing has been acknowledged.
-fn read_durable(directory: &Path) -> Option<u64> {
-    let bytes = fs::read(directory.join(DURABLE_FILE)).ok()?;
-    bytes.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
+/// Nothing when there is no such file yet, or nothing in it yet: nothing has been acknowledged.
+fn read_durable(directory: &Path) -> io::Result<Option<u64>> {
+    match fs::read(directory.join(DURABLE_FILE)) {
+        Ok(bytes) => Ok(bytes.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn read_position(directory: &Path) -> io::Result<Option<Position>> {

@@ -113,6 +113,7 @@ impl Group {
         if held.gathered.entries.is_empty() {
             held.gathered_since = Instant::now();
         }
+        // A message without a value holds no rows, as one with an empty value does.
         let (offset, value) = (message.offset() as u64, message.payload().unwrap_or_default());
         held.gathered.push(offset, value, is_foreign(message));
         let jump = held.reading.pass(offset);
@@ -391,11 +392,27 @@ fn is_foreign(message: &BorrowedMessage<'_>) -> bool {
 }
 
 /// The committed offset with what its metadata says. Metadata of another offset is from before somebody moved the group.
+/// Either way no range is rebuilt, so what of it is stored may be stored again, under another token.
 fn position(next: u64, metadata: &str) -> Position {
-    serde_json::from_str::<Position>(metadata)
-        .ok()
-        .filter(|position| position.next == next)
-        .unwrap_or(Position { next, pending_next: None })
+    let bare = Position { next, pending_next: None };
+    if metadata.is_empty() {
+        return bare;
+    }
+    match serde_json::from_str::<Position>(metadata) {
+        Ok(position) if position.next == next => position,
+        Ok(position) => {
+            tracing::warn!(
+                next,
+                recorded = position.next,
+                "somebody has moved the group; its record is of before"
+            );
+            bare
+        }
+        Err(error) => {
+            tracing::warn!(next, %error, "the group's position carries a record that is not the consumer's");
+            bare
+        }
+    }
 }
 
 #[cfg(test)]

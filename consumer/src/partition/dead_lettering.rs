@@ -11,9 +11,9 @@ pub(super) struct DeadLettering {
 
 impl DeadLettering {
     pub(super) fn begin(batch: Batch, effects: &mut Vec<Effect>) -> Self {
-        let writing = Self { batch, retry: Retry::default() };
-        writing.ask(effects);
-        writing
+        let phase = Self { batch, retry: Retry::default() };
+        phase.ask(effects);
+        phase
     }
 
     pub(super) fn ask(&self, effects: &mut Vec<Effect>) {
