@@ -30,7 +30,7 @@ use crate::{
 pub(crate) const ROW: &str = "{}";
 
 /// How long a test waits for what has to come.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was asked for, in its order.
 #[derive(Clone)]

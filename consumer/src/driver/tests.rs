@@ -5,7 +5,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    fakes::{FakeLog, FakeSink, Feeder, Journal, ROW, limits},
+    fakes::{FakeLog, FakeSink, Feeder, Journal, PATIENCE, ROW, limits},
     gauges::Gauges,
 };
 
@@ -45,7 +45,8 @@ impl Bench {
 
     /// Waits for the driver's end and returns everything that was asked for.
     async fn ended(self) -> Vec<String> {
-        self.task.await.expect("the driver ends well");
+        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("the driver ends");
+        ended.expect("it ends well");
         self.journal.entries()
     }
 
@@ -175,11 +176,13 @@ async fn the_stall_gauge_rises_while_the_store_hangs_and_falls_back() {
     bench.feeder.send(0, 1, &[ROW]);
     bench.journal.wait_for(WHOLE, 1).await;
     let (mut before, mut rises) = (0.0, 0);
+    let until = Instant::now() + PATIENCE;
     while rises < 3 {
         let now = bench.stalled_seconds();
         assert!(now >= before, "it fell from {before} to {now}");
         rises += u32::from(now > before);
         before = now;
+        assert!(Instant::now() < until, "it does not rise");
         tokio::task::yield_now().await;
     }
     bench.sink.gate.open();
