@@ -19,7 +19,7 @@ mod settings;
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Condvar, Mutex, PoisonError, RwLock,
         atomic::{
             AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -40,24 +40,19 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use self::{
     deleted::Deletions,
-    group::{Context, Group, Shared},
+    group::{Context, Group, PIECE_AGE, PIECE_BYTES, REQUEST_TIMEOUT, Shared},
 };
-use super::{Assignment, Messages, Source, SourceError, TOPICS, run_detached};
+use super::{Assignment, Messages, Source, SourceError, TOPICS, lock, run_detached};
 use crate::{
     config::Config, dead_letter::DeadLetter, health::Health, memory::Memory, partition::TopicPartition,
 };
 
-/// Messages are handed over in pieces of this size, or when nothing more is there.
-const PIECE_BYTES: usize = 256 << 10;
-/// … or when the first of them has waited this long.
-const PIECE_AGE: Duration = Duration::from_millis(20);
 /// How long one poll waits; also how soon pauses, rereads and the end are noticed.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 /// A partition that is full for so long is paused; until then nobody is polled.
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
 /// How soon a partition that is full is looked at again.
 const FULL_POLL: Duration = Duration::from_millis(2);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A record for people is cut here, well below the broker's largest message.
 const SHOWN_RAW_BYTES_MAX: usize = 256 << 10;
 /// So many records are on their way to people at once.
@@ -383,10 +378,6 @@ fn refused(error: &KafkaError) -> SourceError {
         }
         _ => SourceError(error.to_string()),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

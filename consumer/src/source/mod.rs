@@ -9,7 +9,7 @@ pub mod spool;
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
@@ -166,12 +166,12 @@ impl Flow {
 
     /// Says since when the position cannot move.
     pub fn set_stalled_since(&self, since: Option<Instant>) {
-        *self.stalled_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        *lock(&self.stalled_since) = since;
     }
 
     /// Since when the position cannot move.
     pub fn stalled_since(&self) -> Option<Instant> {
-        *self.stalled_since.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.stalled_since)
     }
 
     /// Messages that are not stored yet, and the receipt of the newest stored event.
@@ -198,6 +198,11 @@ pub(crate) async fn run_detached<T: Send + 'static>(
         })
         .map_err(|error| SourceError(format!("no thread can be started: {error}")))?;
     result.await.map_err(|_| SourceError("the log's client panicked".into()))
+}
+
+/// What a thread that panicked has locked is taken as it left it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A log that is read, and that remembers how far.

@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{
             AtomicBool, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -33,7 +33,7 @@ use millrace_service::private;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
-use super::{Assignment, Feed, Flow, Messages, Source, SourceError, TOPICS};
+use super::{Assignment, Feed, Flow, Messages, Source, SourceError, TOPICS, lock};
 use crate::{config::Config, dead_letter::DeadLetter, memory::Memory, partition::TopicPartition};
 
 /// Bytes read from a segment at a time; a larger frame is read whole.
@@ -100,7 +100,7 @@ impl SpoolSource {
             .name("spool-reader".into())
             .spawn(move || reader.read(topics, &memory, poll))
             .map_err(|error| SourceError(format!("cannot start the spool's reader: {error}")))?;
-        *source.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        *lock(&source.reader) = Some(thread);
         Ok((source, assigned))
     }
 
@@ -108,8 +108,7 @@ impl SpoolSource {
         while !self.stopping.load(SeqCst) {
             let mut progress = false;
             for topic in &mut topics {
-                let reread =
-                    self.rereads.lock().unwrap_or_else(PoisonError::into_inner).remove(&topic.partition);
+                let reread = lock(&self.rereads).remove(&topic.partition);
                 if let Some((offset, epoch)) = reread {
                     topic.reread(offset, epoch);
                 }
@@ -140,7 +139,7 @@ impl Source for SpoolSource {
     }
 
     fn reread(&self, partition: TopicPartition, _: u64, offset: u64, epoch: u64) {
-        self.rereads.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, (offset, epoch));
+        lock(&self.rereads).insert(partition, (offset, epoch));
     }
 
     async fn show(self: Arc<Self>, _: Vec<DeadLetter>) {}
@@ -151,7 +150,7 @@ impl Source for SpoolSource {
 
     async fn close(&self) {
         self.stopping.store(true, SeqCst);
-        let thread = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = lock(&self.reader).take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }

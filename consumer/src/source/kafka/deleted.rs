@@ -20,7 +20,7 @@ use std::{
 
 use millrace_schemas::metric;
 
-use super::{super::TOPICS, lock};
+use super::super::{TOPICS, lock};
 use crate::{health::Health, partition::TopicPartition};
 
 /// A leader is not asked again for so long: in a topic of transactions every one ends in a gap.

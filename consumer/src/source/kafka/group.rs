@@ -30,13 +30,17 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Assignment, Feed, Flow, Messages, TOPICS},
-    PIECE_AGE, PIECE_BYTES, REQUEST_TIMEOUT,
+    super::{Assignment, Feed, Flow, Messages, TOPICS, lock},
     deleted::{Deletions, Jump, Reading},
-    lock,
 };
 use crate::{health::Health, memory::Memory, partition::TopicPartition};
 
+/// Messages are handed over in pieces of this size, or when nothing more is there.
+pub(super) const PIECE_BYTES: usize = 256 << 10;
+/// … or when the first of them has waited this long.
+pub(super) const PIECE_AGE: Duration = Duration::from_millis(20);
+/// How long Kafka may take to answer a request.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Positions that cannot be read for so long are read by a new client: while they are asked for, the statistics wait.
 const POSITIONS_TIMEOUT: Duration = Duration::from_secs(30);
 /// A revocation waits for a commit for so long; a client whose commit takes longer is replaced.
