@@ -1,10 +1,9 @@
-//! Starts everything and stops it in order: tables, source, a task per lane; then drain, then the source.
+//! Starts everything and stops it in order: tables, source, a task per partition; then drain, then the source.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
 
 use millrace_schemas::metric;
 use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet};
@@ -14,11 +13,13 @@ use crate::{
     backoff::Backoff,
     config::{Config, ConfigError, Log},
     decode::Table,
-    driver::{Driver, Shared, now_ms},
+    driver::{Driver, Shared},
+    gauges::Gauges,
     health::Health,
-    lane::Limits,
     memory::Memory,
-    source::{Assignment, Flow, LaneId, Source, SourceError, apart, kafka::KafkaSource, spool::SpoolSource},
+    partition::Limits,
+    sink::Sink,
+    source::{Assignment, Source, SourceError, kafka::KafkaSource, run_detached, spool::SpoolSource},
     store::Store,
 };
 
@@ -31,9 +32,9 @@ pub enum RunError {
     /// The log cannot be read.
     #[error("cannot read the log: {0}")]
     Source(#[from] SourceError),
-    /// A lane's task ended with a panic: a defect. The log and the intents hold what was on its way.
-    #[error("a lane ended unexpectedly: {0}")]
-    Lane(String),
+    /// A partition's task ended with a panic: a defect. The log and the intents hold what was on its way.
+    #[error("a partition ended unexpectedly: {0}")]
+    Partition(String),
 }
 
 /// How often gauges are brought up to date.
@@ -96,18 +97,18 @@ fn backoff(config: &Config) -> Backoff {
     }
 }
 
-async fn drive<S: Source>(
+async fn drive<S: Source, K: Sink>(
     config: &Config,
     source: Arc<S>,
     mut assigned: UnboundedReceiver<Assignment>,
-    store: Arc<Store>,
+    sink: Arc<K>,
     memory: Arc<Memory>,
     health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let shared = Arc::new(Shared {
         source: source.clone(),
-        store,
+        sink,
         memory,
         health,
         limits: Limits {
@@ -120,7 +121,7 @@ async fn drive<S: Source>(
         drain: shutdown.child_token(),
     });
     let mut gauges = Gauges::default();
-    let mut lanes = JoinSet::new();
+    let mut partitions = JoinSet::new();
     let mut every_second = tokio::time::interval(GAUGES_EVERY);
     let pings = tokio::spawn(ping(shared.clone()));
     let mut result = Ok(());
@@ -129,34 +130,39 @@ async fn drive<S: Source>(
             () = shutdown.cancelled() => break,
             Some(assignment) = assigned.recv() => {
                 gauges.watch(&assignment);
-                if let Some(table) = Table::of_topic(assignment.lane.topic) {
-                    lanes.spawn(Driver::new(shared.clone(), assignment, table).run());
-                }
+                let topic = assignment.partition.topic;
+                let Some(table) = Table::of_topic(topic) else { panic!("{topic} is read, and has no table") };
+                partitions.spawn(Driver::new(shared.clone(), assignment, table).run());
             }
-            Some(ended) = lanes.join_next() => {
+            Some(ended) = partitions.join_next() => {
                 if let Err(error) = ended {
-                    result = Err(RunError::Lane(error.to_string()));
+                    result = Err(RunError::Partition(error.to_string()));
                     break;
                 }
             }
-            _ = every_second.tick() => gauges.update(&shared),
+            _ = every_second.tick() => gauges.update(&shared.memory, shared.source.paused()),
         }
     }
     shared.health.stopping();
     shared.drain.cancel();
-    let drained =
-        tokio::time::timeout(config.drain_timeout(), async { while lanes.join_next().await.is_some() {} });
+    let drained = tokio::time::timeout(config.drain_timeout(), async {
+        while let Some(ended) = partitions.join_next().await {
+            if let Err(error) = ended {
+                result = Err(RunError::Partition(error.to_string()));
+            }
+        }
+    });
     if drained.await.is_err() {
         tracing::warn!("not everything that was read could be stored in time; the next start goes on there");
-        lanes.shutdown().await;
+        partitions.shutdown().await;
     }
     pings.abort();
     let closing = async {
         source.close().await;
-        gauges.update(&shared);
+        gauges.update(&shared.memory, shared.source.paused());
         drop(shared);
         // The last owner of a Kafka client waits for it to end.
-        let _ = apart(move || drop(source)).await;
+        let _ = run_detached(move || drop(source)).await;
     };
     if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
         tracing::warn!(
@@ -187,39 +193,12 @@ const HISTOGRAMS: [&str; 4] = [
 ];
 
 /// Without events nobody would notice that ClickHouse is away.
-async fn ping<S: Source>(shared: Arc<Shared<S>>) {
+async fn ping<S: Source, K: Sink>(shared: Arc<Shared<S, K>>) {
     loop {
-        match shared.store.ping().await {
+        match shared.sink.ping().await {
             Ok(()) => shared.health.clear("clickhouse"),
             Err(error) => shared.health.report("clickhouse", format!("ClickHouse does not answer: {error}")),
         }
         tokio::time::sleep(PING_EVERY).await;
-    }
-}
-
-/// Gauges of all lanes; a lane that ended leaves zeros.
-#[derive(Default)]
-struct Gauges {
-    lanes: HashMap<LaneId, Weak<Flow>>,
-}
-
-impl Gauges {
-    fn watch(&mut self, assignment: &Assignment) {
-        self.lanes.insert(assignment.lane, Arc::downgrade(&assignment.flow));
-    }
-
-    fn update<S: Source>(&self, shared: &Shared<S>) {
-        metrics::gauge!(metric::CONSUMER_BUFFERED_BYTES).set(shared.memory.used() as f64);
-        metrics::gauge!(metric::CONSUMER_PAUSED).set(shared.source.paused() as f64);
-        for (lane, flow) in &self.lanes {
-            let (messages, newest_ms) = flow.upgrade().map_or((0, None), |flow| flow.lag());
-            let seconds = match newest_ms {
-                Some(ms) if messages > 0 => (now_ms() - ms).max(0) as f64 / 1000.0,
-                _ => 0.0,
-            };
-            let labels = [("topic", lane.topic.to_owned()), ("partition", lane.partition.to_string())];
-            metrics::gauge!(metric::CONSUMER_LAG_MESSAGES, &labels).set(messages as f64);
-            metrics::gauge!(metric::CONSUMER_LAG_SECONDS, &labels).set(seconds);
-        }
     }
 }

@@ -70,7 +70,7 @@ pub enum DecodeError {
 #[derive(Default)]
 pub struct Decoder {
     buffers: simd_json::Buffers,
-    /// The parser writes into its input, and the line must stay as it was for a dead letter.
+    /// The parser writes into its input, and the line must stay as it was for a dead-letter record.
     scratch: Vec<u8>,
 }
 
@@ -126,6 +126,7 @@ fn add_former_prices(row: &mut EventRow<'_>, line: &[u8]) -> Result<(), DecodeEr
         item_discount_minor: Vec<i64>,
     }
     let former: Former = simd_json::serde::from_slice(&mut line.to_vec())?;
+    // That release, too, took two where a store's own currency is none of ISO 4217.
     let decimals = money::exponent(row.currency).unwrap_or(2);
     let millionths = |minor: Vec<i64>| -> Vec<i64> {
         minor.into_iter().map(|minor| minor.saturating_mul(10_i64.pow(6 - decimals))).collect()

@@ -1,34 +1,32 @@
-//! Performs what a lane's state machine asks for, and tells it what came of it. Decides nothing.
+//! Performs what a partition's state machine asks for, and tells it what came of it. Decides nothing.
 //!
-//! One task per lane. It decodes messages into the open batch, and has at most one thing on its way (a record, an
-//! insert, a burial), so that a lane's batches follow each other; lanes run beside each other.
+//! One task per partition. It decodes messages into the open batch, and has at most one thing on its way (a position, an
+//! insert, dead-letter records), so that a partition's batches follow each other; partitions run beside each other.
 
-use std::{
-    future::Future,
-    ops::Range,
-    pin::Pin,
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, ops::Range, pin::Pin, sync::Arc, time::Instant};
 
 use millrace_schemas::{metric, reject::Reason, spool::Position};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batch::{ClosedBatch, OpenBatch, digest, digest_of_letters},
+    batch::{ClosedBatch, OpenBatch, digest, digest_of_records},
     dead_letter,
     decode::{Decoder, Table},
     health::Health,
-    lane::{Effect, Failure, Input, Lane, Limits},
     memory::Memory,
-    source::{Assignment, Feed, LaneId, Messages, Source},
-    store::{Kind, Store, StoreError},
+    partition::{Effect, Failure, Input, Limits, Partition, TopicPartition},
+    sink::Sink,
+    source::{Assignment, Feed, Messages, Source, SourceError},
+    store::{Kind, StoreError},
 };
 
-/// What all lanes share.
-pub(crate) struct Shared<S> {
+/// What all partitions share.
+pub(crate) struct Shared<S, K> {
     pub(crate) source: Arc<S>,
-    pub(crate) store: Arc<Store>,
+    pub(crate) sink: Arc<K>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) health: Health,
     pub(crate) limits: Limits,
@@ -36,12 +34,12 @@ pub(crate) struct Shared<S> {
     pub(crate) drain: CancellationToken,
 }
 
-/// A lane with its hands.
-pub(crate) struct Driver<S> {
-    shared: Arc<Shared<S>>,
+/// A partition with its hands.
+pub(crate) struct Driver<S, K> {
+    shared: Arc<Shared<S, K>>,
     assignment: Assignment,
     table: Table,
-    lane: Lane,
+    partition: Partition,
     decoder: Decoder,
     /// Messages that are not decoded yet, and how many of them are.
     waiting: Option<(Messages, usize)>,
@@ -49,8 +47,11 @@ pub(crate) struct Driver<S> {
     open: OpenBatch,
     closed: Option<ClosedBatch>,
     work: Option<Work>,
-    recording: Option<Position>,
     refusal: String,
+    /// Since when the log cannot be read.
+    broken_since: Option<Instant>,
+    /// As it was published last.
+    stalled_since: Option<Instant>,
     stopped: bool,
 }
 
@@ -58,36 +59,39 @@ type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// What came of the work.
 enum Done {
-    Recorded(Result<(), String>),
+    Recorded(Position, Result<(), SourceError>),
     ReadBack(Result<bool, StoreError>),
     Inserted(Result<std::time::Duration, StoreError>),
-    Buried(Result<(), StoreError>),
+    DeadLettersWritten(Result<(), StoreError>),
 }
 
-impl<S: Source> Driver<S> {
-    pub(crate) fn new(shared: Arc<Shared<S>>, assignment: Assignment, table: Table) -> Self {
-        let lane = Lane::new(shared.limits, assignment.position);
-        assignment.flow.set_must_read(lane.must_read_to().is_some());
+impl<S: Source, K: Sink> Driver<S, K> {
+    pub(crate) fn new(shared: Arc<Shared<S, K>>, assignment: Assignment, table: Table) -> Self {
+        let partition = Partition::new(shared.limits, assignment.position, Instant::now());
         assignment.flow.set_stored(assignment.position.map_or(0, |position| position.next), None);
         if let Some(Position { next, pending_next: Some(pending) }) = assignment.position {
-            tracing::info!(lane = %assignment.lane, first = next, next = pending, "rebuilding an unfinished batch");
+            let partition = assignment.partition;
+            tracing::info!(%partition, first = next, next = pending, "rebuilding an unfinished batch");
         }
-        let open = OpenBatch::new(table, &shared.memory, false);
-        Self {
+        let open = OpenBatch::new(table, assignment.partition, &shared.memory, false);
+        let mut driver = Self {
             shared,
             assignment,
             table,
-            lane,
+            partition,
             decoder: Decoder::default(),
             waiting: None,
             epoch: 0,
             open,
             closed: None,
             work: None,
-            recording: None,
             refusal: String::new(),
+            broken_since: None,
+            stalled_since: None,
             stopped: false,
-        }
+        };
+        driver.publish();
+        driver
     }
 
     /// Runs until the partition is lost or everything read is stored and the service is to stop.
@@ -100,7 +104,7 @@ impl<S: Source> Driver<S> {
             if self.shared.memory.is_full() {
                 self.step(Input::MemoryFull);
             }
-            let deadline = self.lane.deadline().map(tokio::time::Instant::from_std);
+            let deadline = self.partition.deadline().map(tokio::time::Instant::from_std);
             let memory = self.shared.memory.clone();
             tokio::select! {
                 biased;
@@ -125,9 +129,8 @@ impl<S: Source> Driver<S> {
                 () = memory.filled() => {}
             }
         }
-        let flow = &self.assignment.flow;
-        flow.set_must_read(false);
-        tracing::debug!(lane = %self.assignment.lane, "lane ended");
+        self.assignment.flow.set_must_read(false);
+        tracing::debug!(partition = %self.assignment.partition, "partition ended");
     }
 
     fn feed(&mut self, feed: Feed) {
@@ -136,31 +139,39 @@ impl<S: Source> Driver<S> {
                 self.assignment.flow.left(&messages);
                 // Messages that were on their way when it went back come again.
                 if messages.epoch == self.epoch {
+                    self.broken_since = None;
                     self.shared.health.clear(&self.part());
                     metrics::counter!(metric::CONSUMER_MESSAGES, "topic" => self.id().topic)
                         .increment(messages.entries.len() as u64);
                     self.waiting = Some((messages, 0));
                 }
             }
-            Feed::Broken(problem) => self.shared.health.report(&self.part(), problem),
-            Feed::Well => self.shared.health.clear(&self.part()),
+            Feed::Broken(problem) => {
+                self.broken_since.get_or_insert_with(Instant::now);
+                self.shared.health.report(&self.part(), problem);
+            }
+            Feed::Well => {
+                self.broken_since = None;
+                self.shared.health.clear(&self.part());
+            }
         }
+        self.publish();
     }
 
-    /// Offers waiting messages until the lane takes no more. Says whether it took any.
+    /// Offers waiting messages until the partition takes no more. Says whether it took any.
     fn take_waiting(&mut self) -> bool {
         let mut taken = false;
         while let Some((messages, at)) = self.waiting.take() {
             let Some(entry) = messages.entries.get(at) else { break };
             let epoch = self.epoch;
             let mut effects = Vec::new();
-            self.lane.step(Instant::now(), Input::Offered { offset: entry.offset }, &mut effects);
+            self.partition.step(Instant::now(), Input::Offered { offset: entry.offset }, &mut effects);
             let take = effects.last() == Some(&Effect::Take);
             effects.retain(|effect| *effect != Effect::Take);
             self.perform(effects);
             if take {
                 taken = true;
-                let lines = self.open.take(&mut self.decoder, self.assignment.lane, &messages, *entry);
+                let lines = self.open.take(&mut self.decoder, &messages, *entry);
                 let (open_rows, open_bytes) = (self.open.rows(), self.open.bytes());
                 self.step(Input::Taken { offset: entry.offset, lines, open_rows, open_bytes });
             }
@@ -177,7 +188,7 @@ impl<S: Source> Driver<S> {
 
     fn step(&mut self, input: Input) {
         let mut effects = Vec::new();
-        self.lane.step(Instant::now(), input, &mut effects);
+        self.partition.step(Instant::now(), input, &mut effects);
         self.perform(effects);
     }
 
@@ -189,88 +200,105 @@ impl<S: Source> Driver<S> {
                 Effect::Record(position) => self.record(position),
                 Effect::ReadBack { rows } => self.read_back(&rows),
                 Effect::Insert { rows, whole } => self.insert(rows, whole),
-                Effect::Refuse { row } => {
-                    if let Some(closed) = &mut self.closed {
-                        closed.refuse(row, &self.refusal);
-                    }
-                }
-                Effect::Bury => self.bury(),
+                Effect::Refuse { row } => self.refuse(row),
+                Effect::WriteDeadLetters => self.write_dead_letters(),
                 Effect::Release => self.release(),
                 Effect::Reread { first, next } => self.reread(first, next),
                 Effect::Stop => self.stopped = true,
             }
         }
-        self.assignment.flow.set_must_read(self.lane.must_read_to().is_some());
+        self.publish();
+    }
+
+    /// Tells the source and the gauges how the partition stands.
+    fn publish(&mut self) {
+        let flow = &self.assignment.flow;
+        flow.set_must_read(self.partition.must_read_to().is_some());
+        let stalled_since = self.partition.stalled_since().into_iter().chain(self.broken_since).min();
+        if stalled_since != self.stalled_since {
+            self.stalled_since = stalled_since;
+            flow.set_stalled_since(stalled_since);
+        }
     }
 
     fn close(&mut self, first: u64, next: u64) {
-        let fresh = OpenBatch::new(self.table, &self.shared.memory, false);
+        let fresh = OpenBatch::new(self.table, self.id(), &self.shared.memory, false);
         let closed = std::mem::replace(&mut self.open, fresh).close(first, next);
         let table = self.table.name();
         metrics::histogram!(metric::CONSUMER_BATCH_ROWS, "table" => table).record(f64::from(closed.rows()));
         metrics::histogram!(metric::CONSUMER_BATCH_BYTES, "table" => table).record(closed.value_bytes as f64);
         metrics::histogram!(metric::CONSUMER_BATCH_SECONDS, "table" => table)
-            .record(closed.opened.elapsed().as_secs_f64());
-        self.closed = Some(closed);
+            .record(closed.opened.map_or(0.0, |opened| opened.elapsed().as_secs_f64()));
+        let before = self.closed.replace(closed);
+        assert!(before.is_none(), "two batches of {} are on their way", self.id());
     }
 
     fn record(&mut self, position: Position) {
-        let Assignment { lane, generation, .. } = self.assignment;
+        let Assignment { partition, generation, .. } = self.assignment;
         let source = self.shared.source.clone();
-        self.recording = Some(position);
-        self.work = Some(Box::pin(async move {
-            let result = source.record(lane, generation, position).await;
-            Done::Recorded(result.map_err(|error| error.to_string()))
-        }));
+        self.begin(async move {
+            let result = source.record(partition, generation, position).await;
+            Done::Recorded(position, result)
+        });
     }
 
     fn read_back(&mut self, rows: &Range<u32>) {
-        let Some(sought) = self.closed.as_ref().and_then(|closed| closed.sought(rows)) else {
-            self.step(Input::ReadBack { all: false });
-            return;
-        };
-        let (store, table, lane) = (self.shared.store.clone(), self.table, self.id());
-        self.work = Some(Box::pin(async move { Done::ReadBack(store.holds(table, lane, sought).await) }));
+        let sought = closed(&self.closed).sought(rows);
+        let (sink, table, partition) = (self.shared.sink.clone(), self.table, self.id());
+        self.begin(async move { Done::ReadBack(sink.holds(table, partition, sought).await) });
     }
 
     fn insert(&mut self, rows: Range<u32>, whole: bool) {
-        let Some(closed) = &self.closed else { return };
+        let closed = closed(&self.closed);
         let block = closed.block(&rows, whole, &mut self.decoder);
         let token = self.token(self.table, closed, (!whole).then_some(rows), digest(&block));
-        let (store, table) = (self.shared.store.clone(), self.table);
-        self.work = Some(Box::pin(async move { Done::Inserted(store.insert(table, &token, &block).await) }));
+        let (sink, table) = (self.shared.sink.clone(), self.table);
+        self.begin(async move { Done::Inserted(sink.insert(table, &token, &block).await) });
     }
 
-    fn bury(&mut self) {
-        let Some(closed) = &self.closed else { return };
+    fn refuse(&mut self, row: u32) {
+        match &mut self.closed {
+            Some(closed) => closed.refuse(row, &self.refusal),
+            None => panic!("row {row} of no batch is refused"),
+        }
+    }
+
+    fn write_dead_letters(&mut self) {
+        let closed = closed(&self.closed);
         if closed.dead_letters.is_empty() {
-            self.step(Input::Buried);
+            self.step(Input::DeadLettersWritten);
             return;
         }
         let block = dead_letter::block(&closed.dead_letters);
-        let token = self.token(Table::DeadLetters, closed, None, digest_of_letters(&closed.dead_letters));
-        let letters = closed.dead_letters.clone();
-        let (store, source) = (self.shared.store.clone(), self.shared.source.clone());
-        self.work = Some(Box::pin(async move {
-            let result = store.insert(Table::DeadLetters, &token, &block).await;
+        let token = self.token(Table::DeadLetters, closed, None, digest_of_records(&closed.dead_letters));
+        let records = closed.dead_letters.clone();
+        let (sink, source) = (self.shared.sink.clone(), self.shared.source.clone());
+        self.begin(async move {
+            let result = sink.insert(Table::DeadLetters, &token, &block).await;
             if result.is_ok() {
-                source.show(letters).await;
+                source.show(records).await;
             }
-            Done::Buried(result.map(|_| ()))
-        }));
+            Done::DeadLettersWritten(result.map(|_| ()))
+        });
+    }
+
+    /// One thing at a time is on its way, and what comes of it answers the effect that asked for it.
+    fn begin(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        assert!(self.work.is_none(), "two things of {} are on their way", self.id());
+        self.work = Some(Box::pin(work));
     }
 
     /// The same rows of the same range have the same token, whoever sends them and however often.
     fn token(&self, table: Table, closed: &ClosedBatch, part: Option<Range<u32>>, digest: u128) -> String {
         let ClosedBatch { first, next, .. } = closed;
-        let part = part.map(|rows| format!("/{}-{}", rows.start, rows.end)).unwrap_or_default();
+        let part = part.map_or_else(String::new, |rows| format!("/{}-{}", rows.start, rows.end));
         format!("{}/{}/{first}-{next}{part}/{digest:032x}", table.name(), self.id())
     }
 
     fn release(&mut self) {
-        let Some(closed) = self.closed.take() else { return };
+        let Some(closed) = self.closed.take() else { panic!("no batch of {} is stored", self.id()) };
         let refused =
-            closed.dead_letters.iter().filter(|letter| letter.reason == Reason::RefusedByStore).count()
+            closed.dead_letters.iter().filter(|record| record.reason == Reason::RefusedByStore).count()
                 as u64;
         metrics::counter!(metric::CONSUMER_ROWS, "table" => self.table.name())
             .increment(u64::from(closed.rows()) - refused);
@@ -279,35 +307,34 @@ impl<S: Source> Driver<S> {
             if count > 0 {
                 metrics::counter!(metric::CONSUMER_DEAD_LETTERS, "reason" => reason.as_str())
                     .increment(count);
-                let lane = self.id();
-                tracing::warn!(%lane, count, %reason, first = closed.first, next = closed.next, "dead letters");
+                let partition = self.id();
+                let (first, next) = (closed.first, closed.next);
+                tracing::warn!(%partition, count, %reason, first, next, "dead-letter records");
             }
         }
         self.assignment.flow.set_stored(closed.next, closed.newest_received_ms);
     }
 
     fn reread(&mut self, first: u64, next: u64) {
-        tracing::warn!(lane = %self.id(), first, next, refusal = self.refusal, "searching a refused batch");
+        tracing::warn!(partition = %self.id(), first, next, refusal = self.refusal, "searching a refused batch");
         self.closed = None;
-        self.open = OpenBatch::new(self.table, &self.shared.memory, true);
+        self.open = OpenBatch::new(self.table, self.id(), &self.shared.memory, true);
         self.waiting = None;
         self.epoch += 1;
         self.assignment.flow.set_must_read(true);
-        let Assignment { lane, generation, .. } = self.assignment;
-        self.shared.source.reread(lane, generation, first, self.epoch);
+        let Assignment { partition, generation, .. } = self.assignment;
+        self.shared.source.reread(partition, generation, first, self.epoch);
     }
 
     fn done(&mut self, done: Done) {
         let jitter = rand::random::<f64>();
         let input = match done {
-            Done::Recorded(Ok(())) => {
+            Done::Recorded(position, Ok(())) => {
                 self.shared.health.clear(&format!("{} position", self.part()));
-                if let Some(position) = self.recording.take() {
-                    self.assignment.flow.set_stored(position.next, None);
-                }
+                self.assignment.flow.set_stored(position.next, None);
                 Input::Recorded
             }
-            Done::Recorded(Err(problem)) => {
+            Done::Recorded(_, Err(problem)) => {
                 let part = format!("{} position", self.part());
                 self.shared.health.report(&part, format!("the position cannot be recorded: {problem}"));
                 Input::RecordFailed { jitter }
@@ -332,18 +359,18 @@ impl<S: Source> Driver<S> {
                     .record(took.as_secs_f64());
                 Input::Inserted
             }
-            Done::Buried(Ok(())) => {
+            Done::DeadLettersWritten(Ok(())) => {
                 self.shared.health.clear(&self.store_part());
-                Input::Buried
+                Input::DeadLettersWritten
             }
             Done::Inserted(Err(error)) => {
                 let failure = error.failure();
                 self.failed(self.table, &error);
                 Input::InsertFailed { failure, jitter }
             }
-            Done::Buried(Err(error)) => {
+            Done::DeadLettersWritten(Err(error)) => {
                 self.failed(Table::DeadLetters, &error);
-                Input::BuryFailed { jitter }
+                Input::DeadLettersFailed { jitter }
             }
         };
         self.step(input);
@@ -360,7 +387,7 @@ impl<S: Source> Driver<S> {
             Kind::Refused | Kind::Unknown => "unknown error",
         };
         if error.kind == Kind::Refused {
-            tracing::warn!(lane = %self.id(), table = table.name(), %error, "insert refused");
+            tracing::warn!(partition = %self.id(), table = table.name(), %error, "insert refused");
         } else {
             self.shared
                 .health
@@ -368,8 +395,8 @@ impl<S: Source> Driver<S> {
         }
     }
 
-    fn id(&self) -> LaneId {
-        self.assignment.lane
+    fn id(&self) -> TopicPartition {
+        self.assignment.partition
     }
 
     fn part(&self) -> String {
@@ -385,13 +412,22 @@ impl<S: Source> Driver<S> {
     }
 }
 
-impl<S> Drop for Driver<S> {
+impl<S, K> Drop for Driver<S, K> {
     fn drop(&mut self) {
-        // What a lane complained of is its successor's to complain of.
-        let part = self.assignment.lane.to_string();
+        self.assignment.flow.set_stalled_since(None);
+        // What a partition complained of is its successor's to complain of.
+        let part = self.assignment.partition.to_string();
         for part in [format!("{part} store"), format!("{part} read-back"), format!("{part} position"), part] {
             self.shared.health.clear(&part);
         }
+    }
+}
+
+/// What is asked for is always of a batch that is on its way.
+fn closed(batch: &Option<ClosedBatch>) -> &ClosedBatch {
+    match batch {
+        Some(batch) => batch,
+        None => panic!("no batch is on its way"),
     }
 }
 
@@ -400,9 +436,4 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Now, epoch milliseconds.
-pub(crate) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

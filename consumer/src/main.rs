@@ -36,8 +36,8 @@ struct Arguments {
 enum Command {
     /// Moves events until told to stop. What happens when no command is given.
     Serve,
-    /// Tries dead letters again after their cause has been fixed: what can be stored now is stored and is no dead letter
-    /// any more, everything else stays as it was.
+    /// Tries dead-letter records again after their cause has been fixed: what can be stored now is stored, and its record
+    /// removed; everything else stays as it was.
     ///
     /// It may run beside consumers, be killed at any moment and be repeated: no event is counted twice. Rollups follow
     /// by themselves.
@@ -46,12 +46,21 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let Arguments { command, config } = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // Without a filter of one's own: `info`. One that cannot be read is said, and does not keep events waiting.
+    let given = std::env::var_os(EnvFilter::DEFAULT_ENV).map(|_| EnvFilter::try_from_default_env());
+    let (filter, unreadable) = match given {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new("info"), Some(error)),
+        None => (EnvFilter::new("info"), None),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    if let Some(error) = unreadable {
+        tracing::warn!(%error, "{} cannot be read; logging at info", EnvFilter::DEFAULT_ENV);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         match command {

@@ -1,4 +1,4 @@
-//! One bound, in bytes, over everything that lanes hold: what waits to be decoded, what is being gathered, what is on
+//! One bound, in bytes, over everything that partitions hold: what waits to be decoded, what is being gathered, what is on
 //! its way. Sources stop reading above it; nothing else grows.
 
 use std::sync::{
@@ -44,7 +44,7 @@ impl Memory {
         self.used() < self.bytes_max / 4 * 3
     }
 
-    /// Bytes that one lane may have waiting to be decoded.
+    /// Bytes that one partition may have waiting to be decoded.
     pub fn waiting_bytes_max(&self) -> usize {
         (self.bytes_max / 16).clamp(256 << 10, 8 << 20)
     }

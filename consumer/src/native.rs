@@ -52,7 +52,7 @@ pub struct Block {
 pub struct BlockBuilder {
     columns: Vec<ColumnBuilder>,
     rows: u32,
-    /// Offset of the first row: a lane's blocks follow each other, so all below it is stored when this one is sent.
+    /// Offset of the first row: a partition's blocks follow each other, so all below it is stored when this one is sent.
     batch: Option<u64>,
 }
 
@@ -142,9 +142,15 @@ impl BlockBuilder {
     }
 
     /// The values so far of a column of fixed size, as they stand in the block.
+    ///
+    /// # Panics
+    ///
+    /// When the block has no such column.
     pub fn fixed(&self, column: &str) -> &[u8] {
-        let column = self.columns.iter().find(|builder| builder.column.name == column);
-        column.map_or(&[], |column| &column.values)
+        match self.columns.iter().find(|builder| builder.column.name == column) {
+            Some(builder) => &builder.values,
+            None => panic!("no column {column}"),
+        }
     }
 
     /// The block as it is sent.

@@ -18,12 +18,11 @@ use millrace_schemas::clickhouse::{Layout, SOURCE_COLUMNS, statements, upgrades}
 use tokio::sync::Semaphore;
 
 use crate::{
-    batch::{KEY_BYTES, Sought},
     config::{Config, NetworkCompression},
     decode::Table,
-    lane::Failure,
     native::Block,
-    source::LaneId,
+    partition::{Failure, TopicPartition},
+    read_back::{KEY_BYTES, Sought},
 };
 
 /// The client, and how it is used.
@@ -157,22 +156,32 @@ impl Store {
                 }
                 Err(error)
             }
-            Err(_) => Err(StoreError::passing("the insert took longer than insert-timeout-ms")),
+            Err(_) => Err(StoreError::new(Kind::Passing, "the insert took longer than insert-timeout-ms")),
         }
     }
 
     /// Whether every one of these rows is stored. Rows that `ReplacingMergeTree` has merged into older copies of them are
     /// not.
-    pub(crate) async fn holds(&self, table: Table, lane: LaneId, sought: Sought) -> Result<bool, StoreError> {
+    pub(crate) async fn holds(
+        &self,
+        table: Table,
+        partition: TopicPartition,
+        sought: Sought,
+    ) -> Result<bool, StoreError> {
         let _permit = self.permits.acquire().await;
-        match tokio::time::timeout(READ_BACK_TIMEOUT, self.seek(table, lane, sought)).await {
+        match tokio::time::timeout(READ_BACK_TIMEOUT, self.seek(table, partition, sought)).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::passing("no answer within 10 s")),
+            Err(_) => Err(StoreError::new(Kind::Passing, "no answer within 10 s")),
         }
     }
 
-    async fn seek(&self, table: Table, lane: LaneId, sought: Sought) -> clickhouse::error::Result<bool> {
-        let sql = read_back_statement(&self.layout.database, table, lane, &sought);
+    async fn seek(
+        &self,
+        table: Table,
+        partition: TopicPartition,
+        sought: Sought,
+    ) -> clickhouse::error::Result<bool> {
+        let sql = read_back_statement(&self.layout.database, table, partition, &sought);
         let mut found = self.client.query_raw(&sql).fetch_bytes("RowBinary")?;
         let Sought { mut keys, .. } = sought;
         let mut rest = Vec::new();
@@ -215,21 +224,22 @@ impl Store {
         let answer = self.client.query_raw(query).fetch_one::<u64>();
         match tokio::time::timeout(QUERY_TIMEOUT, answer).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::passing("no answer within 30 s")),
+            Err(_) => Err(StoreError::new(Kind::Passing, "no answer within 30 s")),
         }
     }
 
     async fn query(&self, statement: &str) -> Result<(), StoreError> {
         match tokio::time::timeout(QUERY_TIMEOUT, self.client.query_raw(statement).execute()).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::passing("no answer within 30 s")),
+            Err(_) => Err(StoreError::new(Kind::Passing, "no answer within 30 s")),
         }
     }
 }
 
 impl StoreError {
-    fn passing(text: &str) -> Self {
-        Self { kind: Kind::Passing, code: None, text: text.into() }
+    /// Without an answer of ClickHouse's.
+    pub(crate) fn new(kind: Kind, text: &str) -> Self {
+        Self { kind, code: None, text: text.into() }
     }
 
     /// The code as a metric's label: whatever answers in ClickHouse's place makes no labels of its own.
@@ -241,7 +251,7 @@ impl StoreError {
         }
     }
 
-    /// What the lane has to know of it.
+    /// What the partition has to know of it.
     pub fn failure(&self) -> Failure {
         match self.kind {
             Kind::Passing | Kind::Setup => Failure::Passing,
@@ -342,15 +352,15 @@ fn insert_statement(database: &str, table: Table) -> String {
     format!("INSERT INTO {database}.{} ({}) FORMAT Native", table.name(), names.join(", "))
 }
 
-fn read_back_statement(database: &str, table: Table, lane: LaneId, sought: &Sought) -> String {
-    let LaneId { topic, partition } = lane;
+fn read_back_statement(database: &str, table: Table, partition: TopicPartition, sought: &Sought) -> String {
+    let TopicPartition { topic, number } = partition;
     let (first, last) = (sought.offsets.start(), sought.offsets.end());
     let (from_ms, to_ms) = (sought.received_ms.start(), sought.received_ms.end());
     // Rows of another log may stand at these offsets as well; beyond that many there is nothing to be proved.
     let limit = sought.keys.len() * 2;
     format!(
         "SELECT DISTINCT event_id, _offset, _row FROM {database}.{} \
-         WHERE _topic = '{topic}' AND _partition = {partition} AND _offset BETWEEN {first} AND {last} \
+         WHERE _topic = '{topic}' AND _partition = {number} AND _offset BETWEEN {first} AND {last} \
          AND received_at BETWEEN fromUnixTimestamp64Milli({from_ms}) AND fromUnixTimestamp64Milli({to_ms}) \
          LIMIT {limit}",
         table.name()
@@ -377,7 +387,7 @@ mod tests {
         assert_eq!(kind(469, ""), Kind::Refused);
         assert_eq!(kind(516, ""), Kind::Setup);
         assert_eq!(kind(202, ""), Kind::Overloaded);
-        // A disk, a column that somebody altered: the rows are not at fault, and must not be buried for it.
+        // A disk, a column that somebody altered: the rows are not at fault, and must not be dead-lettered for it.
         assert_eq!(kind(76, ""), Kind::Passing);
         assert_eq!(kind(53, ""), Kind::Setup);
         assert_eq!(kind(4242, ""), Kind::Unknown);

@@ -94,6 +94,9 @@ metrics! {
     CONSUMER_LAG_SECONDS = "millrace_consumer_lag_seconds";
     /// Partitions that are paused because memory is full.
     CONSUMER_PAUSED = "millrace_consumer_paused_partitions";
+    /// Seconds for which the slowest partition has been unable to move its position: a batch is on its way, a recorded
+    /// range is being rebuilt, or the log cannot be read; 0 when none waits.
+    CONSUMER_STALLED_SECONDS = "millrace_consumer_stalled_seconds";
 
     /// Seconds one rollup of one store took, by `rollup`.
     AGGREGATOR_ROLLUP_SECONDS = "millrace_aggregator_rollup_seconds";

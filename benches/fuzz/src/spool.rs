@@ -202,15 +202,15 @@ fn read(dir: &Path) -> Found {
     let (source, mut assigned) = started.unwrap_or_else(|error| panic!("the reader starts: {error}"));
     let mut found = Found { values: Vec::new(), problem: None };
     while let Ok(assignment) = assigned.try_recv() {
-        if assignment.lane.topic == EVENTS {
-            found = RUNTIME.block_on(read_lane(assignment, durable));
+        if assignment.partition.topic == EVENTS {
+            found = RUNTIME.block_on(read_partition(assignment, durable));
         }
     }
     RUNTIME.block_on(source.close());
     found
 }
 
-async fn read_lane(mut assignment: Assignment, durable: u64) -> Found {
+async fn read_partition(mut assignment: Assignment, durable: u64) -> Found {
     let mut found = Found { values: Vec::new(), problem: None };
     while (found.values.len() as u64) < durable && found.problem.is_none() {
         match tokio::time::timeout(PATIENCE, assignment.feed.recv()).await {

@@ -6,35 +6,36 @@ use millrace_schemas::reject::Reason;
 
 use crate::source::TOPICS;
 
-/// Which letters, and what to do with them.
+/// Which dead-letter records, and what to do with them.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
-    /// Only letters that died of this.
+    /// Only dead-letter records of this reason.
     #[arg(long, value_parser = PossibleValuesParser::new(
         [Reason::Undecodable.as_str(), Reason::RefusedByStore.as_str()]))]
     pub reason: Option<String>,
 
-    /// Only letters that died at or after this: a date like 2026-11-01 (UTC) or an instant like 2026-11-01T12:00:00Z.
+    /// Only records that were dead-lettered at or after this: a date like 2026-11-01 (UTC) or an instant like
+    /// 2026-11-01T12:00:00Z.
     #[arg(long, value_name = "WHEN", value_parser = instant)]
     pub since: Option<i64>,
 
-    /// Only letters that died before this. Without it: before now.
+    /// Only records that were dead-lettered before this. Without it: before now.
     #[arg(long, value_name = "WHEN", value_parser = instant)]
     pub until: Option<i64>,
 
-    /// Only letters from this topic.
+    /// Only records from this topic.
     #[arg(long, value_parser = PossibleValuesParser::new(TOPICS))]
     pub topic: Option<String>,
 
-    /// At most so many letters.
+    /// At most so many records.
     #[arg(long)]
     pub limit: Option<u64>,
 
-    /// Only say how many letters there are and how many can be read; nothing is stored or removed.
+    /// Only say how many records there are and how many can be read; nothing is stored or removed.
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Also letters whose rows were of a version that the consumer which buried them did not know. Give it once this
+    /// Also records whose rows were of a version that the consumer which dead-lettered them did not know. Give it once this
     /// build knows that version: read as another one, fields would be dropped in silence.
     #[arg(long)]
     pub unknown_version: bool,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-/// Why a letter is still one.
+/// Why a dead-letter record is left.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Why {
     /// No table takes its topic's rows.
@@ -30,9 +30,9 @@ impl fmt::Display for Why {
 /// What came of a run. Its text is what the command prints.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Letters that were tried, or would be.
-    pub letters: u64,
-    /// Letters whose rows are stored, and that are no letters any more.
+    /// Dead-letter records that were tried, or would be.
+    pub records: u64,
+    /// Records whose rows are stored now, and that are removed.
     pub stored: u64,
     /// Their rows.
     pub rows: u64,
@@ -41,7 +41,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Letters that stayed as they were.
+    /// Records that stayed as they were.
     pub fn left(&self) -> u64 {
         self.left.values().map(|(count, _)| count).sum()
     }
@@ -50,7 +50,7 @@ impl Report {
         Self { is_dry, ..Self::default() }
     }
 
-    /// The letter at this place stays as it was.
+    /// The record at this place stays as it was.
     pub(super) fn leave(&mut self, place: &str, why: Why, detail: &str) {
         let (count, _) = self.left.entry(why).or_insert_with(|| (0, format!("{place}: {detail}")));
         *count += 1;
@@ -59,17 +59,17 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { letters, stored, rows, is_dry, left } = self;
+        let Self { records, stored, rows, is_dry, left } = self;
         if *is_dry {
             write!(
                 f,
-                "{letters} dead letters: {} can be read, {} cannot",
-                letters - self.left(),
+                "{records} dead letters: {} can be read, {} cannot",
+                records - self.left(),
                 self.left()
             )?;
         } else {
             let left = self.left();
-            write!(f, "{letters} dead letters: {stored} stored ({rows} rows), {left} left as they were")?;
+            write!(f, "{records} dead letters: {stored} stored ({rows} rows), {left} left as they were")?;
         }
         for (why, (count, example)) in left {
             write!(f, "\n  {count} {why}, for example {example}")?;

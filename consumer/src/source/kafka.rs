@@ -1,15 +1,15 @@
 //! Kafka as a source: one consumer of the group, polled by one thread.
 //!
-//! * A lane's position is the group's committed offset; the range that may be half stored stands in the commit's
+//! * A partition's position is the group's committed offset; the range that may be half stored stands in the commit's
 //!   metadata as JSON ([`Position`]). Commits name their partitions: a commit of "everything" would drop the metadata.
 //! * Positions are read before a partition is taken, and a revocation waits for a commit that has begun (a client whose
-//!   commit does not end is replaced): a lane that has lost its partition cannot move its successor's position.
-//! * Above the memory bound, or when a lane has too much waiting, the thread first stops taking messages for a moment:
+//!   commit does not end is replaced): a consumer that has lost a partition cannot move its successor's position.
+//! * Above the memory bound, or when a partition has too much waiting, the thread first stops taking messages for a moment:
 //!   librdkafka keeps what it has fetched. What lasts longer is paused, which throws the partition's fetched messages
 //!   away, and the thread goes on polling, so the group does not miss us.
 //! * A client that knows no broker any more is replaced. librdkafka drops the brokers that a metadata answer does not
 //!   list, those of `bootstrap.servers` too, and a lone broker that was away for longer than its session answers for a
-//!   moment with none at all: now and then such a client never connects again. Each client has lanes of its own; they
+//!   moment with none at all: now and then such a client never connects again. Each client has partitions of its own; they
 //!   are lost with it, as in a revocation.
 //! * What Kafka deletes before it is read is gone, and is told before the position passes it (`deleted`).
 
@@ -19,7 +19,7 @@ mod settings;
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Condvar, Mutex, PoisonError, RwLock,
         atomic::{
             AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -40,25 +40,22 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use self::{
     deleted::Deletions,
-    group::{Context, Group, Shared},
+    group::{Context, Group, PIECE_AGE, PIECE_BYTES, REQUEST_TIMEOUT, Shared},
 };
-use super::{Assignment, LaneId, Messages, Source, SourceError, TOPICS, apart};
-use crate::{config::Config, dead_letter::DeadLetter, health::Health, memory::Memory};
+use super::{Assignment, Messages, Source, SourceError, TOPICS, lock, run_detached};
+use crate::{
+    config::Config, dead_letter::DeadLetter, health::Health, memory::Memory, partition::TopicPartition,
+};
 
-/// Messages are handed over in pieces of this size, or when nothing more is there.
-const PIECE_BYTES: usize = 256 << 10;
-/// … or when the first of them has waited this long.
-const PIECE_AGE: Duration = Duration::from_millis(20);
 /// How long one poll waits; also how soon pauses, rereads and the end are noticed.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
-/// A lane that is full for so long is paused; until then nobody is polled.
+/// A partition that is full for so long is paused; until then nobody is polled.
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
-/// How soon a lane that is full is looked at again.
+/// How soon a partition that is full is looked at again.
 const FULL_POLL: Duration = Duration::from_millis(2);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A letter for people is cut here, well below the broker's largest message.
+/// A record for people is cut here, well below the broker's largest message.
 const SHOWN_RAW_BYTES_MAX: usize = 256 << 10;
-/// So many letters are on their way to people at once.
+/// So many records are on their way to people at once.
 const SHOWN_TOGETHER: usize = 64;
 /// How long to wait where no new client can be made.
 const RENEW_PAUSE: Duration = Duration::from_secs(1);
@@ -141,12 +138,12 @@ impl KafkaSource {
         // Leaving the group at once gives the partitions to others without a session timeout.
         client.unsubscribe();
         let until = Instant::now() + Duration::from_secs(3);
-        while !lock(&client.context().group.lanes).is_empty() && Instant::now() < until {
+        while !lock(&client.context().group.partitions).is_empty() && Instant::now() < until {
             client.poll(POLL_TIMEOUT);
         }
     }
 
-    /// Gives up the client's lanes and joins the group with a new client.
+    /// Gives up the client's partitions and joins the group with a new client.
     fn replace(&self, old: Arc<Client>) -> Arc<Client> {
         old.context().group.give_up();
         let new = match join(&self.settings, &self.shared) {
@@ -157,7 +154,7 @@ impl KafkaSource {
                 return old;
             }
         };
-        tracing::warn!("the Kafka client is replaced; its lanes are read on by a new one");
+        tracing::warn!("the Kafka client is replaced; its partitions are read on by a new one");
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
         // What befell the one is likely to have befallen the other.
         self.replace_producer();
@@ -165,7 +162,7 @@ impl KafkaSource {
         new
     }
 
-    /// Letters that are on their way stay with the old one until they are settled.
+    /// Records that are on their way stay with the old one until they are settled.
     fn replace_producer(&self) {
         match self.producer_settings.create() {
             Ok(new) => {
@@ -176,17 +173,22 @@ impl KafkaSource {
         }
     }
 
-    fn commit(&self, lane: LaneId, generation: u64, position: Position) -> Result<(), SourceError> {
+    fn commit(
+        &self,
+        partition: TopicPartition,
+        generation: u64,
+        position: Position,
+    ) -> Result<(), SourceError> {
         let client = self.client();
         let group = &client.context().group;
         let mut list = TopicPartitionList::new();
-        let mut element = list.add_partition(lane.topic, lane.partition as i32);
+        let mut element = list.add_partition(partition.topic, partition.number as i32);
         element.set_offset(Offset::Offset(position.next as i64)).map_err(|error| refused(&error))?;
         let metadata = serde_json::to_string(&position).map_err(|error| SourceError(error.to_string()))?;
         element.set_metadata(metadata);
         {
             let mut owned = lock(&group.owned);
-            if owned.generations.get(&lane) != Some(&generation) || group.is_given_up.load(SeqCst) {
+            if owned.generations.get(&partition) != Some(&generation) || group.is_given_up.load(SeqCst) {
                 return Err(SourceError("the partition is no longer ours".into()));
             }
             owned.committing.insert(generation);
@@ -199,59 +201,61 @@ impl KafkaSource {
 }
 
 /// Hands over what is gathered, pauses and resumes, goes back where that was asked for, and asks for what may have been
-/// deleted. Says whether a lane is full that is not paused yet.
+/// deleted. Says whether a partition is full that is not paused yet.
 fn hand_over_pieces(client: &Client, idle: bool) -> bool {
     let group = &client.context().group;
     let memory = &group.shared.memory;
-    let mut lanes = lock(&group.lanes);
+    let mut partitions = lock(&group.partitions);
     let mut full = false;
     let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-    for (lane, held) in lanes.iter_mut() {
+    for (partition, held) in partitions.iter_mut() {
         if idle || held.gathered.values.len() >= PIECE_BYTES || held.gathered_since.elapsed() >= PIECE_AGE {
             held.hand_over(memory);
         }
         let rereads = held.reread.is_some();
         if held.paused && (rereads || held.flow.may_resume(memory)) {
             held.paused = false;
-            resume.add_partition(lane.topic, lane.partition as i32);
+            resume.add_partition(partition.topic, partition.number as i32);
         } else if held.paused || rereads || !held.flow.must_pause(memory) {
             held.full_since = None;
         } else if held.full_since.get_or_insert_with(Instant::now).elapsed() < PAUSE_AFTER {
             full = true;
         } else {
             (held.paused, held.full_since) = (true, None);
-            pause.add_partition(lane.topic, lane.partition as i32);
+            pause.add_partition(partition.topic, partition.number as i32);
         }
     }
-    group.paused.store(lanes.values().filter(|held| held.paused).count(), Relaxed);
+    group.paused.store(partitions.values().filter(|held| held.paused).count(), Relaxed);
     for (list, result) in [(&pause, client.pause(&pause)), (&resume, client.resume(&resume))] {
         if let (1.., Err(error)) = (list.count(), result) {
             tracing::warn!(%error, "cannot pause or resume partitions");
         }
     }
-    let rereads: Vec<_> =
-        lanes.iter().filter_map(|(lane, held)| Some((*lane, held.generation, held.reread?))).collect();
+    let rereads: Vec<_> = partitions
+        .iter()
+        .filter_map(|(partition, held)| Some((*partition, held.generation, held.reread?)))
+        .collect();
     let now = Instant::now();
     let to_ask: Vec<_> =
-        lanes.iter().filter(|(_, held)| held.is_to_ask(now)).map(|(lane, _)| *lane).collect();
-    drop(lanes);
-    for (lane, generation, reread) in rereads {
-        seek(client, lane, generation, reread);
+        partitions.iter().filter(|(_, held)| held.is_to_ask(now)).map(|(partition, _)| *partition).collect();
+    drop(partitions);
+    for (partition, generation, reread) in rereads {
+        seek(client, partition, generation, reread);
     }
-    for lane in to_ask {
-        group.look_for_deletions(client, lane);
+    for partition in to_ask {
+        group.look_for_deletions(client, partition);
     }
     full
 }
 
-fn seek(client: &Client, lane: LaneId, generation: u64, reread: (u64, u64)) {
+fn seek(client: &Client, partition: TopicPartition, generation: u64, reread: (u64, u64)) {
     let (offset, epoch) = reread;
     let target = Offset::Offset(offset as i64);
-    if let Err(error) = client.seek(lane.topic, lane.partition as i32, target, REQUEST_TIMEOUT) {
+    if let Err(error) = client.seek(partition.topic, partition.number as i32, target, REQUEST_TIMEOUT) {
         // A partition that has just been taken cannot go back yet.
-        tracing::warn!(%lane, %error, "cannot go back yet");
+        tracing::warn!(%partition, %error, "cannot go back yet");
         thread::sleep(POLL_TIMEOUT);
-    } else if let Some(held) = lock(&client.context().group.lanes).get_mut(&lane)
+    } else if let Some(held) = lock(&client.context().group.partitions).get_mut(&partition)
         && held.generation == generation
         && held.reread == Some(reread)
     {
@@ -263,9 +267,9 @@ fn seek(client: &Client, lane: LaneId, generation: u64, reread: (u64, u64)) {
 }
 
 impl KafkaSource {
-    async fn show_one(&self, letter: &DeadLetter) -> KafkaResult<()> {
-        let key = format!("{}/{}/{}", letter.lane, letter.offset, letter.row);
-        let value = letter.json(SHOWN_RAW_BYTES_MAX);
+    async fn show_one(&self, record: &DeadLetter) -> KafkaResult<()> {
+        let key = format!("{}/{}/{}", record.partition, record.offset, record.row);
+        let value = record.json(SHOWN_RAW_BYTES_MAX);
         let record = FutureRecord::to(DEAD_LETTERS).key(&key).payload(&value);
         let producer = lock(&self.producer).clone();
         producer.send(record, REQUEST_TIMEOUT).await.map(|_| ()).map_err(|(error, _)| error)
@@ -275,28 +279,28 @@ impl KafkaSource {
 impl Source for KafkaSource {
     async fn record(
         self: Arc<Self>,
-        lane: LaneId,
+        partition: TopicPartition,
         generation: u64,
         position: Position,
     ) -> Result<(), SourceError> {
-        apart(move || self.commit(lane, generation, position)).await?
+        run_detached(move || self.commit(partition, generation, position)).await?
     }
 
-    fn reread(&self, lane: LaneId, generation: u64, offset: u64, epoch: u64) {
-        if let Some(held) = lock(&self.client().context().group.lanes).get_mut(&lane)
+    fn reread(&self, partition: TopicPartition, generation: u64, offset: u64, epoch: u64) {
+        if let Some(held) = lock(&self.client().context().group.partitions).get_mut(&partition)
             && held.generation == generation
         {
             held.reread = Some((offset, epoch));
         }
     }
 
-    async fn show(self: Arc<Self>, letters: Vec<DeadLetter>) {
-        for letters in letters.chunks(SHOWN_TOGETHER) {
-            let sent = letters.iter().map(|letter| self.show_one(letter));
+    async fn show(self: Arc<Self>, records: Vec<DeadLetter>) {
+        for records in records.chunks(SHOWN_TOGETHER) {
+            let sent = records.iter().map(|record| self.show_one(record));
             let failed = futures::future::join_all(sent).await.into_iter().find_map(Result::err);
             if let Some(error) = failed {
-                // ClickHouse holds the letters; a missing topic must not hold up everything behind them.
-                tracing::warn!(%error, topic = DEAD_LETTERS, "cannot show dead letters");
+                // ClickHouse holds the records; a missing topic must not hold up everything behind them.
+                tracing::warn!(%error, topic = DEAD_LETTERS, "cannot show dead-letter records");
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) {
                     self.replace_producer();
                 }
@@ -313,17 +317,17 @@ impl Source for KafkaSource {
         self.shared.stopping.store(true, SeqCst);
         let thread = lock(&self.reader).take();
         if let Some(thread) = thread {
-            let _ = apart(move || thread.join()).await;
+            let _ = run_detached(move || thread.join()).await;
         }
         let producer = lock(&self.producer).clone();
-        let _ = apart(move || producer.flush(Duration::from_secs(3))).await;
+        let _ = run_detached(move || producer.flush(Duration::from_secs(3))).await;
     }
 }
 
-/// A client that has joined the group, with lanes of its own.
+/// A client that has joined the group, with partitions of its own.
 fn join(settings: &ClientConfig, shared: &Shared) -> Result<Arc<Client>, SourceError> {
     let group = Arc::new(Group {
-        lanes: Mutex::default(),
+        partitions: Mutex::default(),
         owned: Mutex::default(),
         committed: Condvar::new(),
         paused: AtomicUsize::new(0),
@@ -374,10 +378,6 @@ fn refused(error: &KafkaError) -> SourceError {
         }
         _ => SourceError(error.to_string()),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

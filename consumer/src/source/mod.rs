@@ -7,13 +7,13 @@ pub mod kafka;
 pub mod spool;
 
 use std::{
-    fmt,
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
+    time::Instant,
 };
 
 use millrace_schemas::{spool::Position, topic};
@@ -23,31 +23,17 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     dead_letter::DeadLetter,
     memory::{Charge, Memory},
+    partition::TopicPartition,
 };
 
 /// Topics that are read.
 pub const TOPICS: [&str; 2] = [topic::EVENTS, topic::CLICKS];
 
-/// One partition of one topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LaneId {
-    /// One of [`TOPICS`].
-    pub topic: &'static str,
-    /// The partition; the spool has only 0.
-    pub partition: u32,
-}
-
-impl fmt::Display for LaneId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.topic, self.partition)
-    }
-}
-
 /// A partition that this process reads until `lost`.
 #[derive(Debug)]
 pub struct Assignment {
     /// Which.
-    pub lane: LaneId,
+    pub partition: TopicPartition,
     /// Tells this assignment from an earlier one of the same partition.
     pub generation: u64,
     /// What is on record; nothing for a partition that nobody has read.
@@ -115,12 +101,12 @@ impl Messages {
     }
 }
 
-/// What a lane and its source tell each other without a queue.
+/// What a partition and its source tell each other without a queue.
 #[derive(Debug, Default)]
 pub struct Flow {
     /// Bytes of messages that wait in the queue.
     waiting_bytes: AtomicUsize,
-    /// The lane rebuilds a recorded range: it must be read however full memory is.
+    /// The partition rebuilds a recorded range: it must be read however full memory is.
     must_read: AtomicBool,
     /// Offset after the last message of the log, as far as is known.
     end: AtomicU64,
@@ -128,10 +114,12 @@ pub struct Flow {
     stored: AtomicU64,
     /// Receipt of the newest stored event, epoch milliseconds.
     newest_received_ms: AtomicI64,
+    /// Since when the position waits for something that is on its way, or cannot be read.
+    stalled_since: Mutex<Option<Instant>>,
 }
 
 impl Flow {
-    /// Whether the source must not read on for this lane.
+    /// Whether the source must not read on for this partition.
     pub fn must_pause(&self, memory: &Memory) -> bool {
         let waiting_bytes = self.waiting_bytes.load(Relaxed);
         waiting_bytes >= memory.waiting_bytes_max() || (memory.is_full() && !self.must_read.load(Relaxed))
@@ -176,6 +164,16 @@ impl Flow {
         }
     }
 
+    /// Says since when the position cannot move.
+    pub fn set_stalled_since(&self, since: Option<Instant>) {
+        *lock(&self.stalled_since) = since;
+    }
+
+    /// Since when the position cannot move.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        *lock(&self.stalled_since)
+    }
+
     /// Messages that are not stored yet, and the receipt of the newest stored event.
     pub fn lag(&self) -> (u64, Option<i64>) {
         let messages = self.end.load(Relaxed).saturating_sub(self.stored.load(Relaxed));
@@ -189,7 +187,7 @@ impl Flow {
 pub struct SourceError(pub String);
 
 /// Does what a log's client may hold up for ever, on a thread of its own: a runtime that ends waits for its blocking tasks.
-pub(crate) async fn apart<T: Send + 'static>(
+pub(crate) async fn run_detached<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SourceError> {
     let (done, result) = oneshot::channel();
@@ -202,25 +200,30 @@ pub(crate) async fn apart<T: Send + 'static>(
     result.await.map_err(|_| SourceError("the log's client panicked".into()))
 }
 
+/// What a thread that panicked has locked is taken as it left it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A log that is read, and that remembers how far.
 pub trait Source: Send + Sync + 'static {
-    /// Records durably where a lane stands. An assignment that is lost records nothing.
+    /// Records durably where a partition stands. An assignment that is lost records nothing.
     fn record(
         self: Arc<Self>,
-        lane: LaneId,
+        partition: TopicPartition,
         generation: u64,
         position: Position,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// Reads again from `offset`; what comes of it carries `epoch`.
-    fn reread(&self, lane: LaneId, generation: u64, offset: u64, epoch: u64);
+    fn reread(&self, partition: TopicPartition, generation: u64, offset: u64, epoch: u64);
 
-    /// Shows dead letters where people look for them. The store's copy is the one that counts.
-    fn show(self: Arc<Self>, letters: Vec<DeadLetter>) -> impl Future<Output = ()> + Send;
+    /// Shows dead-letter records where people look for them. The store's copy is the one that counts.
+    fn show(self: Arc<Self>, records: Vec<DeadLetter>) -> impl Future<Output = ()> + Send;
 
     /// Partitions that are paused because memory is full.
     fn paused(&self) -> usize;
 
-    /// Stops reading and gives everything back; all lanes have ended.
+    /// Stops reading and gives everything back; all partitions have ended.
     fn close(&self) -> impl Future<Output = ()> + Send;
 }

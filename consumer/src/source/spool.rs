@@ -1,12 +1,12 @@
 //! The collector's spool as a source: segments are read in place, never past the durable offset.
 //!
-//! One thread reads all topics; each is a lane with partition 0. New events are found by polling the 8-byte `durable`
+//! One thread reads all topics; each has one partition, 0. New events are found by polling the 8-byte `durable`
 //! file. The position is `consumer.json` in the topic's directory: written beside, fsynced, renamed, directory fsynced;
 //! on a full disk overwritten in place.
 //!
-//! Damage below the durable offset stops its lane: what follows a damaged frame cannot be trusted to be where it
+//! Damage below the durable offset stops its partition: what follows a damaged frame cannot be trusted to be where it
 //! should, and skipping is a decision for a person. So it is where segments are missing: no age or size deletes what was
-//! not consumed, so somebody did. The other lanes go on.
+//! not consumed, so somebody did. The other partitions go on.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{
             AtomicBool, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -33,8 +33,8 @@ use millrace_service::private;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
-use super::{Assignment, Feed, Flow, LaneId, Messages, Source, SourceError, TOPICS};
-use crate::{config::Config, dead_letter::DeadLetter, memory::Memory};
+use super::{Assignment, Feed, Flow, Messages, Source, SourceError, TOPICS, lock};
+use crate::{config::Config, dead_letter::DeadLetter, memory::Memory, partition::TopicPartition};
 
 /// Bytes read from a segment at a time; a larger frame is read whole.
 const READ_BYTES: usize = 256 << 10;
@@ -42,7 +42,7 @@ const READ_BYTES: usize = 256 << 10;
 /// The spool of this machine.
 pub struct SpoolSource {
     directory: PathBuf,
-    rereads: Mutex<HashMap<LaneId, (u64, u64)>>,
+    rereads: Mutex<HashMap<TopicPartition, (u64, u64)>>,
     paused: AtomicUsize,
     stopping: AtomicBool,
     reader: Mutex<Option<thread::JoinHandle<()>>>,
@@ -64,7 +64,7 @@ impl SpoolSource {
         let (assignments, assigned) = mpsc::unbounded_channel();
         let mut topics = Vec::new();
         for topic in TOPICS {
-            let lane = LaneId { topic, partition: 0 };
+            let partition = TopicPartition { topic, number: 0 };
             let directory = source.directory.join(topic);
             let position = read_position(&directory).map_err(|error| {
                 SourceError(format!("{}: {error}", directory.join(CONSUMER_FILE).display()))
@@ -72,7 +72,7 @@ impl SpoolSource {
             let (feed, messages) = mpsc::unbounded_channel();
             let flow = Arc::new(Flow::default());
             topics.push(TopicReader {
-                lane,
+                partition,
                 directory,
                 next: position.map(|position| position.next),
                 epoch: 0,
@@ -85,8 +85,14 @@ impl SpoolSource {
                 reported: None,
             });
             let lost = CancellationToken::new();
-            let _ =
-                assignments.send(Assignment { lane, generation: 0, position, feed: messages, lost, flow });
+            let _ = assignments.send(Assignment {
+                partition,
+                generation: 0,
+                position,
+                feed: messages,
+                lost,
+                flow,
+            });
         }
         let poll = Duration::from_millis(config.spool_poll_ms);
         let (reader, memory) = (source.clone(), memory.clone());
@@ -94,7 +100,7 @@ impl SpoolSource {
             .name("spool-reader".into())
             .spawn(move || reader.read(topics, &memory, poll))
             .map_err(|error| SourceError(format!("cannot start the spool's reader: {error}")))?;
-        *source.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        *lock(&source.reader) = Some(thread);
         Ok((source, assigned))
     }
 
@@ -102,7 +108,7 @@ impl SpoolSource {
         while !self.stopping.load(SeqCst) {
             let mut progress = false;
             for topic in &mut topics {
-                let reread = self.rereads.lock().unwrap_or_else(PoisonError::into_inner).remove(&topic.lane);
+                let reread = lock(&self.rereads).remove(&topic.partition);
                 if let Some((offset, epoch)) = reread {
                     topic.reread(offset, epoch);
                 }
@@ -117,16 +123,23 @@ impl SpoolSource {
 }
 
 impl Source for SpoolSource {
-    async fn record(self: Arc<Self>, lane: LaneId, _: u64, position: Position) -> Result<(), SourceError> {
-        let directory = self.directory.join(lane.topic);
+    async fn record(
+        self: Arc<Self>,
+        partition: TopicPartition,
+        _: u64,
+        position: Position,
+    ) -> Result<(), SourceError> {
+        let directory = self.directory.join(partition.topic);
         tokio::task::spawn_blocking(move || write_position(&directory, position))
             .await
             .map_err(|error| SourceError(error.to_string()))?
-            .map_err(|error| SourceError(format!("cannot write {CONSUMER_FILE} of {}: {error}", lane.topic)))
+            .map_err(|error| {
+                SourceError(format!("cannot write {CONSUMER_FILE} of {}: {error}", partition.topic))
+            })
     }
 
-    fn reread(&self, lane: LaneId, _: u64, offset: u64, epoch: u64) {
-        self.rereads.lock().unwrap_or_else(PoisonError::into_inner).insert(lane, (offset, epoch));
+    fn reread(&self, partition: TopicPartition, _: u64, offset: u64, epoch: u64) {
+        lock(&self.rereads).insert(partition, (offset, epoch));
     }
 
     async fn show(self: Arc<Self>, _: Vec<DeadLetter>) {}
@@ -137,7 +150,7 @@ impl Source for SpoolSource {
 
     async fn close(&self) {
         self.stopping.store(true, SeqCst);
-        let thread = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = lock(&self.reader).take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
@@ -146,7 +159,7 @@ impl Source for SpoolSource {
 
 /// Where the reading of one topic stands.
 struct TopicReader {
-    lane: LaneId,
+    partition: TopicPartition,
     directory: PathBuf,
     /// The next offset to read; nothing recorded: the first that is there.
     next: Option<u64>,
@@ -213,8 +226,16 @@ impl TopicReader {
         if self.paused {
             return false;
         }
-        let Some(durable) = read_durable(&self.directory) else { return false };
+        let durable = match read_durable(&self.directory) {
+            Ok(Some(durable)) => durable,
+            Ok(None) => return false,
+            Err(error) => {
+                self.report(&ReadError::Io(self.directory.join(DURABLE_FILE), error));
+                return false;
+            }
+        };
         self.flow.set_end(durable);
+        // Where nothing is on record, whatever is durable is to be read.
         let next = self.next.unwrap_or(0);
         if durable < next {
             // After a crash the file may be behind until the collector starts. What is appended down there is another
@@ -242,7 +263,7 @@ impl TopicReader {
         }
     }
 
-    /// Tells the lane once; what passes is tried again.
+    /// Tells the partition once; what passes is tried again.
     fn report(&mut self, error: &ReadError) {
         let problem = error.to_string();
         if self.reported.as_ref() != Some(&problem) {
@@ -372,10 +393,13 @@ fn frame_bytes(bytes: &[u8]) -> usize {
     }
 }
 
-/// Nothing when there is no such file yet: nothing has been acknowledged.
-fn read_durable(directory: &Path) -> Option<u64> {
-    let bytes = fs::read(directory.join(DURABLE_FILE)).ok()?;
-    bytes.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
+/// Nothing when there is no such file yet, or nothing in it yet: nothing has been acknowledged.
+fn read_durable(directory: &Path) -> io::Result<Option<u64>> {
+    match fs::read(directory.join(DURABLE_FILE)) {
+        Ok(bytes) => Ok(bytes.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn read_position(directory: &Path) -> io::Result<Option<Position>> {

@@ -181,7 +181,7 @@ async fn gaps_of_aborted_transactions_are_part_of_ranges() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_is_buried_where_people_see_it() {
+async fn poison_is_dead_lettered_where_people_see_it() {
     let pair = Pair::start(1).await;
     pair.produce(
         EVENTS,
@@ -204,9 +204,9 @@ async fn poison_is_buried_where_people_see_it() {
     reader.assign(&list).unwrap();
     let mut shown = Vec::new();
     while shown.len() < 3 {
-        let message = reader.poll(PATIENCE).expect("three letters").unwrap();
-        let letter: serde_json::Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
-        shown.push(letter["raw"].as_str().unwrap().to_owned());
+        let message = reader.poll(PATIENCE).expect("three records").unwrap();
+        let record: serde_json::Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+        shown.push(record["raw"].as_str().unwrap().to_owned());
     }
     assert_eq!(shown, ["not json".to_owned(), "{\"store_id\":7}".into(), event(9)]);
 }

@@ -5,9 +5,9 @@
 
 mod deleted;
 mod kafka;
-mod lane;
 mod lost_brokers;
 mod native;
+mod partition;
 mod parts;
 mod read_back;
 mod replay;

@@ -8,7 +8,7 @@ use millrace_embedded::{
     testbed::Port,
 };
 use millrace_schemas::{
-    spool::{CONSUMER_FILE, Position, segment_name},
+    spool::{CONSUMER_FILE, DURABLE_FILE, Position, segment_name},
     topic::{CLICKS, EVENTS},
 };
 
@@ -94,7 +94,7 @@ async fn a_bad_line_costs_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_the_store_refuses_are_found_and_buried() {
+async fn rows_that_the_store_refuses_are_found_and_dead_lettered() {
     let bench = Bench::start().await;
     let running = Running::start(bench.config.clone());
     await_so("tables are made", || running.health.readiness().ready).await;
@@ -244,7 +244,7 @@ async fn memory_stays_below_its_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_stops_its_lane_and_no_other() {
+async fn damage_stops_its_partition_and_no_other() {
     let bench = Bench::start().await;
     let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
     let mut clicks = SpoolTopic::new(bench.spool.path(), CLICKS);
@@ -261,6 +261,21 @@ async fn damage_stops_its_lane_and_no_other() {
     assert!(running.problems().contains("millrace.events/0"), "{}", running.problems());
     running.stop().await;
     assert_eq!(events.position(), Some(Position { next: 1, pending_next: None }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_durable_offset_that_cannot_be_read_is_said() {
+    let bench = Bench::start().await;
+    let mut events = SpoolTopic::new(bench.spool.path(), EVENTS);
+    let file = bench.spool.path().join(EVENTS).join(DURABLE_FILE);
+    fs::create_dir(&file).unwrap();
+    let running = Running::start(bench.config.clone());
+    await_so("it is said", || running.problems().contains(DURABLE_FILE)).await;
+    fs::remove_dir(&file).unwrap();
+    events.write((0..3).map(event));
+    await_answer(&bench.engine, "SELECT count() FROM millrace.events", 3).await;
+    await_so("all is well", || running.health.readiness().ready).await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

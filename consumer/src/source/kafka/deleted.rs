@@ -20,11 +20,8 @@ use std::{
 
 use millrace_schemas::metric;
 
-use super::{
-    super::{LaneId, TOPICS},
-    lock,
-};
-use crate::health::Health;
+use super::super::{TOPICS, lock};
+use crate::{health::Health, partition::TopicPartition};
 
 /// A leader is not asked again for so long: in a topic of transactions every one ends in a gap.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -130,10 +127,10 @@ impl Reading {
 /// Counts, logs and notes what was deleted unread; outlives a client.
 pub(super) struct Deletions {
     health: Health,
-    told: Mutex<HashMap<LaneId, Told>>,
+    told: Mutex<HashMap<TopicPartition, Told>>,
 }
 
-/// What was told of a lane since this process began.
+/// What was told of a partition since this process began.
 #[derive(Default)]
 struct Told {
     last: Range<u64>,
@@ -150,17 +147,17 @@ impl Deletions {
     }
 
     /// These offsets were deleted before they were read.
-    pub(super) fn tell(&self, lane: LaneId, deleted: &Range<u64>) {
+    pub(super) fn tell(&self, partition: TopicPartition, deleted: &Range<u64>) {
         let Range { start: first, end: next } = *deleted;
         let mut all = lock(&self.told);
-        let told = all.entry(lane).or_default();
+        let told = all.entry(partition).or_default();
         let count = told.add(deleted);
         if count == 0 {
             return;
         }
-        metrics::counter!(metric::CONSUMER_LOST_MESSAGES, "topic" => lane.topic).increment(count);
+        metrics::counter!(metric::CONSUMER_LOST_MESSAGES, "topic" => partition.topic).increment(count);
         tracing::error!(
-            %lane, first, next, count,
+            %partition, first, next, count,
             "Kafka deleted messages before they were read: its retention is shorter than the consumer was away or behind; \
              raise retention.ms and retention.bytes of the topic"
         );
@@ -174,18 +171,18 @@ impl Deletions {
              them back from there; raise retention.ms and retention.bytes of {}{new_group}",
             told.count,
             next - 1,
-            lane.topic
+            partition.topic
         );
-        self.health.note(&lane.to_string(), &note);
+        self.health.note(&partition.to_string(), &note);
     }
 
     /// The log goes on at `offset`, although what lies below `expected` was read. It is read from there, and what the log had
     /// held beyond is not known to anybody.
-    pub(super) fn tell_of_another_log(&self, lane: LaneId, expected: u64, offset: u64) {
+    pub(super) fn tell_of_another_log(&self, partition: TopicPartition, expected: u64, offset: u64) {
         // Its offsets begin anew, and so do those of its deletions.
-        lock(&self.told).entry(lane).or_default().last = Range::default();
+        lock(&self.told).entry(partition).or_default().last = Range::default();
         tracing::error!(
-            %lane, expected, offset,
+            %partition, expected, offset,
             "the log was made anew or cut; it is read from here, and what it had held from the expected offset on cannot be \
              counted"
         );
@@ -193,7 +190,7 @@ impl Deletions {
             "the log was made anew or cut: offset {expected} should have come, and {offset} did; it is read from there, and \
              what the former log held from {expected} on was not read and cannot be counted"
         );
-        self.health.note(&format!("{lane} log"), &note);
+        self.health.note(&format!("{partition} log"), &note);
     }
 }
 
@@ -278,17 +275,17 @@ mod tests {
     fn what_is_met_again_is_told_once_and_named() {
         let health = Health::default();
         let deletions = Deletions::new(&health);
-        let lane = LaneId { topic: TOPICS[0], partition: 3 };
+        let partition = TopicPartition { topic: TOPICS[0], number: 3 };
         for deleted in [10..30, 10..30, 20..35, 5..10, 0..40] {
-            deletions.tell(lane, &deleted);
+            deletions.tell(partition, &deleted);
         }
         let readiness = health.readiness();
         let note = &readiness.notes["millrace.events/3"];
         // 20, none, 5, 5, and 10 around them.
         assert!(note.contains(": 40, the last of them offsets 0 to 39;"), "{note}");
         assert!(readiness.ready, "nobody could make it ready again");
-        deletions.tell_of_another_log(lane, 100, 0);
-        deletions.tell(lane, &(0..5));
+        deletions.tell_of_another_log(partition, 100, 0);
+        deletions.tell(partition, &(0..5));
         let notes = health.readiness().notes;
         assert!(notes["millrace.events/3 log"].contains("offset 100 should have come"), "{notes:?}");
         assert!(notes["millrace.events/3"].contains(": 45, "), "{notes:?}");

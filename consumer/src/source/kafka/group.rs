@@ -1,4 +1,4 @@
-//! What a client knows of its lanes, and what Kafka tells it: partitions that come and go, jumps, statistics, errors.
+//! What a client knows of its partitions, and what Kafka tells it: partitions that come and go, jumps, statistics, errors.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,13 +30,17 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Assignment, Feed, Flow, LaneId, Messages, TOPICS},
-    PIECE_AGE, PIECE_BYTES, REQUEST_TIMEOUT,
+    super::{Assignment, Feed, Flow, Messages, TOPICS, lock},
     deleted::{Deletions, Jump, Reading},
-    lock,
 };
-use crate::{health::Health, memory::Memory};
+use crate::{health::Health, memory::Memory, partition::TopicPartition};
 
+/// Messages are handed over in pieces of this size, or when nothing more is there.
+pub(super) const PIECE_BYTES: usize = 256 << 10;
+/// … or when the first of them has waited this long.
+pub(super) const PIECE_AGE: Duration = Duration::from_millis(20);
+/// How long Kafka may take to answer a request.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Positions that cannot be read for so long are read by a new client: while they are asked for, the statistics wait.
 const POSITIONS_TIMEOUT: Duration = Duration::from_secs(30);
 /// A revocation waits for a commit for so long; a client whose commit takes longer is replaced.
@@ -60,7 +64,7 @@ pub(super) struct Shared {
 
 /// What a client's callbacks, the polling thread and recording share.
 pub(super) struct Group {
-    pub(super) lanes: Mutex<HashMap<LaneId, Held>>,
+    pub(super) partitions: Mutex<HashMap<TopicPartition, Held>>,
     pub(super) owned: Mutex<Owned>,
     /// Told when a commit has ended.
     pub(super) committed: Condvar,
@@ -75,7 +79,7 @@ pub(super) struct Group {
 /// Who may record, and who does.
 #[derive(Default)]
 pub(super) struct Owned {
-    pub(super) generations: HashMap<LaneId, u64>,
+    pub(super) generations: HashMap<TopicPartition, u64>,
     /// Generations whose commit is on its way.
     pub(super) committing: HashSet<u64>,
 }
@@ -101,57 +105,59 @@ pub(super) struct Context {
 }
 
 impl Group {
-    /// Adds the message to its lane's piece; says whether it is time to hand pieces over.
+    /// Adds the message to its partition's piece; says whether it is time to hand pieces over.
     pub(super) fn gather(&self, client: &BaseConsumer<Context>, message: &BorrowedMessage<'_>) -> bool {
-        let Some(lane) = lane_of(message.topic(), message.partition()) else { return false };
-        let mut lanes = lock(&self.lanes);
+        let Some(partition) = partition_of(message.topic(), message.partition()) else { return false };
+        let mut partitions = lock(&self.partitions);
         // A message that was on its way when its partition was taken from us is its new owner's.
-        let Some(held) = lanes.get_mut(&lane) else { return false };
+        let Some(held) = partitions.get_mut(&partition) else { return false };
         if held.reread.is_some() {
             return true;
         }
         if held.gathered.entries.is_empty() {
             held.gathered_since = Instant::now();
         }
+        // A message without a value holds no rows, as one with an empty value does.
         let (offset, value) = (message.offset() as u64, message.payload().unwrap_or_default());
         held.gathered.push(offset, value, is_foreign(message));
         let jump = held.reading.pass(offset);
         // Looking at the clock for every message would cost more than the message.
         let is_time = held.gathered.values.len() >= PIECE_BYTES
             || (held.gathered.entries.len().is_multiple_of(64) && held.gathered_since.elapsed() >= PIECE_AGE);
-        drop(lanes);
+        drop(partitions);
         match jump {
             None => {}
-            Some(Jump::Ahead) => self.look_for_deletions(client, lane),
+            Some(Jump::Ahead) => self.look_for_deletions(client, partition),
             Some(Jump::Back { expected }) => {
-                self.shared.deletions.tell_of_another_log(lane, expected, offset);
+                self.shared.deletions.tell_of_another_log(partition, expected, offset);
             }
         }
         is_time
     }
 
-    /// Asks where the lane's log begins, if there is a reason to, and tells what was deleted unread.
-    pub(super) fn look_for_deletions(&self, client: &BaseConsumer<Context>, lane: LaneId) {
-        let is_to_ask = lock(&self.lanes).get(&lane).is_some_and(|held| held.is_to_ask(Instant::now()));
+    /// Asks where the partition's log begins, if there is a reason to, and tells what was deleted unread.
+    pub(super) fn look_for_deletions(&self, client: &BaseConsumer<Context>, partition: TopicPartition) {
+        let is_to_ask =
+            lock(&self.partitions).get(&partition).is_some_and(|held| held.is_to_ask(Instant::now()));
         if !is_to_ask {
             return;
         }
-        let answer = client.fetch_watermarks(lane.topic, lane.partition as i32, WATERMARKS_TIMEOUT);
-        let mut lanes = lock(&self.lanes);
-        let Some(held) = lanes.get_mut(&lane) else { return };
+        let answer = client.fetch_watermarks(partition.topic, partition.number as i32, WATERMARKS_TIMEOUT);
+        let mut partitions = lock(&self.partitions);
+        let Some(held) = partitions.get_mut(&partition) else { return };
         let low = match answer {
             Ok((low @ 0.., _)) => low as u64,
             answer => {
-                tracing::debug!(%lane, ?answer, "cannot ask where the log begins");
+                tracing::debug!(%partition, ?answer, "cannot ask where the log begins");
                 held.reading.ask_again(Instant::now());
                 return;
             }
         };
         for deleted in &held.reading.settle(Instant::now(), low) {
-            self.shared.deletions.tell(lane, deleted);
+            self.shared.deletions.tell(partition, deleted);
         }
         if let Some(deleted) = held.reading.pass_over(low) {
-            self.shared.deletions.tell(lane, &deleted);
+            self.shared.deletions.tell(partition, &deleted);
             held.gather_nothing_below(deleted.end);
         }
     }
@@ -196,17 +202,17 @@ impl Group {
         };
         let mut assignments = Vec::new();
         for element in committed.elements() {
-            let Some(lane) = lane_of(element.topic(), element.partition()) else { continue };
+            let Some(partition) = partition_of(element.topic(), element.partition()) else { continue };
             let position = match element.offset() {
                 Offset::Offset(next) => Some(position(next as u64, element.metadata())),
                 _ => None,
             };
             let from = position.map_or(Offset::Beginning, |position| Offset::Offset(position.next as i64));
-            if let Err(error) = list.set_partition_offset(lane.topic, element.partition(), from) {
-                tracing::error!(%lane, %error, "cannot set where to read from");
+            if let Err(error) = list.set_partition_offset(partition.topic, element.partition(), from) {
+                tracing::error!(%partition, %error, "cannot set where to read from");
                 continue;
             }
-            assignments.push(self.hold(lane, position));
+            assignments.push(self.hold(partition, position));
         }
         if let Err(error) = consumer.incremental_assign(list) {
             tracing::error!(%error, "cannot take partitions");
@@ -219,7 +225,7 @@ impl Group {
         }
     }
 
-    fn hold(&self, lane: LaneId, position: Option<Position>) -> Assignment {
+    fn hold(&self, partition: TopicPartition, position: Option<Position>) -> Assignment {
         let generation = self.shared.generation.fetch_add(1, Relaxed);
         let (feed, messages) = mpsc::unbounded_channel();
         let (flow, lost) = (Arc::new(Flow::default()), CancellationToken::new());
@@ -235,16 +241,16 @@ impl Group {
             full_since: None,
             reread: None,
         };
-        lock(&self.lanes).insert(lane, held);
-        lock(&self.owned).generations.insert(lane, generation);
-        Assignment { lane, generation, position, feed: messages, lost, flow }
+        lock(&self.partitions).insert(partition, held);
+        lock(&self.owned).generations.insert(partition, generation);
+        Assignment { partition, generation, position, feed: messages, lost, flow }
     }
 
-    /// All lanes are lost. Does not wait for a commit that has begun: without a broker it may not end before its client
+    /// All partitions are lost. Does not wait for a commit that has begun: without a broker it may not end before its client
     /// does, and it carries a membership that has no say once the successor is in the group.
     pub(super) fn give_up(&self) {
         self.is_given_up.store(true, SeqCst);
-        for (_, held) in lock(&self.lanes).drain() {
+        for (_, held) in lock(&self.partitions).drain() {
             held.lost.cancel();
         }
     }
@@ -268,13 +274,13 @@ impl Group {
 
     fn lost(&self, list: &TopicPartitionList) {
         for element in list.elements() {
-            let Some(lane) = lane_of(element.topic(), element.partition()) else { continue };
-            if let Some(held) = lock(&self.lanes).remove(&lane) {
+            let Some(partition) = partition_of(element.topic(), element.partition()) else { continue };
+            if let Some(held) = lock(&self.partitions).remove(&partition) {
                 held.lost.cancel();
             }
             // Waits for a commit that has begun; none begins after this.
             let mut owned = lock(&self.owned);
-            let Some(generation) = owned.generations.remove(&lane) else { continue };
+            let Some(generation) = owned.generations.remove(&partition) else { continue };
             let patience = if self.is_given_up.load(SeqCst) { Duration::ZERO } else { COMMIT_TIMEOUT };
             let is_committing = |owned: &mut Owned| owned.committing.contains(&generation);
             let waited = self.committed.wait_timeout_while(owned, patience, is_committing);
@@ -313,19 +319,18 @@ impl Held {
 impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
         self.group.watch(&statistics);
-        let mut lanes = lock(&self.group.lanes);
-        for (lane, held) in lanes.iter_mut() {
-            let topic = statistics.topics.get(lane.topic);
-            let Some(partition) = topic.and_then(|topic| topic.partitions.get(&(lane.partition as i32)))
-            else {
+        let mut partitions = lock(&self.group.partitions);
+        for (partition, held) in partitions.iter_mut() {
+            let topic = statistics.topics.get(partition.topic);
+            let Some(state) = topic.and_then(|topic| topic.partitions.get(&(partition.number as i32))) else {
                 continue;
             };
-            let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
+            let end = if state.ls_offset >= 0 { state.ls_offset } else { state.hi_offset };
             if let Ok(end) = u64::try_from(end) {
                 held.flow.set_end(end);
             }
             // What is paused is not fetched, so nothing comes of it.
-            if let Ok(low) = u64::try_from(partition.lo_offset)
+            if let Ok(low) = u64::try_from(state.lo_offset)
                 && !held.paused
             {
                 held.reading.hint(low);
@@ -376,9 +381,9 @@ fn is_real(broker: &Broker) -> bool {
     matches!(broker.source.as_str(), "configured" | "learned")
 }
 
-fn lane_of(topic: &str, partition: i32) -> Option<LaneId> {
+fn partition_of(topic: &str, partition: i32) -> Option<TopicPartition> {
     let topic = TOPICS.into_iter().find(|known| *known == topic)?;
-    Some(LaneId { topic, partition: u32::try_from(partition).ok()? })
+    Some(TopicPartition { topic, number: u32::try_from(partition).ok()? })
 }
 
 fn is_foreign(message: &BorrowedMessage<'_>) -> bool {
@@ -391,11 +396,27 @@ fn is_foreign(message: &BorrowedMessage<'_>) -> bool {
 }
 
 /// The committed offset with what its metadata says. Metadata of another offset is from before somebody moved the group.
+/// Either way no range is rebuilt, so what of it is stored may be stored again, under another token.
 fn position(next: u64, metadata: &str) -> Position {
-    serde_json::from_str::<Position>(metadata)
-        .ok()
-        .filter(|position| position.next == next)
-        .unwrap_or(Position { next, pending_next: None })
+    let bare = Position { next, pending_next: None };
+    if metadata.is_empty() {
+        return bare;
+    }
+    match serde_json::from_str::<Position>(metadata) {
+        Ok(position) if position.next == next => position,
+        Ok(position) => {
+            tracing::warn!(
+                next,
+                recorded = position.next,
+                "somebody has moved the group; its record is of before"
+            );
+            bare
+        }
+        Err(error) => {
+            tracing::warn!(next, %error, "the group's position carries a record that is not the consumer's");
+            bare
+        }
+    }
 }
 
 #[cfg(test)]

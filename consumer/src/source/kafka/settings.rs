@@ -48,7 +48,7 @@ pub(super) fn consumer(config: &Config) -> Result<ClientConfig, SourceError> {
     Ok(settings)
 }
 
-/// Of the producer of dead letters.
+/// Of the producer of dead-letter records.
 pub(super) fn producer(config: &Config) -> Result<ClientConfig, SourceError> {
     let mut settings = both(config)?;
     settings

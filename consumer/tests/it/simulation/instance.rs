@@ -1,4 +1,4 @@
-//! One consumer: the real lane with hands of the simulation's, which act on the [`World`] when the schedule says so.
+//! One consumer: the real partition with hands of the simulation's, which act on the [`World`] when the schedule says so.
 
 use std::{
     collections::HashSet,
@@ -9,7 +9,7 @@ use std::{
 
 use millrace_consumer::{
     backoff::Backoff,
-    lane::{Effect, Failure, Input, Lane, Limits},
+    partition::{Effect, Failure, Input, Limits, Partition},
 };
 use millrace_schemas::spool::Position;
 
@@ -21,7 +21,7 @@ use super::{
 
 pub(super) struct Instance {
     pub(super) id: u32,
-    lane: Lane,
+    partition: Partition,
     mutation: Option<Mutation>,
     cursor: u64,
     epoch: u32,
@@ -56,7 +56,7 @@ pub(super) enum Work {
     Record(Position),
     ReadBack(Range<u32>),
     Insert(Request),
-    Bury,
+    WriteDeadLetters,
 }
 
 /// What becomes of it.
@@ -75,7 +75,13 @@ pub(super) enum Fate {
 }
 
 impl Instance {
-    pub(super) fn start(world: &mut World, id: u32, rows_max: u32, mutation: Option<Mutation>) -> Self {
+    pub(super) fn start(
+        world: &mut World,
+        now: Instant,
+        id: u32,
+        rows_max: u32,
+        mutation: Option<Mutation>,
+    ) -> Self {
         let limits = Limits {
             rows_max,
             bytes_max: usize::MAX,
@@ -89,14 +95,14 @@ impl Instance {
             }
             _ => world.recorded,
         };
-        let lane = Lane::new(limits, position);
-        if lane.must_read_to().is_some() {
+        let partition = Partition::new(limits, position, now);
+        if partition.must_read_to().is_some() {
             world.note("a range is rebuilt");
         }
         Self {
             id,
-            rebuilt_to: lane.must_read_to(),
-            lane,
+            rebuilt_to: partition.must_read_to(),
+            partition,
             mutation,
             cursor: world.begin(),
             epoch: world.epoch,
@@ -117,7 +123,7 @@ impl Instance {
         let Some(message) = world.message_from(self.cursor) else { return Ok(()) };
         let (offset, lines) = (message.offset, message.lines.clone());
         let mut effects = Vec::new();
-        self.lane.step(now, Input::Offered { offset }, &mut effects);
+        self.partition.step(now, Input::Offered { offset }, &mut effects);
         let take = effects.last() == Some(&Effect::Take);
         if take {
             effects.pop();
@@ -140,10 +146,10 @@ impl Instance {
         self.input(world, now, Input::Taken { offset, lines: count, open_rows, open_bytes: 0 })
     }
 
-    /// Something happens to the lane.
+    /// Something happens to the partition.
     pub(super) fn input(&mut self, world: &mut World, now: Instant, input: Input) -> Checked {
         let mut effects = Vec::new();
-        self.lane.step(now, input, &mut effects);
+        self.partition.step(now, input, &mut effects);
         self.perform(world, now, effects)
     }
 
@@ -193,7 +199,7 @@ impl Instance {
                 return self.begin(Work::Insert(request));
             }
             Effect::Refuse { row } => return self.refuse(world, row),
-            Effect::Bury => return self.begin(Work::Bury),
+            Effect::WriteDeadLetters => return self.begin(Work::WriteDeadLetters),
             Effect::Release => self.closed = None,
             Effect::Reread { first, next } => {
                 world.note("a batch is searched");
@@ -213,7 +219,7 @@ impl Instance {
         let Some(closed) = &mut self.closed else { return Err("a row of no batch is refused".into()) };
         let rows = &closed.batch.rows;
         let refused = match self.mutation {
-            Some(Mutation::BuryTheBatch) => rows.clone(),
+            Some(Mutation::DeadLetterTheBatch) => rows.clone(),
             _ => rows.get(row as usize).copied().into_iter().collect(),
         };
         if let [row] = refused.as_slice()
@@ -300,12 +306,12 @@ impl Instance {
                     Input::InsertFailed { failure, jitter }
                 }
             },
-            Work::Bury => {
+            Work::WriteDeadLetters => {
                 let dead = self.closed.as_ref().map_or(&[][..], |closed| &closed.batch.dead);
                 if happens {
-                    world.bury(dead)?;
+                    world.dead_letter(dead)?;
                 }
-                if well { Input::Buried } else { Input::BuryFailed { jitter } }
+                if well { Input::DeadLettersWritten } else { Input::DeadLettersFailed { jitter } }
             }
         };
         let input = self.mutation.map_or(input, |mutation| mutation.alter_input(input));
@@ -359,8 +365,8 @@ impl Instance {
             Some(Work::Record(position)) if random.percent(50) => {
                 world.record(self.id, position, true).map(|_| ())
             }
-            Some(Work::Bury) if random.percent(50) => {
-                world.bury(self.closed.as_ref().map_or(&[], |closed| &closed.batch.dead))
+            Some(Work::WriteDeadLetters) if random.percent(50) => {
+                world.dead_letter(self.closed.as_ref().map_or(&[], |closed| &closed.batch.dead))
             }
             _ => Ok(()),
         }

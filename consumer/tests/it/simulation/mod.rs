@@ -1,4 +1,4 @@
-//! The real lane in a simulated world: thousands of random schedules, each known by its seed.
+//! The real partition in a simulated world: thousands of random schedules, each known by its seed.
 //!
 //! A schedule appends to the log and lets consumers read, time pass, and what is on its way succeed, fail, happen without
 //! being acknowledged, happen in part or late. Consumers crash and start again with other limits; a successor takes
@@ -9,12 +9,13 @@
 //! Checked all the time (in [`world`] and [`instance`]):
 //!
 //! * an insert's range is on record, and a range on record is only ever sent with the same rows; a row has one range;
-//! * the position never passes a line that is neither stored nor buried; only what is wrong is buried;
-//! * rows that may have been sent are asked for before they are sent again, or buried; none is buried that is stored;
+//! * the position never passes a line that is neither stored nor dead-lettered; only what is wrong is dead-lettered;
+//! * rows that may have been sent are asked for before they are sent again, or dead-lettered; none that is stored is
+//!   dead-lettered;
 //! * no row is stored a second time while its token is remembered;
 //! * one batch and one thing at a time are on their way;
 //!
-//! and in the end: every line is stored or buried, never both, and the position is the log's end.
+//! and in the end: every line is stored or dead-lettered, never both, and the position is the log's end.
 //!
 //! `MILLRACE_SIMULATION_SEEDS` says how many schedules are tried (10,000 by default), `MILLRACE_SIMULATION_SEED` which
 //! one alone, step by step.
@@ -28,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_consumer::lane::Input;
+use millrace_consumer::partition::Input;
 
 use self::{
     instance::{Fate, Instance},
@@ -43,7 +44,7 @@ const HAPPENINGS: usize = 15;
 const SEEDS_TO_NOTICE: u64 = 2_000;
 
 #[test]
-fn whatever_happens_everything_is_stored_once_or_buried() {
+fn whatever_happens_everything_is_stored_once_or_dead_lettered() {
     if let Some(seed) = number("MILLRACE_SIMULATION_SEED") {
         assert_eq!(Simulation::new(seed, None, true).run().err(), None, "seed {seed}");
         return;
@@ -159,8 +160,8 @@ impl Simulation {
         let weather = Weather::of(&mut random);
         let window = if random.percent(50) { 1 + random.below(8) as usize } else { usize::MAX };
         let mut world = World::new(window, tells);
-        let owner = Instance::start(&mut world, 0, 1 + random.below(12) as u32, mutation);
         let now = Instant::now();
+        let owner = Instance::start(&mut world, now, 0, 1 + random.below(12) as u32, mutation);
         Self { random, weather, world, owner, former: Vec::new(), now, spell: 0, mutation, tells }
     }
 
@@ -257,7 +258,7 @@ impl Simulation {
         let id = self.world.owner + 1;
         self.world.owner = id;
         let rows_max = 1 + self.random.below(12) as u32;
-        let next = Instance::start(&mut self.world, id, rows_max, self.mutation);
+        let next = Instance::start(&mut self.world, self.now, id, rows_max, self.mutation);
         let before = std::mem::replace(&mut self.owner, next);
         if !before.stopped && self.former.len() < 2 {
             self.former.push(before);
@@ -357,7 +358,7 @@ impl Simulation {
         if self.owner.stopped {
             Ok(self.world)
         } else {
-            Err("a lane with nothing to do does not stop".into())
+            Err("a partition with nothing to do does not stop".into())
         }
     }
 }

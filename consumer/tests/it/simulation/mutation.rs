@@ -1,6 +1,6 @@
-//! Rules broken on purpose, between the lane and its hands: each must be noticed.
+//! Rules broken on purpose, between the partition and its hands: each must be noticed.
 
-use millrace_consumer::lane::{Effect, Input};
+use millrace_consumer::partition::{Effect, Input};
 use millrace_schemas::spool::Position;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +22,9 @@ pub(super) enum Mutation {
     /// An insert that failed is taken for one that went well.
     TakeFailureForSuccess,
     /// A row that is refused takes its batch with it.
-    BuryTheBatch,
-    /// The position moves without the dead letters being stored.
-    SkipTheBurial,
+    DeadLetterTheBatch,
+    /// The position moves without the dead-letter records being stored.
+    SkipTheDeadLetters,
     /// Rows are sent again without a look at the store.
     SkipReadingBack,
     /// A part of the rows is taken as proof of all.
@@ -45,15 +45,15 @@ impl Mutation {
         Self::RebuildOtherRows,
         Self::PassOverAMessage,
         Self::TakeFailureForSuccess,
-        Self::BuryTheBatch,
-        Self::SkipTheBurial,
+        Self::DeadLetterTheBatch,
+        Self::SkipTheDeadLetters,
         Self::SkipReadingBack,
         Self::TakePartForAll,
         Self::TakeSilenceForAbsence,
         Self::NoFence,
     ];
 
-    /// What is done instead of an effect, and what the lane is told at once.
+    /// What is done instead of an effect, and what the partition is told at once.
     pub(super) fn alter(self, effect: Effect) -> (Option<Effect>, Option<Input>) {
         match (self, effect) {
             (Self::SkipTheIntent, Effect::Record(Position { pending_next: Some(_), .. })) => {
@@ -62,13 +62,13 @@ impl Mutation {
             (Self::MoveThePositionFirst, Effect::Record(Position { pending_next: Some(next), .. })) => {
                 (Some(Effect::Record(Position { next, pending_next: None })), None)
             }
-            (Self::SkipTheBurial, Effect::Bury) => (None, Some(Input::Buried)),
+            (Self::SkipTheDeadLetters, Effect::WriteDeadLetters) => (None, Some(Input::DeadLettersWritten)),
             (Self::SkipReadingBack, Effect::ReadBack { .. }) => (None, Some(Input::ReadBack { all: false })),
             (_, effect) => (Some(effect), None),
         }
     }
 
-    /// What the lane is told instead of what happened.
+    /// What the partition is told instead of what happened.
     pub(super) fn alter_input(self, input: Input) -> Input {
         match (self, input) {
             (Self::TakeFailureForSuccess, Input::InsertFailed { .. }) => Input::Inserted,

@@ -98,7 +98,7 @@ pub(super) struct World {
     events: HashSet<u32>,
     stored_by: HashMap<LineId, (Part, Token)>,
     dead: BTreeSet<LineId>,
-    /// Good rows that errors without a meaning had buried.
+    /// Good rows that errors without a meaning had dead-lettered.
     pub(super) unsure: BTreeSet<LineId>,
     /// Inserts that nobody waits for any more, and that may still be applied.
     pub(super) late: Vec<Request>,
@@ -304,16 +304,16 @@ impl World {
         rows.iter().filter(|row| self.physical.iter().any(|held| place(held) == place(row))).count()
     }
 
-    pub(super) fn bury(&mut self, lines: &[Line]) -> Checked {
+    pub(super) fn dead_letter(&mut self, lines: &[Line]) -> Checked {
         for line in lines {
             if line.content == Content::Row && !self.unsure.contains(&line.id) {
-                return Err(format!("{:?} is buried, and nothing was wrong with it", line.id));
+                return Err(format!("{:?} is dead-lettered, and nothing was wrong with it", line.id));
             }
             self.dead.insert(line.id);
             self.note(match line.content {
-                Content::Row => "a good row is buried after errors without a meaning",
-                Content::Poison => "a refused row is buried",
-                Content::Undecodable => "a line that is no row is buried",
+                Content::Row => "a good row is dead-lettered after errors without a meaning",
+                Content::Poison => "a refused row is dead-lettered",
+                Content::Undecodable => "a line that is no row is dead-lettered",
             });
         }
         Ok(())
@@ -333,7 +333,7 @@ impl World {
         let both =
             self.physical.iter().find(|row| self.dead.contains(&row.id) && !self.unsure.contains(&row.id));
         match poison.or(both) {
-            Some(row) => Err(format!("{:?} is stored and buried", row.id)),
+            Some(row) => Err(format!("{:?} is stored and dead-lettered", row.id)),
             None => Ok(()),
         }
     }

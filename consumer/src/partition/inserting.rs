@@ -1,0 +1,294 @@
+//! Rows on their way to the store, part by part. What may have been sent before is looked for first; a part that is
+//! refused is halved until the row at fault is alone, and that row is dead-lettered once the store says that it is not
+//! there.
+
+use std::time::Instant;
+
+use super::{
+    batch::{Batch, Origin},
+    parts::{Halves, Parts},
+    protocol::{Effect, Failure, Input, Limits},
+    retry::{Retry, Slowdown},
+};
+
+/// An insert, by what is on its way for its current part.
+#[derive(Clone, Debug)]
+pub(super) enum Inserting {
+    LookingUp(LookingUp),
+    Sending(Sending),
+    Confirming(Confirming),
+}
+
+/// What an answer leads to.
+#[derive(Debug)]
+pub(super) enum Step {
+    OnItsWay(Inserting),
+    /// Every row is stored or refused.
+    Done(Batch),
+    /// The batch was refused as a whole; its rows have to be searched.
+    Refused(Batch),
+}
+
+/// The part may have been sent before, and the store is asked for it.
+#[derive(Clone, Debug)]
+pub(super) struct LookingUp(Insert);
+
+/// The part is being inserted.
+#[derive(Clone, Debug)]
+pub(super) struct Sending(Insert);
+
+/// The part is a single row that was refused, and the store is asked whether it is there all the same.
+#[derive(Clone, Debug)]
+pub(super) struct Confirming(Insert);
+
+/// What the phases have in common.
+#[derive(Clone, Debug)]
+struct Insert {
+    batch: Batch,
+    origin: Origin,
+    parts: Parts,
+    /// The store was overloaded by this batch, which slows it down once.
+    overloaded: bool,
+    /// Failures of the part in a row that nobody could explain.
+    unknown_attempts: u32,
+    retry: Retry,
+}
+
+impl Inserting {
+    /// A batch whose intent is on record.
+    pub(super) fn begin(batch: Batch, origin: Origin, effects: &mut Vec<Effect>) -> Step {
+        let Some(parts) = Parts::whole(batch.rows) else { return Step::Done(batch) };
+        let retry = Retry::default();
+        let insert = Insert { batch, origin, parts, overloaded: false, unknown_attempts: 0, retry };
+        match origin {
+            Origin::Fresh => insert.send(effects),
+            Origin::MaybeSent | Origin::Refused => insert.look_up(effects),
+        }
+    }
+
+    pub(super) fn batch(&self) -> &Batch {
+        &self.insert().batch
+    }
+
+    pub(super) fn retry(&self) -> &Retry {
+        &self.insert().retry
+    }
+
+    pub(super) fn retry_mut(&mut self) -> &mut Retry {
+        match self {
+            Self::LookingUp(LookingUp(insert))
+            | Self::Sending(Sending(insert))
+            | Self::Confirming(Confirming(insert)) => &mut insert.retry,
+        }
+    }
+
+    /// Asks once more, after a pause.
+    pub(super) fn ask(&self, effects: &mut Vec<Effect>) {
+        match self {
+            Self::LookingUp(LookingUp(insert)) | Self::Confirming(Confirming(insert)) => insert.ask(effects),
+            Self::Sending(_) => panic!("what failed is looked for before it is sent again: {self:?}"),
+        }
+    }
+
+    pub(super) fn answered(
+        self,
+        now: Instant,
+        answer: Input,
+        limits: &Limits,
+        slowdown: &mut Slowdown,
+        effects: &mut Vec<Effect>,
+    ) -> Step {
+        match (self, answer) {
+            (Self::LookingUp(phase), Input::ReadBack { all }) => phase.read_back(all, effects),
+            (Self::LookingUp(phase), Input::Unanswered { .. }) => phase.unanswered(effects),
+            (Self::Sending(phase), Input::Inserted) => phase.inserted(slowdown, effects),
+            (Self::Sending(phase), Input::InsertFailed { failure, jitter }) => {
+                phase.failed(now, failure, jitter, limits, slowdown, effects)
+            }
+            (Self::Confirming(phase), Input::ReadBack { all }) => phase.read_back(all, effects),
+            (Self::Confirming(phase), Input::Unanswered { jitter }) => phase.unanswered(now, jitter, limits),
+            (phase, answer) => panic!("{answer:?} comes to {phase:?}"),
+        }
+    }
+
+    fn insert(&self) -> &Insert {
+        match self {
+            Self::LookingUp(LookingUp(insert))
+            | Self::Sending(Sending(insert))
+            | Self::Confirming(Confirming(insert)) => insert,
+        }
+    }
+}
+
+impl LookingUp {
+    fn read_back(self, all: bool, effects: &mut Vec<Effect>) -> Step {
+        if all { self.0.next_part(effects) } else { self.0.send(effects) }
+    }
+
+    /// Sending again needs no proof.
+    fn unanswered(self, effects: &mut Vec<Effect>) -> Step {
+        self.0.send(effects)
+    }
+}
+
+impl Sending {
+    fn inserted(self, slowdown: &mut Slowdown, effects: &mut Vec<Effect>) -> Step {
+        if !self.0.overloaded {
+            slowdown.ease();
+        }
+        self.0.next_part(effects)
+    }
+
+    /// Whatever was answered, the rows may be stored, all of them or some.
+    fn failed(
+        self,
+        now: Instant,
+        failure: Failure,
+        jitter: f64,
+        limits: &Limits,
+        slowdown: &mut Slowdown,
+        effects: &mut Vec<Effect>,
+    ) -> Step {
+        let Self(mut insert) = self;
+        match failure {
+            Failure::Passing => insert.retry.pause(now, &limits.backoff, jitter),
+            Failure::Overloaded => {
+                insert.retry.pause_for_long(now, &limits.backoff, jitter);
+                if !std::mem::replace(&mut insert.overloaded, true) {
+                    slowdown.grow();
+                }
+            }
+            Failure::Unknown => {
+                insert.unknown_attempts += 1;
+                if insert.unknown_attempts >= limits.unknown_attempts_max {
+                    return insert.refused(effects);
+                }
+                insert.retry.pause(now, &limits.backoff, jitter);
+            }
+            Failure::Refused => return insert.refused(effects),
+        }
+        Step::OnItsWay(Inserting::LookingUp(LookingUp(insert)))
+    }
+}
+
+impl Confirming {
+    fn read_back(self, all: bool, effects: &mut Vec<Effect>) -> Step {
+        if !all {
+            effects.push(Effect::Refuse { row: self.0.parts.row() });
+        }
+        self.0.next_part(effects)
+    }
+
+    /// Sending again needs no proof. Dead-lettering does, of the opposite: the row may be stored.
+    fn unanswered(mut self, now: Instant, jitter: f64, limits: &Limits) -> Step {
+        self.0.retry.pause(now, &limits.backoff, jitter);
+        Step::OnItsWay(Inserting::Confirming(self))
+    }
+}
+
+impl Insert {
+    fn look_up(self, effects: &mut Vec<Effect>) -> Step {
+        self.ask(effects);
+        Step::OnItsWay(Inserting::LookingUp(LookingUp(self)))
+    }
+
+    fn ask(&self, effects: &mut Vec<Effect>) {
+        effects.push(Effect::ReadBack { rows: self.parts.current() });
+    }
+
+    fn send(self, effects: &mut Vec<Effect>) -> Step {
+        let rows = self.parts.current();
+        let whole = rows == (0..self.batch.rows);
+        assert!(
+            whole || self.origin == Origin::Refused,
+            "rows {rows:?} of {self:?} are not kept to be sent alone"
+        );
+        effects.push(Effect::Insert { rows, whole });
+        Step::OnItsWay(Inserting::Sending(Sending(self)))
+    }
+
+    /// The part is stored or refused; a part that comes after it may have been sent in an earlier search.
+    fn next_part(mut self, effects: &mut Vec<Effect>) -> Step {
+        let Some(parts) = self.parts.next() else { return Step::Done(self.batch) };
+        (self.parts, self.unknown_attempts, self.retry) = (parts, 0, Retry::default());
+        self.look_up(effects)
+    }
+
+    fn refused(mut self, effects: &mut Vec<Effect>) -> Step {
+        if self.origin != Origin::Refused {
+            return Step::Refused(self.batch);
+        }
+        (self.unknown_attempts, self.retry) = (0, Retry::default());
+        match self.parts.halve() {
+            Halves::Two(parts) => Self { parts, ..self }.look_up(effects),
+            Halves::Row(parts) => {
+                let insert = Self { parts, ..self };
+                insert.ask(effects);
+                Step::OnItsWay(Inserting::Confirming(Confirming(insert)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backoff::Backoff;
+
+    const LIMITS: Limits = Limits {
+        rows_max: 1,
+        bytes_max: 1,
+        age_max: Duration::ZERO,
+        backoff: Backoff { first: Duration::from_millis(10), max: Duration::from_millis(80) },
+        unknown_attempts_max: 1,
+    };
+    const ABSENT: Input = Input::ReadBack { all: false };
+
+    fn answer(step: Step, answer: Input) -> (Step, Vec<Effect>) {
+        let mut effects = Vec::new();
+        let Step::OnItsWay(phase) = step else { panic!("{answer:?} comes after the end") };
+        let (now, mut slowdown) = (Instant::now(), Slowdown::default());
+        (phase.answered(now, answer, &LIMITS, &mut slowdown, &mut effects), effects)
+    }
+
+    #[test]
+    fn a_batch_without_rows_is_done_at_once() {
+        let batch = Batch::new(0, 1, 0, Instant::now());
+        let mut effects = Vec::new();
+        assert!(matches!(Inserting::begin(batch, Origin::MaybeSent, &mut effects), Step::Done(_)));
+        assert_eq!(effects, []);
+    }
+
+    #[test]
+    fn a_refused_batch_is_searched_before_it_is_divided() {
+        let batch = Batch::new(0, 4, 3, Instant::now());
+        let refused = Input::InsertFailed { failure: Failure::Refused, jitter: 0.0 };
+        let mut effects = Vec::new();
+        let step = Inserting::begin(batch, Origin::Fresh, &mut effects);
+        assert_eq!(effects, [Effect::Insert { rows: 0..3, whole: true }]);
+        let (step, effects) = answer(step, refused);
+        assert!(matches!(step, Step::Refused(of) if of == batch) && effects.is_empty());
+
+        let step = Inserting::begin(batch, Origin::Refused, &mut Vec::new());
+        let (step, _) = answer(step, ABSENT);
+        let (step, effects) = answer(step, refused);
+        assert_eq!(effects, [Effect::ReadBack { rows: 0..1 }], "the first half");
+        let (step, effects) = answer(step, ABSENT);
+        assert_eq!(effects, [Effect::Insert { rows: 0..1, whole: false }]);
+        let (step, effects) = answer(step, refused);
+        assert_eq!(effects, [Effect::ReadBack { rows: 0..1 }], "it may be there all the same");
+        let (step, effects) = answer(step, ABSENT);
+        assert_eq!(effects, [Effect::Refuse { row: 0 }, Effect::ReadBack { rows: 1..3 }]);
+        let (step, effects) = answer(step, Input::ReadBack { all: true });
+        assert!(matches!(step, Step::Done(of) if of == batch) && effects.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "Inserted comes to LookingUp")]
+    fn no_insert_is_acknowledged_that_was_not_sent() {
+        let batch = Batch::new(0, 4, 3, Instant::now());
+        answer(Inserting::begin(batch, Origin::MaybeSent, &mut Vec::new()), Input::Inserted);
+    }
+}
