@@ -274,7 +274,7 @@ mod tests {
         let early = Seen { source: from("early"), device: in_place("DE"), ..named(0, true) };
         let page = Seen { source: from("page"), ..view(1, "/") };
         let later = Seen { source: from("later"), device: in_place("FR"), ..view(2, "/b") };
-        let session = only(&[later.clone(), page, early.clone()]);
+        let session = only(&[later, page, early.clone()]);
         assert_eq!((&*session.source.referrer_host, &*session.device.place[0]), ("page", "DE"));
         let session = only(&[early]);
         assert_eq!(&*session.source.referrer_host, "early");

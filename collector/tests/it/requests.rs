@@ -89,8 +89,10 @@ async fn nothing_around_an_event_costs_it() {
         let answer = service.send(request).await;
         assert!(matches!(answer.status, 202), "{body}: {answer:?}");
         let rows = service.events();
-        let row =
-            rows.iter().find(|row| row["order_id"] == number.to_string()).unwrap_or_else(|| panic!("{body}"));
+        let row = rows
+            .iter()
+            .find(|row| row["order_id"] == *number.to_string())
+            .unwrap_or_else(|| panic!("{body}"));
         assert_eq!(row["total_minor"], 500, "{body}");
         row["repairs"].clone()
     };

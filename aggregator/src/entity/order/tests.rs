@@ -79,7 +79,7 @@ fn a_servers_report_wins_and_a_browsers_tells_when_and_who() {
         assert_eq!((order.at_ms, order.total, &*order.visitor_id), (server.at_ms, 5_000, ""));
     }
     // Who tells no value says nothing against it; a visitor and a session come together.
-    let silent = Report { value_minor: None, at_ms: server.at_ms - 7 * DAY_MS, ..browser.clone() };
+    let silent = Report { value_minor: None, at_ms: server.at_ms - 7 * DAY_MS, ..browser };
     let named = Report { visitor_id: "w".into(), ..server };
     let order = order_of(&[silent.clone(), named]);
     assert_eq!((order.at_ms, &*order.visitor_id, &*order.session_id), (silent.at_ms, "w", ""));
@@ -185,7 +185,7 @@ fn an_update_replaces_what_it_names() {
     let updated = order_of(&[items.clone(), order.clone()]);
     assert_eq!((updated.total, updated.unexplained), (4_000 + 100, 0), "its total is theirs");
     let later = worth(Kind::Updated, 3, 70);
-    assert_eq!(order_of(&[later.clone(), items.clone(), order.clone()]).total, 7_000);
+    assert_eq!(order_of(&[later.clone(), items, order.clone()]).total, 7_000);
     // 30 were given back before somebody said that 70 are left of it.
     let included = Report { refunds_included: true, ..later };
     let refund = worth(Kind::Refunded, 1, 30);
@@ -197,7 +197,7 @@ fn an_update_replaces_what_it_names() {
 fn a_cancellation_takes_what_is_left() {
     let order = worth(Kind::Placed, 0, 50);
     let cancel = |at| report(Kind::Cancelled, at);
-    let settled = order_of(&[cancel(2), cancel(5), order.clone(), worth(Kind::Refunded, 1, 20)]);
+    let settled = order_of(&[cancel(2), cancel(5), order, worth(Kind::Refunded, 1, 20)]);
     assert_eq!(amounts(&settled), [2_000, 3_000]);
     assert_eq!(settled.taken.iter().filter(|taken| taken.is_cancellation).count(), 1);
     assert!(order_at(&[cancel(2)], |_, _, _, _| None).is_none(), "it waits for its order");

@@ -189,7 +189,7 @@ proptest! {
         let (old, arrived) = (events(&old), events(&arrived));
         let new: Vec<_> = old.iter().chain(&arrived).copied().collect();
         let (again, range) = cut_again(&old, &new, &arrived);
-        prop_assert_eq!(cut(&new).sessions, again, "{:?}", range.clone());
+        prop_assert_eq!(cut(&new).sessions, again, "{:?}", range);
         // Erasure is the same with its sign turned.
         let (back, range) = cut_again(&new, &old, &arrived);
         prop_assert_eq!(cut(&old).sessions, back, "{:?}", range);
