@@ -18,7 +18,6 @@ pub(super) fn bad_events(timestamp_ms: i64) -> Vec<Bad> {
     [
         (Reason::MalformedJson, "oh".to_string()),
         (Reason::MalformedJson, r#""never ends"#.to_string()),
-        (Reason::WrongType, r#"{"type":"event","name":oh}"#.to_string()),
         (Reason::NotAnObject, "42".into()),
         (Reason::NotAnObject, r#""page_view""#.into()),
         (Reason::MissingField, of_type("page_view", "")),
