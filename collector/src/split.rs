@@ -32,11 +32,9 @@ pub(crate) fn split(body: &[u8], most: usize) -> Option<Top> {
         }
         _ => return None,
     };
-    let behind = skip_whitespace(body, end);
-    // What stands behind the end is nothing, unless other values follow, on lines of their own if there is more than these.
-    let is_value = |at: usize| matches!(body.get(skip_whitespace(body, at)), Some(b'{' | b'['));
-    let follows =
-        is_value(behind) || memchr::memchr_iter(b'\n', &body[behind..]).any(|at| is_value(behind + at + 1));
+    // What stands behind the end is nothing, unless another value begins there, or on a later line.
+    let begins_value = |line: &[u8]| matches!(line.trim_ascii_start().first(), Some(b'{' | b'['));
+    let follows = body[end.min(body.len())..].split(|byte| *byte == b'\n').any(begins_value);
     Some(if follows { Top::Sequence } else { top })
 }
 
@@ -187,6 +185,13 @@ mod tests {
     fn lines_are_trimmed_and_empty_ones_skipped() {
         assert_eq!(lines(b"{}\r\n\n [1] \n", 9), vec![0..2, 6..9]);
         assert_eq!(lines(b"1\n2\n3\n4", 2).len(), 3);
+    }
+
+    #[test]
+    fn values_on_later_lines_are_looked_for_once() {
+        assert_eq!(split(b"{\"a\":1}\nhello\n\n {\"a\":2}", 9), Some(Top::Sequence));
+        let empty = [b"[1]".as_slice(), &vec![b'\n'; 1_000_000]].concat();
+        assert_eq!(split(&empty, 9), Some(Top::Array(vec![1..2])));
     }
 
     #[test]

@@ -161,7 +161,7 @@ const _: () = assert!(COUNT <= u64::BITS as usize);
 
 impl<'t> Object<'t> {
     /// Finds the fields of the object at `start`, and those in its object `ecommerce` as if they stood beside it. Of a
-    /// field that stands twice the last counts, as every reader of JSON has it; of those in `ecommerce` none that stands
+    /// field that stands twice the last that says something counts; of those in `ecommerce` none that stands
     /// outside, too.
     pub(crate) fn read(nodes: &'t [Node<'t>], start: usize) -> Result<Self, Rejection> {
         let Some(Node::Object { len, .. }) = nodes.get(start) else {

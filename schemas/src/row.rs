@@ -187,7 +187,7 @@ rows! {
         label: &'a str => Text,
         /// Value of the event, as sent.
         value: Option<f64> => OptionF64,
-        /// Currency of all amounts, ISO 4217; empty in a refund: its order's.
+        /// Currency of all amounts, ISO 4217; empty in a refund or an update: its order's.
         currency: &'a str => Symbol,
         /// Total of the order, or amount of the refund, minor units; null when none was sent.
         total_minor: Option<i64> => OptionI64,
