@@ -190,8 +190,9 @@ mod tests {
     #[test]
     fn values_on_later_lines_are_looked_for_once() {
         assert_eq!(split(b"{\"a\":1}\nhello\n\n {\"a\":2}", 9), Some(Top::Sequence));
-        let empty = [b"[1]".as_slice(), &vec![b'\n'; 1_000_000]].concat();
-        assert_eq!(split(&empty, 9), Some(Top::Array(vec![1..2])));
+        let empty = [b"[1]".to_vec(), vec![b'\n'; 1_000_000]].concat();
+        let one = split(&empty, 9);
+        assert!(matches!(one, Some(Top::Array(found)) if found.len() == 1));
     }
 
     #[test]
