@@ -242,17 +242,6 @@ pub(crate) fn digest(block: &Block) -> u128 {
     hasher.digest128()
 }
 
-/// The same for dead-letter records, whose blocks differ from one attempt to the next by the time in them.
-pub(crate) fn digest_of_records(records: &[DeadLetter]) -> u128 {
-    let mut hasher = Xxh3::new();
-    for record in records {
-        hasher.update(&record.offset.to_le_bytes());
-        hasher.update(&record.row.to_le_bytes());
-        hasher.update(&record.raw);
-    }
-    hasher.digest128()
-}
-
 impl RawRows {
     fn push(&mut self, offset: u64, row: u32, line: &[u8]) {
         let start = self.bytes.len();

@@ -12,11 +12,12 @@ use millrace_schemas::{metric, reject::Reason, spool::Position};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batch::{ClosedBatch, OpenBatch, digest, digest_of_records},
+    batch::{ClosedBatch, OpenBatch, digest},
     dead_letter,
     decode::{Decoder, Table},
     health::Health,
     memory::Memory,
+    native::Block,
     partition::{Effect, Failure, Input, Limits, Partition, TopicPartition},
     sink::Sink,
     source::{Assignment, Feed, Messages, Source, SourceError},
@@ -199,7 +200,7 @@ impl<S: Source, K: Sink> Driver<S, K> {
                 Effect::Close { first, next } => self.close(first, next),
                 Effect::Record(position) => self.record(position),
                 Effect::ReadBack { rows } => self.read_back(&rows),
-                Effect::Insert { rows, whole } => self.insert(rows, whole),
+                Effect::Insert { rows, whole, with_token } => self.insert(rows, whole, with_token),
                 Effect::Refuse { row } => self.refuse(row),
                 Effect::WriteDeadLetters => self.write_dead_letters(),
                 Effect::Release => self.release(),
@@ -248,12 +249,12 @@ impl<S: Source, K: Sink> Driver<S, K> {
         self.begin(async move { Done::ReadBack(sink.holds(table, partition, sought).await) });
     }
 
-    fn insert(&mut self, rows: Range<u32>, whole: bool) {
+    fn insert(&mut self, rows: Range<u32>, whole: bool, with_token: bool) {
         let closed = closed(&self.closed);
         let block = closed.block(&rows, whole, &mut self.decoder);
-        let token = self.token(self.table, closed, (!whole).then_some(rows), digest(&block));
+        let token = with_token.then(|| self.token(closed, (!whole).then_some(rows), &block));
         let (sink, table) = (self.shared.sink.clone(), self.table);
-        self.begin(async move { Done::Inserted(sink.insert(table, &token, &block).await) });
+        self.begin(async move { Done::Inserted(sink.insert(table, token.as_deref(), &block).await) });
     }
 
     fn refuse(&mut self, row: u32) {
@@ -270,11 +271,11 @@ impl<S: Source, K: Sink> Driver<S, K> {
             return;
         }
         let block = dead_letter::block(&closed.dead_letters);
-        let token = self.token(Table::DeadLetters, closed, None, digest_of_records(&closed.dead_letters));
         let records = closed.dead_letters.clone();
         let (sink, source) = (self.shared.sink.clone(), self.shared.source.clone());
         self.begin(async move {
-            let result = sink.insert(Table::DeadLetters, &token, &block).await;
+            // Written again, they meet their first copy; nobody would notice what a token drops.
+            let result = sink.insert(Table::DeadLetters, None, &block).await;
             if result.is_ok() {
                 source.show(records).await;
             }
@@ -289,10 +290,10 @@ impl<S: Source, K: Sink> Driver<S, K> {
     }
 
     /// The same rows of the same range have the same token, whoever sends them and however often.
-    fn token(&self, table: Table, closed: &ClosedBatch, part: Option<Range<u32>>, digest: u128) -> String {
+    fn token(&self, closed: &ClosedBatch, part: Option<Range<u32>>, block: &Block) -> String {
         let ClosedBatch { first, next, .. } = closed;
         let part = part.map_or_else(String::new, |rows| format!("/{}-{}", rows.start, rows.end));
-        format!("{}/{}/{first}-{next}{part}/{digest:032x}", table.name(), self.id())
+        format!("{}/{}/{first}-{next}{part}/{:032x}", self.table.name(), self.id(), digest(block))
     }
 
     fn release(&mut self) {

@@ -145,9 +145,14 @@ impl FakeSink {
 }
 
 impl Sink for FakeSink {
-    async fn insert(&self, _: Table, token: &str, _: &Block) -> Result<Duration, StoreError> {
-        let (place, _digest) = token.rsplit_once('/').expect("a token ends in a digest");
-        self.journal.push(format!("insert {place}"));
+    async fn insert(&self, table: Table, token: Option<&str>, _: &Block) -> Result<Duration, StoreError> {
+        self.journal.push(match token {
+            Some(token) => {
+                let (place, _digest) = token.rsplit_once('/').expect("a token ends in a digest");
+                format!("insert {place}")
+            }
+            None => format!("insert {} without a token", table.name()),
+        });
         self.gate.pass().await;
         match self.fails.lock().unwrap().pop_front().flatten() {
             Some(kind) => Err(StoreError::new(kind, "told to fail")),

@@ -11,8 +11,9 @@
 //!
 //! What makes it safe to stop, to kill and to repeat, also twice at the same time:
 //!
-//! * **rows before records**: a record is removed only after its rows are acknowledged. In between, an event counts as
-//!   stored and as dead; never as neither;
+//! * **rows before records**: a record is removed only after its rows are acknowledged, and they carry no token, for
+//!   which ClickHouse might acknowledge what it has not. In between, an event counts as stored and as dead; never as
+//!   neither;
 //! * a repetition inserts rows whose sorting keys are there: a reader of deduplicated rows sees each once;
 //! * a removal names place and content, so it never takes a record whose bytes were not the ones stored;
 //! * a record that is refused again, or cannot be read again, stays as it was. One with several lines is all or nothing.
@@ -328,14 +329,7 @@ impl Replay<'_> {
         let mut parts: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
         while let Some(part) = parts.pop() {
             let block = self.block(topic, table, records, &part, first);
-            let token = format!(
-                "{}/{topic}/{}/{}-{}",
-                table.name(),
-                self.partition.number,
-                first + part.start as u64,
-                first + part.end as u64
-            );
-            match self.insert(table, &token, &block).await? {
+            match self.insert(table, &block).await? {
                 Ok(()) => {
                     self.report.rows += u64::from(block.rows);
                     self.bar.inc(part.len() as u64);
@@ -383,14 +377,9 @@ impl Replay<'_> {
 
     /// Inserts a block, or says why ClickHouse will not have it. An error that nobody knows is a refusal here: the
     /// records stay, and nothing is lost.
-    async fn insert(
-        &self,
-        table: Table,
-        token: &str,
-        block: &Block,
-    ) -> Result<Result<(), StoreError>, StoreError> {
+    async fn insert(&self, table: Table, block: &Block) -> Result<Result<(), StoreError>, StoreError> {
         for attempt in 0.. {
-            match self.store.insert(table, token, block).await {
+            match self.store.insert(table, None, block).await {
                 Ok(_) => break,
                 Err(error) if passes(&error) => self.pause(error, attempt).await?,
                 Err(error) => return Ok(Err(error)),

@@ -12,11 +12,11 @@ use crate::{
 
 /// A store of rows.
 pub(crate) trait Sink: Send + Sync + 'static {
-    /// Inserts the block, once per token. Returns how long it took.
+    /// Inserts the block, unless the token is known; without a token, whatever is there. Returns how long it took.
     fn insert(
         &self,
         table: Table,
-        token: &str,
+        token: Option<&str>,
         block: &Block,
     ) -> impl Future<Output = Result<Duration, StoreError>> + Send;
 
@@ -33,7 +33,7 @@ pub(crate) trait Sink: Send + Sync + 'static {
 }
 
 impl Sink for Store {
-    async fn insert(&self, table: Table, token: &str, block: &Block) -> Result<Duration, StoreError> {
+    async fn insert(&self, table: Table, token: Option<&str>, block: &Block) -> Result<Duration, StoreError> {
         Store::insert(self, table, token, block).await
     }
 

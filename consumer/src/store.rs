@@ -3,7 +3,7 @@
 //! Before rows are sent again, [`Store::holds`] looks for them: by partition and offsets, which an index of the tables
 //! narrows down, and by receipt, which narrows down parts; then each row by its event's id, its offset and its line.
 //!
-//! An insert is one block under one token (`insert_deduplication_token`), so that sending it again stores nothing
+//! An insert is one block, under one token (`insert_deduplication_token`) where sending it again must store nothing
 //! twice, and it is acknowledged only when it is stored (`async_insert=0`). Every wait has an end: connecting, sending a
 //! piece, the whole. Whether a failure passes is decided here, by ClickHouse's code.
 
@@ -140,8 +140,16 @@ impl Store {
         self.query("SELECT 1 FORMAT Null").await
     }
 
-    /// Inserts the block, once per token. Returns how long it took, without the wait for its turn.
-    pub async fn insert(&self, table: Table, token: &str, block: &Block) -> Result<Duration, StoreError> {
+    /// Inserts the block, unless the token is known; without a token, whatever is there. Returns how long it took,
+    /// without the wait for its turn.
+    ///
+    /// That a token is known proves nothing of its rows: on a single server it is written down before them.
+    pub async fn insert(
+        &self,
+        table: Table,
+        token: Option<&str>,
+        block: &Block,
+    ) -> Result<Duration, StoreError> {
         // The semaphore is never closed; were it, the insert would merely not wait.
         let _permit = self.permits.acquire().await;
         let started = std::time::Instant::now();
@@ -196,7 +204,7 @@ impl Store {
         Ok(keys.is_empty())
     }
 
-    async fn send(&self, table: Table, token: &str, block: &Block) -> clickhouse::error::Result<()> {
+    async fn send(&self, table: Table, token: Option<&str>, block: &Block) -> clickhouse::error::Result<()> {
         let sql = insert_statement(&self.layout.database, table);
         let mut insert = self
             .client
@@ -204,8 +212,8 @@ impl Store {
             .with_timeouts(Some(self.send_timeout), Some(self.insert_timeout))
             .with_setting("async_insert", "0")
             .with_setting("optimize_on_insert", "0")
-            .with_setting("insert_deduplicate", "1")
-            .with_setting("insert_deduplication_token", token)
+            .with_setting("insert_deduplicate", if token.is_some() { "1" } else { "0" })
+            .with_setting("insert_deduplication_token", token.unwrap_or_default())
             .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1");
         if self.layout.cluster.is_some() {
             // Otherwise the acknowledgement would mean "queued on this server's disk".

@@ -200,7 +200,7 @@ pub fn blocks(
 pub async fn insert(store: &millrace_consumer::store::Store, blocks: &[Block]) -> anyhow::Result<()> {
     stream::iter(blocks.iter().enumerate())
         .map(|(number, block)| async move {
-            store.insert(Table::Events, &format!("bench-{number}"), block).await.map(drop)
+            store.insert(Table::Events, Some(&format!("bench-{number}")), block).await.map(drop)
         })
         .buffer_unordered(INSERTS_AT_A_TIME)
         .try_collect::<()>()

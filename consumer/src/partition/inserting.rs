@@ -1,6 +1,6 @@
-//! Rows on their way to the store, part by part. What may have been sent before is looked for first; a part that is
-//! refused is halved until the row at fault is alone, and that row is dead-lettered once the store says that it is not
-//! there.
+//! Rows on their way to the store, part by part. What may have been sent before is looked for first, and again once it is
+//! acknowledged; a part that is refused is halved until the row at fault is alone, and that row is dead-lettered once the
+//! store says that it is not there.
 
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use super::{
 pub(super) enum Inserting {
     LookingUp(LookingUp),
     Sending(Sending),
+    Verifying(Verifying),
     Confirming(Confirming),
 }
 
@@ -37,6 +38,10 @@ pub(super) struct LookingUp(Insert);
 #[derive(Clone, Debug)]
 pub(super) struct Sending(Insert);
 
+/// The part was acknowledged under a token that may have been used before, and the store is asked whether it is there.
+#[derive(Clone, Debug)]
+pub(super) struct Verifying(Insert);
+
 /// The part is a single row that was refused, and the store is asked whether it is there all the same.
 #[derive(Clone, Debug)]
 pub(super) struct Confirming(Insert);
@@ -47,6 +52,7 @@ struct Insert {
     batch: Batch,
     origin: Origin,
     parts: Parts,
+    token: Token,
     /// The store was overloaded by this batch, which slows it down once.
     overloaded: bool,
     /// Failures of the part in a row that nobody could explain.
@@ -54,12 +60,25 @@ struct Insert {
     retry: Retry,
 }
 
+/// What is known of the token of the current part, and so what an acknowledgement proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    /// Nobody has sent it. What is acknowledged is stored.
+    Unused,
+    /// Somebody may have. What is acknowledged is stored or dropped as a repetition, and ClickHouse writes a token down
+    /// before the rows: killed in between, it knows the token of rows that it has not.
+    MaybeUsed,
+    /// It was acknowledged, and the rows are not all there: they are sent without a token.
+    Spent,
+}
+
 impl Inserting {
     /// A batch whose intent is on record.
     pub(super) fn begin(batch: Batch, origin: Origin, effects: &mut Vec<Effect>) -> Step {
         let Some(parts) = Parts::whole(batch.rows) else { return Step::Done(batch) };
+        let token = if origin == Origin::Fresh { Token::Unused } else { Token::MaybeUsed };
         let retry = Retry::default();
-        let insert = Insert { batch, origin, parts, overloaded: false, unknown_attempts: 0, retry };
+        let insert = Insert { batch, origin, parts, token, overloaded: false, unknown_attempts: 0, retry };
         match origin {
             Origin::Fresh => insert.send(effects),
             Origin::MaybeSent | Origin::Refused => insert.look_up(effects),
@@ -78,6 +97,7 @@ impl Inserting {
         match self {
             Self::LookingUp(LookingUp(insert))
             | Self::Sending(Sending(insert))
+            | Self::Verifying(Verifying(insert))
             | Self::Confirming(Confirming(insert)) => &mut insert.retry,
         }
     }
@@ -87,6 +107,7 @@ impl Inserting {
         match self {
             Self::LookingUp(LookingUp(insert)) | Self::Confirming(Confirming(insert)) => insert.ask(effects),
             Self::Sending(_) => panic!("what failed is looked for before it is sent again: {self:?}"),
+            Self::Verifying(_) => panic!("what is not seen is sent again at once: {self:?}"),
         }
     }
 
@@ -105,6 +126,8 @@ impl Inserting {
             (Self::Sending(phase), Input::InsertFailed { failure, jitter }) => {
                 phase.failed(now, failure, jitter, limits, slowdown, effects)
             }
+            (Self::Verifying(phase), Input::ReadBack { all }) => phase.read_back(all, effects),
+            (Self::Verifying(phase), Input::Unanswered { .. }) => phase.unanswered(effects),
             (Self::Confirming(phase), Input::ReadBack { all }) => phase.read_back(all, effects),
             (Self::Confirming(phase), Input::Unanswered { jitter }) => phase.unanswered(now, jitter, limits),
             (phase, answer) => panic!("{answer:?} comes to {phase:?}"),
@@ -115,6 +138,7 @@ impl Inserting {
         match self {
             Self::LookingUp(LookingUp(insert))
             | Self::Sending(Sending(insert))
+            | Self::Verifying(Verifying(insert))
             | Self::Confirming(Confirming(insert)) => insert,
         }
     }
@@ -136,7 +160,13 @@ impl Sending {
         if !self.0.overloaded {
             slowdown.ease();
         }
-        self.0.next_part(effects)
+        match self.0.token {
+            Token::Unused | Token::Spent => self.0.next_part(effects),
+            Token::MaybeUsed => {
+                self.0.ask(effects);
+                Step::OnItsWay(Inserting::Verifying(Verifying(self.0)))
+            }
+        }
     }
 
     /// Whatever was answered, the rows may be stored, all of them or some.
@@ -150,6 +180,9 @@ impl Sending {
         effects: &mut Vec<Effect>,
     ) -> Step {
         let Self(mut insert) = self;
+        if insert.token == Token::Unused {
+            insert.token = Token::MaybeUsed;
+        }
         match failure {
             Failure::Passing => insert.retry.pause(now, &limits.backoff, jitter),
             Failure::Overloaded => {
@@ -168,6 +201,18 @@ impl Sending {
             Failure::Refused => return insert.refused(effects),
         }
         Step::OnItsWay(Inserting::LookingUp(LookingUp(insert)))
+    }
+}
+
+impl Verifying {
+    fn read_back(self, all: bool, effects: &mut Vec<Effect>) -> Step {
+        if all { self.0.next_part(effects) } else { self.unanswered(effects) }
+    }
+
+    /// Sending again needs no proof.
+    fn unanswered(mut self, effects: &mut Vec<Effect>) -> Step {
+        self.0.token = Token::Spent;
+        self.0.send(effects)
     }
 }
 
@@ -203,14 +248,15 @@ impl Insert {
             whole || self.origin == Origin::Refused,
             "rows {rows:?} of {self:?} are not kept to be sent alone"
         );
-        effects.push(Effect::Insert { rows, whole });
+        effects.push(Effect::Insert { rows, whole, with_token: self.token != Token::Spent });
         Step::OnItsWay(Inserting::Sending(Sending(self)))
     }
 
     /// The part is stored or refused; a part that comes after it may have been sent in an earlier search.
     fn next_part(mut self, effects: &mut Vec<Effect>) -> Step {
         let Some(parts) = self.parts.next() else { return Step::Done(self.batch) };
-        (self.parts, self.unknown_attempts, self.retry) = (parts, 0, Retry::default());
+        (self.parts, self.token) = (parts, Token::MaybeUsed);
+        (self.unknown_attempts, self.retry) = (0, Retry::default());
         self.look_up(effects)
     }
 
@@ -218,7 +264,7 @@ impl Insert {
         if self.origin != Origin::Refused {
             return Step::Refused(self.batch);
         }
-        (self.unknown_attempts, self.retry) = (0, Retry::default());
+        (self.token, self.unknown_attempts, self.retry) = (Token::MaybeUsed, 0, Retry::default());
         match self.parts.halve() {
             Halves::Two(parts) => Self { parts, ..self }.look_up(effects),
             Halves::Row(parts) => {
@@ -267,7 +313,7 @@ mod tests {
         let refused = Input::InsertFailed { failure: Failure::Refused, jitter: 0.0 };
         let mut effects = Vec::new();
         let step = Inserting::begin(batch, Origin::Fresh, &mut effects);
-        assert_eq!(effects, [Effect::Insert { rows: 0..3, whole: true }]);
+        assert_eq!(effects, [Effect::Insert { rows: 0..3, whole: true, with_token: true }]);
         let (step, effects) = answer(step, refused);
         assert!(matches!(step, Step::Refused(of) if of == batch) && effects.is_empty());
 
@@ -276,13 +322,46 @@ mod tests {
         let (step, effects) = answer(step, refused);
         assert_eq!(effects, [Effect::ReadBack { rows: 0..1 }], "the first half");
         let (step, effects) = answer(step, ABSENT);
-        assert_eq!(effects, [Effect::Insert { rows: 0..1, whole: false }]);
+        assert_eq!(effects, [Effect::Insert { rows: 0..1, whole: false, with_token: true }]);
         let (step, effects) = answer(step, refused);
         assert_eq!(effects, [Effect::ReadBack { rows: 0..1 }], "it may be there all the same");
         let (step, effects) = answer(step, ABSENT);
         assert_eq!(effects, [Effect::Refuse { row: 0 }, Effect::ReadBack { rows: 1..3 }]);
         let (step, effects) = answer(step, Input::ReadBack { all: true });
         assert!(matches!(step, Step::Done(of) if of == batch) && effects.is_empty());
+    }
+
+    /// A first insert that ended in nobody knows what, and was sent again and acknowledged.
+    fn acknowledged_again() -> Step {
+        let batch = Batch::new(0, 4, 3, Instant::now());
+        let step = Inserting::begin(batch, Origin::MaybeSent, &mut Vec::new());
+        let (step, effects) = answer(step, ABSENT);
+        assert_eq!(effects, [Effect::Insert { rows: 0..3, whole: true, with_token: true }]);
+        let (step, effects) = answer(step, Input::Inserted);
+        assert_eq!(effects, [Effect::ReadBack { rows: 0..3 }], "the token may be all that is there");
+        step
+    }
+
+    #[test]
+    fn what_is_acknowledged_for_a_known_token_must_be_seen() {
+        let (step, effects) = answer(acknowledged_again(), Input::ReadBack { all: true });
+        assert!(matches!(step, Step::Done(_)) && effects.is_empty());
+    }
+
+    #[test]
+    fn what_is_acknowledged_and_not_seen_is_sent_without_its_token() {
+        let without_token = [Effect::Insert { rows: 0..3, whole: true, with_token: false }];
+        for unseen in [ABSENT, Input::Unanswered { jitter: 0.0 }] {
+            let (step, effects) = answer(acknowledged_again(), unseen);
+            assert_eq!(effects, without_token);
+            let (step, effects) = answer(step, Input::Inserted);
+            assert!(matches!(step, Step::Done(_)) && effects.is_empty(), "there is no token to drop it");
+        }
+        let (step, _) = answer(acknowledged_again(), ABSENT);
+        let (mut step, _) = answer(step, Input::InsertFailed { failure: Failure::Passing, jitter: 0.0 });
+        let Step::OnItsWay(phase) = &mut step else { panic!("it is over") };
+        assert!(phase.retry_mut().is_due(Instant::now() + Duration::from_secs(1)));
+        assert_eq!(answer(step, ABSENT).1, without_token, "nor is it sent with it ever again");
     }
 
     #[test]

@@ -113,8 +113,8 @@ async fn every_value_comes_back() {
         builder.push(&row(values), Source { topic: "t", partition: 3, offset, row: u32::MAX });
     }
     let block = builder.finish();
-    store.insert(Table::Events, "one", &block).await.unwrap();
-    store.insert(Table::Events, "one", &block).await.unwrap();
+    store.insert(Table::Events, Some("one"), &block).await.unwrap();
+    store.insert(Table::Events, Some("one"), &block).await.unwrap();
 
     let names: Vec<&str> = EventRow::COLUMNS.iter().map(|column| column.name).collect();
     let query =
@@ -179,7 +179,7 @@ async fn dictionaries_of_every_width_come_back() {
             let source = Source { topic: "t", partition: 0, offset: names.into(), row: number };
             builder.push(&row, source);
         }
-        store.insert(Table::Events, &names.to_string(), &builder.finish()).await.unwrap();
+        store.insert(Table::Events, Some(&names.to_string()), &builder.finish()).await.unwrap();
         let query = format!(
             "SELECT countIf(name = concat('name-', toString(_row))) FROM millrace.events WHERE _offset = {names}"
         );
@@ -198,7 +198,7 @@ async fn compression_changes_nothing() {
         let row = EventRow { url: &url, received_at: NOON_MS, visitor_hash: number, ..EventRow::default() };
         builder.push(&row, Source { topic: "t", partition: 0, offset: number, row: 0 });
     }
-    Store::new(&compressed).insert(Table::Events, "lz4", &builder.finish()).await.unwrap();
+    Store::new(&compressed).insert(Table::Events, Some("lz4"), &builder.finish()).await.unwrap();
     let query = "SELECT countIf(length(url) = 5000) FROM millrace.events";
     assert_eq!(ask(&engine, query).await, 1000);
 }

@@ -43,13 +43,16 @@ fn a_full_batch_follows_with_one_record() {
     assert_eq!(offer(&mut partition, now, 9, 1), []);
     assert_eq!(offer(&mut partition, now, 10, 2), [], "full, and waits for the batch before");
     assert_eq!(step(&mut partition, now, Input::Offered { offset: 11 }), [], "takes no more");
-    assert_eq!(step(&mut partition, now, Input::Recorded), [Effect::Insert { rows: 0..2, whole: true }]);
+    assert_eq!(
+        step(&mut partition, now, Input::Recorded),
+        [Effect::Insert { rows: 0..2, whole: true, with_token: true }]
+    );
     assert_eq!(step(&mut partition, now, Input::Inserted), [Effect::WriteDeadLetters]);
     let follow = [Effect::Release, Effect::Close { first: 9, next: 11 }, intent(9, 11)];
     assert_eq!(step(&mut partition, now, Input::DeadLettersWritten), follow);
 }
 
-const INSERT: Effect = Effect::Insert { rows: 0..1, whole: true };
+const INSERT: Effect = Effect::Insert { rows: 0..1, whole: true, with_token: true };
 const READ_BACK: Effect = Effect::ReadBack { rows: 0..1 };
 const ABSENT: Input = Input::ReadBack { all: false };
 
@@ -165,6 +168,9 @@ fn an_overloaded_store_is_asked_less_often_for_a_while() {
             step(&mut partition, now, ABSENT);
         }
         step(&mut partition, now, Input::Inserted);
+        if overloads > 0 {
+            step(&mut partition, now, Input::ReadBack { all: true });
+        }
         step(&mut partition, now, Input::DeadLettersWritten);
         step(&mut partition, now, Input::Recorded);
         age.as_millis()

@@ -72,6 +72,8 @@ pub(super) enum Fate {
     Partly,
     /// A failure is returned, and it may happen later.
     Later,
+    /// A failure is returned, and an insert's token was written down before the store died.
+    TokenAlone,
 }
 
 impl Instance {
@@ -182,8 +184,8 @@ impl Instance {
             }
             Effect::Record(position) => return self.begin(Work::Record(position)),
             Effect::ReadBack { rows } => return self.begin(Work::ReadBack(rows)),
-            Effect::Insert { rows, whole } => {
-                let request = self.request(&rows)?;
+            Effect::Insert { rows, whole, with_token } => {
+                let request = self.request(&rows, with_token)?;
                 let all = self.closed.as_ref().is_some_and(|closed| closed.batch.rows.len() == rows.len());
                 if whole != all {
                     return Err(format!("{:?} is whole or not", request.part));
@@ -241,7 +243,7 @@ impl Instance {
         }
     }
 
-    fn request(&mut self, rows: &Range<u32>) -> Checked<Request> {
+    fn request(&mut self, rows: &Range<u32>, with_token: bool) -> Checked<Request> {
         let Some(Closed { first, next, batch }) = &self.closed else {
             return Err("nothing to insert".into());
         };
@@ -259,7 +261,7 @@ impl Instance {
         let (start, end) = (rows.start, rows.end);
         Ok(Request {
             part: Part { epoch, first, next, start, end },
-            token: Token { first, next, start, end, digest, attempt },
+            token: with_token.then_some(Token { first, next, start, end, digest, attempt }),
             rows: lines.to_vec(),
         })
     }
@@ -338,6 +340,7 @@ impl Instance {
                 world.note("an insert is applied in part");
             }
             Fate::Later if !refused => world.late.push(request),
+            Fate::TokenAlone if !refused => world.write_token_down(&request),
             _ => {}
         }
         if fate == Fate::Well && !refused {
@@ -353,11 +356,15 @@ impl Instance {
     /// It ends wherever it is; its insert may be on the way all the same.
     pub(super) fn crash(self, world: &mut World, random: &mut Random) -> Checked {
         match self.work {
-            Some(Work::Insert(request)) if !request.is_refused() => match random.below(4) {
+            Some(Work::Insert(request)) if !request.is_refused() => match random.below(5) {
                 0 => world.insert(&request, |_| true),
                 1 => world.insert(&request, |month| month == 0),
                 2 => {
                     world.late.push(request);
+                    Ok(())
+                }
+                3 => {
+                    world.write_token_down(&request);
                     Ok(())
                 }
                 _ => Ok(()),

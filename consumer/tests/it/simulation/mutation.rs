@@ -13,6 +13,8 @@ pub(super) enum Mutation {
     DropTheToken,
     /// The token says which range it is and not what is in it.
     TokenWithoutContent,
+    /// Rows are sent under a token that was acknowledged without them.
+    KeepTheToken,
     /// A recorded range is not rebuilt: the next batch is cut as it comes.
     ForgetTheRange,
     /// A recorded range is rebuilt with other rows than it had.
@@ -36,11 +38,12 @@ pub(super) enum Mutation {
 }
 
 impl Mutation {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::SkipTheIntent,
         Self::MoveThePositionFirst,
         Self::DropTheToken,
         Self::TokenWithoutContent,
+        Self::KeepTheToken,
         Self::ForgetTheRange,
         Self::RebuildOtherRows,
         Self::PassOverAMessage,
@@ -64,6 +67,9 @@ impl Mutation {
             }
             (Self::SkipTheDeadLetters, Effect::WriteDeadLetters) => (None, Some(Input::DeadLettersWritten)),
             (Self::SkipReadingBack, Effect::ReadBack { .. }) => (None, Some(Input::ReadBack { all: false })),
+            (Self::KeepTheToken, Effect::Insert { rows, whole, .. }) => {
+                (Some(Effect::Insert { rows, whole, with_token: true }), None)
+            }
             (_, effect) => (Some(effect), None),
         }
     }

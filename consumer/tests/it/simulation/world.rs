@@ -64,7 +64,8 @@ pub(super) struct Token {
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) part: Part,
-    pub(super) token: Token,
+    /// None: it is stored whatever is there.
+    pub(super) token: Option<Token>,
     pub(super) rows: Vec<Line>,
 }
 
@@ -96,7 +97,7 @@ pub(super) struct World {
     tokens: VecDeque<(u8, Token)>,
     physical: Vec<Line>,
     events: HashSet<u32>,
-    stored_by: HashMap<LineId, (Part, Token)>,
+    stored_by: HashMap<LineId, (Part, Option<Token>)>,
     dead: BTreeSet<LineId>,
     /// Good rows that errors without a meaning had dead-lettered.
     pub(super) unsure: BTreeSet<LineId>,
@@ -242,7 +243,7 @@ impl World {
     pub(super) fn insert(&mut self, request: &Request, here: impl Fn(u8) -> bool) -> Checked {
         for month in (0..2).filter(|month| here(*month)) {
             let rows: Vec<_> = request.rows.iter().filter(|row| row.month == month).copied().collect();
-            let known = self.tokens.contains(&(month, request.token));
+            let known = request.token.is_some_and(|token| self.tokens.contains(&(month, token)));
             if rows.is_empty() {
                 continue;
             }
@@ -257,22 +258,42 @@ impl World {
                 self.note("a token drops an insert");
                 continue;
             }
-            self.remember(month, request.token);
+            if let Some(token) = request.token {
+                self.remember(month, token);
+            }
             for row in rows {
-                if let Some((part, token)) = self.stored_by.insert(row.id, (request.part, request.token)) {
-                    let another_part = (part.start, part.end) != (request.part.start, request.part.end);
-                    let remembered = token != request.token && self.tokens.contains(&(month, token));
-                    let forgotten = !remembered && token.attempt == 0;
-                    if !forgotten && !another_part && request.part.first >= self.cut {
-                        return Err(format!("{:?} is stored twice within the window", row.id));
+                match (self.stored_by.insert(row.id, (request.part, request.token)), request.token) {
+                    (None, _) => {}
+                    (Some(_), None) => self.note("a row is stored again without a token"),
+                    (Some((part, token)), Some(_)) => {
+                        let another_part = (part.start, part.end) != (request.part.start, request.part.end);
+                        let remembered = token.is_some_and(|token| {
+                            Some(token) != request.token && self.tokens.contains(&(month, token))
+                        });
+                        let forgotten = !remembered && token.is_none_or(|token| token.attempt == 0);
+                        if !forgotten && !another_part && request.part.first >= self.cut {
+                            return Err(format!("{:?} is stored twice within the window", row.id));
+                        }
+                        self.note("a row is stored again beyond the window");
                     }
-                    self.note("a row is stored again beyond the window");
                 }
                 self.events.insert(row.event);
                 self.physical.push(row);
             }
         }
         Ok(())
+    }
+
+    /// The store dies between an insert's token and its rows.
+    pub(super) fn write_token_down(&mut self, request: &Request) {
+        let Some(token) = request.token else { return };
+        for month in 0..2 {
+            let has_rows = request.rows.iter().any(|row| row.month == month);
+            if has_rows && !self.tokens.contains(&(month, token)) {
+                self.note("a token is written down, and its rows are not");
+                self.remember(month, token);
+            }
+        }
     }
 
     /// Inserts of others fill the window.
