@@ -13,16 +13,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use millrace_service::private;
-use rand::Rng as _;
+use millrace_schemas::clickhouse::{READER, SERVICES};
 use sha2::{Digest, Sha256};
 
 use super::config::Config;
 
-/// Name of the services' user.
-pub const SERVICES: &str = "millrace";
-/// Name of the user for people.
-pub const READER: &str = "reader";
 /// Shorter passwords can be guessed.
 const PASSWORD_BYTES_MIN: usize = 16;
 
@@ -44,7 +39,7 @@ pub enum Error {
          with --no-password"
     )]
     NoPassword,
-    /// A file cannot be read or written.
+    /// A file cannot be read.
     #[error("cannot use the password in {path}: {source}", path = path.display())]
     File {
         /// The file.
@@ -88,22 +83,6 @@ impl Passwords {
     }
 }
 
-/// The password that a file keeps: made when there is none yet.
-pub fn kept_password(path: &Path) -> Result<String, Error> {
-    let failed = |source| Error::File { path: path.to_owned(), source };
-    match std::fs::read_to_string(path) {
-        Ok(password) => Ok(password.trim().to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut random = [0; 24];
-            rand::rng().fill_bytes(&mut random);
-            let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-            private::write(path, password.as_bytes()).map_err(failed)?;
-            Ok(password)
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
 fn read_password(path: &Path) -> Result<[u8; 32], Error> {
     let text =
         std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
@@ -133,10 +112,9 @@ mod tests {
     fn each_user_has_a_password_of_its_own() {
         let dir = tempfile::tempdir().expect("directory");
         let [services, reader] = ["a", "b"].map(|name| dir.path().join(name));
-        let (millrace, people) =
-            (kept_password(&services).expect("made"), kept_password(&reader).expect("made"));
-        assert_eq!(kept_password(&services).expect("read"), millrace);
-        assert!(millrace.len() >= 32 && millrace != people);
+        let [millrace, people] = ["the-services-password", "the-readers-password"];
+        std::fs::write(&services, millrace).expect("written");
+        std::fs::write(&reader, format!("{people}\n")).expect("written");
         let config = Config::parse_from([
             "x".as_ref(),
             "--password-file".as_ref(),
@@ -145,15 +123,11 @@ mod tests {
             reader.as_os_str(),
         ]);
         let passwords = Passwords::read(&config).expect("read");
-        assert_eq!(passwords.user("millrace", &millrace), Some(User::Services));
-        assert_eq!(passwords.user("reader", &people), Some(User::Reader));
-        for (name, password) in [
-            ("millrace", people.as_str()),
-            ("reader", &millrace),
-            ("default", &millrace),
-            ("millrace", ""),
-            ("", ""),
-        ] {
+        assert_eq!(passwords.user("millrace", millrace), Some(User::Services));
+        assert_eq!(passwords.user("reader", people), Some(User::Reader));
+        for (name, password) in
+            [("millrace", people), ("reader", millrace), ("default", millrace), ("millrace", ""), ("", "")]
+        {
             assert_eq!(passwords.user(name, password), None, "{name}");
         }
     }

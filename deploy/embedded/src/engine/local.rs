@@ -1,4 +1,4 @@
-//! The engine as a child process: started, watched, stopped.
+//! `millrace-clickhouse`, the engine behind ClickHouse's HTTP protocol, as a child process: started, watched, stopped.
 
 use std::{
     ffi::OsString,
@@ -9,6 +9,7 @@ use std::{
 };
 
 use millrace_service::private;
+use rand::Rng as _;
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::process::{Process, Signal, bound, program};
@@ -54,6 +55,16 @@ pub enum Error {
     /// A file or process operation failed.
     #[error("cannot start the ClickHouse engine: {0}")]
     Io(#[from] io::Error),
+}
+
+/// Why there is no password.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the password in {path}: {source}", path = path.display())]
+pub struct PasswordError {
+    /// Its file.
+    path: PathBuf,
+    /// The system's reason.
+    source: io::Error,
 }
 
 /// A running engine. Dropping it kills it; what it acknowledged is on disk.
@@ -124,6 +135,22 @@ impl LocalEngine {
     }
 }
 
+/// The password that a file keeps, for a user of the engine: made when there is none yet.
+pub fn kept_password(path: &Path) -> Result<String, PasswordError> {
+    let failed = |source| PasswordError { path: path.to_owned(), source };
+    match std::fs::read_to_string(path) {
+        Ok(password) => Ok(password.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut random = [0; 24];
+            rand::rng().fill_bytes(&mut random);
+            let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            private::write(path, password.as_bytes()).map_err(failed)?;
+            Ok(password)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
 /// Whether an engine ended because another one holds its directory or its port.
 fn is_held(said: &str) -> bool {
     said.contains("in use by another process") || said.contains("cannot listen on")
@@ -147,4 +174,19 @@ fn tail(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_made_once() {
+        let dir = tempfile::tempdir().expect("directory");
+        let [services, reader] = ["a", "b"].map(|name| dir.path().join(name));
+        let (millrace, people) =
+            (kept_password(&services).expect("made"), kept_password(&reader).expect("made"));
+        assert_eq!(kept_password(&services).expect("read"), millrace);
+        assert!(millrace.len() >= 32 && millrace != people);
+    }
 }

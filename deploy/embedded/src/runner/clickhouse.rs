@@ -9,10 +9,11 @@
 use std::{ffi::OsString, fs, io, path::Path};
 
 use anyhow::Context as _;
+use millrace_schemas::clickhouse::{READER, SERVICES};
 use millrace_service::private;
 
 use super::data_dir::DataDir;
-use crate::engine::access::{READER, SERVICES, kept_password};
+use crate::engine::local::kept_password;
 
 const PASSWORD: &str = "clickhouse.password";
 const READER_PASSWORD: &str = "clickhouse_reader.password";

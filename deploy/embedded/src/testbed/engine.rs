@@ -6,13 +6,11 @@ use std::{
     process::ExitStatus,
 };
 
+use millrace_schemas::clickhouse::{READER, SERVICES};
 use tempfile::TempDir;
 
 use super::{Error, Port};
-use crate::engine::{
-    access::{self, READER, SERVICES, kept_password},
-    local::{Config, LocalEngine},
-};
+use crate::engine::local::{Config, LocalEngine, PasswordError, kept_password};
 
 /// A server of its own. Dropping it kills it and removes its data.
 #[derive(Debug)]
@@ -57,7 +55,7 @@ impl Engine {
     }
 
     async fn launch(
-        arguments: impl FnOnce(&Path) -> Result<Vec<OsString>, access::Error>,
+        arguments: impl FnOnce(&Path) -> Result<Vec<OsString>, PasswordError>,
     ) -> Result<Self, Error> {
         let port = Port::reserve()?;
         let dir = tempfile::Builder::new().prefix("millrace-engine-").tempdir()?;

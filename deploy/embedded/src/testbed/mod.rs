@@ -57,7 +57,7 @@ pub enum Error {
     Client(#[from] rdkafka::error::KafkaError),
     /// The engine's passwords cannot be made.
     #[error(transparent)]
-    Access(#[from] crate::engine::access::Error),
+    Password(#[from] crate::engine::local::PasswordError),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] crate::engine::local::Error),
