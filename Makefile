@@ -8,7 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # .ci/run sets --locked.
 CARGO_FLAGS ?=
 ARGS ?=
-services := collector consumer aggregator embedded
+services := collector consumer aggregator clickhouse
 release := $(or $(CARGO_TARGET_DIR),target)/release
 
 help: ## list these commands
@@ -43,7 +43,7 @@ bench: ## measure on this machine; results go to benches/results/
 # CHAOS_SEED and CHAOS_ROUNDS repeat a run; as root it cuts networks, too.
 chaos: ## kill, stop, freeze and cut off everything under load, then reconcile; results go to benches/results/
 	@deploy/install/deps.sh test
-	cargo build $(CARGO_FLAGS) --release $(services:%=-p millrace-%) --bins
+	cargo build $(CARGO_FLAGS) --release $(services:%=-p millrace-%) -p millrace-chaos --bins
 	@exec $(release)/millrace-chaos --results benches/results $(ARGS)
 
 fuzz: ## look for bytes that break a promise, ten minutes for each target
@@ -57,4 +57,4 @@ data: ## take the current lists of bots from their packages; ARGS names versions
 build:
 	@deploy/install/deps.sh run
 	@test -x $(release)/millrace || echo "Building Millrace; the first time takes some minutes."
-	@cargo build $(CARGO_FLAGS) --release -p millrace-embedded --bin millrace --bin millrace-clickhouse
+	@cargo build $(CARGO_FLAGS) --release -p millrace-runner -p millrace-clickhouse --bins

@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, path::Path, process::Command};
 
-use millrace_embedded::testbed::{Engine, Postgres};
+use millrace_testbed::{Engine, Postgres};
 use sqlx::Connection as _;
 
 /// The machine and what was built, for the head of a report.

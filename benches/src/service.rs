@@ -3,10 +3,8 @@
 use std::{fs::File, io, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail};
-use millrace_embedded::{
-    process::{Process, Signal, bound},
-    testbed::Port,
-};
+use millrace_local::process::{Process, Signal, bound};
+use millrace_testbed::Port;
 use tempfile::TempDir;
 
 use crate::process;

@@ -165,7 +165,7 @@ install_engine() {
 # Every folder pins what it needs; installed again only when its lock file has changed.
 install_clients() {
     local folder
-    for folder in "$root"/collector/tracker/ "$root"/deploy/embedded/tests/browser/ "$root"/deploy/embedded/tests/clients/*/; do
+    for folder in "$root"/collector/tracker/ "$root"/deploy/runner/tests/browser/ "$root"/deploy/runner/tests/clients/*/; do
         ! cmp -s "$folder/package-lock.json" "$folder/node_modules/.installed" || continue
         say "npm ci in ${folder#"$root"/}"
         (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund >"$tools/npm.log" 2>&1) ||
@@ -180,7 +180,7 @@ umami_version=2.10.0
 umami_sha512='+lmrnV0751R6U2rkIgVAlE1nWI7yZawlMlJDguW9tlFacCKhnGeCyc7tCMIhNNYIiGIQy4DEX5IzJhm4b3+dPA=='
 
 install_umami_tracker() {
-    local folder=$root/deploy/embedded/tests/clients/umami/node_modules/umami package
+    local folder=$root/deploy/runner/tests/clients/umami/node_modules/umami package
     [ ! -e "$folder/src/tracker/index.js" ] || return 0
     mkdir -p "$folder"
     package=$(cd "$folder" && npm pack --silent "umami@$umami_version" 2>npm.log) ||
@@ -216,7 +216,7 @@ install_proxies() {
 
 # Every package with the hash that is pinned; made again when the list has changed.
 install_schemathesis() {
-    local list=$root/deploy/embedded/tests/openapi/requirements.txt place=$tools/schemathesis
+    local list=$root/deploy/runner/tests/openapi/requirements.txt place=$tools/schemathesis
     ! cmp -s "$list" "$place/.installed" || return 0
     say "installing schemathesis"
     rm -rf "$place"

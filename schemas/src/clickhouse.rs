@@ -32,6 +32,11 @@ impl Default for Layout {
     }
 }
 
+/// The services' user on one machine.
+pub const SERVICES: &str = "millrace";
+/// The user for people on one machine, who only reads.
+pub const READER: &str = "reader";
+
 /// Inserts per table whose tokens the server remembers.
 pub const DEDUPLICATION_WINDOW: u32 = 10_000;
 

@@ -2,10 +2,8 @@
 //! API's role. Each statement must be refused for the right reason; a typing error would be refused as well.
 
 use millrace_aggregator::{Config, logins, postgres};
-use millrace_embedded::{
-    postgres::{self as local, LocalPostgres},
-    testbed::{Port, Postgres},
-};
+use millrace_local::postgres::{self as local, LocalPostgres};
+use millrace_testbed::{Port, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool};
 
 use crate::harness::eventually;

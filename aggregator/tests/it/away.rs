@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use millrace_aggregator::{Config, postgres::begin, run};
-use millrace_embedded::testbed::{Postgres, Proxy};
+use millrace_testbed::{Postgres, Proxy};
 use serde_json::Value;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::{net::TcpListener, task::JoinHandle};

@@ -8,12 +8,12 @@ use std::{
 use millrace_aggregator::{
     Config, arrival::Discovery, backfill, clickhouse::Warehouse, ensure_demo_store, postgres, worker,
 };
-use millrace_embedded::testbed::{Engine, Postgres};
 use millrace_schemas::{
     clickhouse::{Layout, statements},
     row::{ClickRow, EventRow, Row},
     time::{date_of, parse_instant},
 };
+use millrace_testbed::{Engine, Postgres};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, Row as _};
 use uuid::Uuid;

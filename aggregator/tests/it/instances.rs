@@ -7,11 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_embedded::{
-    process::{Process, Signal, bound},
-    testbed::Port,
-};
+use millrace_local::process::{Process, Signal, bound};
 use millrace_schemas::row::EventRow;
+use millrace_testbed::Port;
 use serde_json::json;
 
 use crate::{

@@ -1,7 +1,7 @@
 //! The document and the answers agree.
 
 use millrace_aggregator::api::{Access, routes};
-use millrace_embedded::testbed::Conformance;
+use millrace_testbed::Conformance;
 use serde_json::{Value, json};
 
 use crate::{

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use millrace_aggregator::{Config, clickhouse::Warehouse};
-use millrace_embedded::testbed::Postgres;
 use millrace_schemas::{
     metric,
     row::{ColumnType, EventRow, Row as _},
 };
+use millrace_testbed::Postgres;
 use sqlx::PgPool;
 
 use super::{

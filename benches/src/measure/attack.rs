@@ -17,8 +17,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use millrace_embedded::testbed::Postgres;
 use millrace_schemas::demo;
+use millrace_testbed::Postgres;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},

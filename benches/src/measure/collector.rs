@@ -12,8 +12,8 @@ use millrace_collector::log::{
     kafka::{KafkaLog, Settings as KafkaSettings},
     spool::SpoolLog,
 };
-use millrace_embedded::testbed::{Kafka, Postgres};
 use millrace_schemas::{metric, spool::SEGMENT_BYTES};
+use millrace_testbed::{Kafka, Postgres};
 
 use super::{
     Progress, Sizes,

@@ -8,12 +8,12 @@ use millrace_consumer::{
     decode::{Decoder, Table, lines},
     native::{Block, BlockBuilder, Source},
 };
-use millrace_embedded::testbed::Kafka;
 use millrace_schemas::{
     row::{Column, EventRow, Row as _},
     spool::SEGMENT_BYTES,
     topic,
 };
+use millrace_testbed::Kafka;
 
 use super::{
     Progress, Sizes,

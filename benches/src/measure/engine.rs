@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clickhouse::Client;
 use millrace_consumer::{Config, NetworkCompression, store::Store};
-use millrace_embedded::testbed::Engine;
+use millrace_testbed::Engine;
 
 use crate::process;
 

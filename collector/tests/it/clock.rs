@@ -4,8 +4,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use millrace_embedded::{process::Signal, testbed::Kafka};
+use millrace_local::process::Signal;
 use millrace_schemas::topic;
+use millrace_testbed::Kafka;
 
 use crate::{
     process::{Collector, client},

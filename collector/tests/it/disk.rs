@@ -19,11 +19,12 @@ use millrace_collector::{
         spool::{Error, SpoolLog},
     },
 };
-use millrace_embedded::{process::Signal, testbed::Kafka};
+use millrace_local::process::Signal;
 use millrace_schemas::{
     spool::{CONSUMER_FILE, DURABLE_FILE, Position, SEGMENT_BYTES, SEGMENT_MAGIC, read_frame, segment_name},
     topic,
 };
+use millrace_testbed::Kafka;
 
 use crate::{
     process::{Collector, client},

@@ -1,8 +1,8 @@
 //! Small inputs that came out wrong once, each sent as it was then, under the number that it had in their list. Here the
 //! rows have to be right; what rollups make of them is tested where rollups are.
 
-use millrace_embedded::testbed::Postgres;
 use millrace_schemas::money::{exponent, to_minor};
+use millrace_testbed::Postgres;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use millrace_collector::LogKind;
-use millrace_embedded::testbed::{Fence, Kafka};
 use millrace_schemas::topic;
+use millrace_testbed::{Fence, Kafka};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use millrace_collector::{Config, Route, routes};
-use millrace_embedded::testbed::Postgres;
+use millrace_testbed::Postgres;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;

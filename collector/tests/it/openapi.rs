@@ -1,6 +1,6 @@
 //! The document and the answers agree.
 
-use millrace_embedded::testbed::Conformance;
+use millrace_testbed::Conformance;
 
 use crate::{process::Collector, service::WRITE_KEY};
 

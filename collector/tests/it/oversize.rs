@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use millrace_collector::{Config, LogKind};
-use millrace_embedded::testbed::Kafka;
 use millrace_schemas::topic;
+use millrace_testbed::Kafka;
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},

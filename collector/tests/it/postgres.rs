@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_embedded::testbed::{Postgres, Proxy};
 use millrace_schemas::refused::person_key;
+use millrace_testbed::{Postgres, Proxy};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 

@@ -7,10 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_embedded::{
-    process::{Process, Signal, bound},
-    testbed::Port,
-};
+use millrace_local::process::{Process, Signal, bound};
+use millrace_testbed::Port;
 use reqwest::StatusCode;
 use tempfile::TempDir;
 

@@ -11,11 +11,12 @@ use millrace_collector::{
     encode::{Message, Topic},
     log::{Log as _, spool::SpoolLog},
 };
-use millrace_embedded::{process::Signal, testbed::Kafka};
+use millrace_local::process::Signal;
 use millrace_schemas::{
     spool::{CONSUMER_FILE, DURABLE_FILE, Position},
     topic,
 };
+use millrace_testbed::Kafka;
 
 use crate::{
     kafka,

@@ -11,11 +11,11 @@ use millrace_collector::{
     encode::{Message, Topic},
     log::{Log as _, NotLogged, spool::SpoolLog},
 };
-use millrace_embedded::testbed::Kafka;
 use millrace_schemas::{
     spool::{CONSUMER_FILE, DURABLE_FILE, Position},
     topic,
 };
+use millrace_testbed::Kafka;
 
 use crate::{
     kafka,

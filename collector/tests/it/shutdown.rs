@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use millrace_embedded::{process::Signal, testbed::Kafka};
+use millrace_local::process::Signal;
 use millrace_schemas::topic;
+use millrace_testbed::Kafka;
 use rdkafka::{
     Message as _,
     consumer::{BaseConsumer, Consumer as _},

@@ -7,11 +7,9 @@ use std::{
     time::Duration,
 };
 
-use millrace_embedded::{
-    process::{Process, Signal, bound},
-    testbed::Port,
-};
+use millrace_local::process::{Process, Signal, bound};
 use millrace_schemas::{spool::Position, topic::EVENTS};
+use millrace_testbed::Port;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use millrace_consumer::{Config, Log};
-use millrace_embedded::testbed::{Engine, Kafka};
 use millrace_schemas::{
     spool::Position,
     topic::{CLICKS, DEAD_LETTERS, EVENTS, SCHEMA_HEADER, SCHEMA_VERSION},
 };
+use millrace_testbed::{Engine, Kafka};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer as _},

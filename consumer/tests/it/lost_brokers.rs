@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use millrace_consumer::Config;
-use millrace_embedded::testbed::Fence;
 use millrace_schemas::topic::EVENTS;
+use millrace_testbed::Fence;
 
 use crate::{
     kafka::Pair,

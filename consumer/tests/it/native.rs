@@ -9,8 +9,8 @@ use millrace_consumer::{
     native::{BlockBuilder, Source},
     store::Store,
 };
-use millrace_embedded::testbed::Engine;
 use millrace_schemas::row::{EventRow, Row};
+use millrace_testbed::Engine;
 use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 use serde_json::Value;
 use uuid::Uuid;

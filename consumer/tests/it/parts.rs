@@ -9,11 +9,11 @@ use std::{
 
 use clickhouse::Client;
 use millrace_consumer::{Config, Health, RunError};
-use millrace_embedded::testbed::Engine;
 use millrace_schemas::{
     row::{ClickRow, EventRow, Row},
     spool::{CONSUMER_FILE, DURABLE_FILE, Position, Record, SEGMENT_MAGIC, segment_name, write_frame},
 };
+use millrace_testbed::Engine;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -7,11 +7,11 @@ use millrace_consumer::{
     Config,
     replay::{Options, Report, run},
 };
-use millrace_embedded::testbed::Engine;
 use millrace_schemas::{
     spool::Position,
     topic::{CLICKS, EVENTS},
 };
+use millrace_testbed::Engine;
 
 use crate::kafka::Pair;
 use crate::parts::{Bench, Running, SpoolTopic, ask, ask_text, await_answer, await_so, click, event, tell};

@@ -12,11 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_embedded::{
-    process::{Process, Signal, bound},
-    testbed::Port,
-};
+use millrace_local::process::{Process, Signal, bound};
 use millrace_schemas::topic::EVENTS;
+use millrace_testbed::Port;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tempfile::TempDir;
 

@@ -3,14 +3,12 @@
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use millrace_consumer::Config;
-use millrace_embedded::{
-    process::{Process, Signal, bound},
-    testbed::Port,
-};
+use millrace_local::process::{Process, Signal, bound};
 use millrace_schemas::{
     spool::{CONSUMER_FILE, DURABLE_FILE, Position, segment_name},
     topic::{CLICKS, EVENTS},
 };
+use millrace_testbed::Port;
 
 use crate::parts::{Bench, Running, SpoolTopic, ask, ask_text, await_answer, await_so, click, event, tell};
 

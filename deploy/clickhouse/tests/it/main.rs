@@ -1,0 +1,8 @@
+//! `millrace-clickhouse` over the real engine.
+
+// A test that cannot go on should stop where it is; clippy sees that only in functions marked as tests.
+#![allow(clippy::unwrap_used)]
+
+mod attack_clickhouse;
+mod engine;
+mod engine_memory;

@@ -1,0 +1,5 @@
+//! Servers on this machine, as child processes that cannot outlive us.
+
+pub mod engine;
+pub mod postgres;
+pub mod process;
