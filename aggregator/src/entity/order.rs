@@ -131,6 +131,8 @@ pub struct Taken {
     pub at_ms: i64,
     /// Currency: the order's, or without a rate its own.
     pub currency: String,
+    /// Currency in which it was asked for; empty where none was named.
+    pub asked_currency: String,
     /// Minor units.
     pub amount: i128,
     /// Whether it names items: a return.
@@ -286,7 +288,15 @@ impl State {
                 sum += asked;
             }
             let names_items = !word.lines.is_empty() && !is_cancellation;
-            all.push(Taken { at_ms: word.at_ms, currency, amount: asked, names_items, is_cancellation });
+            let asked_currency = word.currency.clone();
+            all.push(Taken {
+                at_ms: word.at_ms,
+                currency,
+                asked_currency,
+                amount: asked,
+                names_items,
+                is_cancellation,
+            });
         }
         (all, sum)
     }
