@@ -4,6 +4,13 @@ ALTER TABLE stores
     -- Prices of items hold the tax, so that a total that was not sent does not count it twice.
     ADD COLUMN prices_include_tax BOOLEAN NOT NULL DEFAULT false;
 
+ALTER TABLE revenue_analytics
+    -- Of gross revenue, what items, discounts, shipping and tax do not come to.
+    ADD COLUMN unexplained_amount_cents BIGINT NOT NULL DEFAULT 0,
+    -- Orders that were cancelled on the day; what was left of them is among the refunds.
+    ADD COLUMN cancelled_orders BIGINT NOT NULL DEFAULT 0;
+SELECT keep_no_statistics('revenue_analytics');
+
 -- The last version under which rows were written there; no number is given out twice.
 CREATE TABLE entity_versions (
     only_row  BOOLEAN PRIMARY KEY DEFAULT true CHECK (only_row),

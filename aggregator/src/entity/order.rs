@@ -114,6 +114,8 @@ pub struct Order {
     pub unexplained: i128,
     /// Items, as updated.
     pub lines: Vec<Line>,
+    /// When the report that tells who bought was made; nothing if none does.
+    pub visit_ms: Option<i64>,
     /// Visitor who bought; empty if nobody tells.
     pub visitor_id: String,
     /// Session in which, as sent.
@@ -178,6 +180,7 @@ impl Order {
             shipping: state.shipping,
             discount: state.discount,
             unexplained: state.total() - state.sum(),
+            visit_ms: visit.map(|report| report.at_ms),
             visitor_id: visit.map(|report| report.visitor_id.clone()).unwrap_or_default(),
             session_id: visit.map(|report| report.session_id.clone()).unwrap_or_default(),
             user_id: user.map(|report| report.user_id.clone()).unwrap_or_default(),

@@ -6,6 +6,8 @@ use jiff::civil::Date;
 use millrace_schemas::money::exponent;
 use rust_decimal::Decimal;
 
+use crate::calendar::shift;
+
 /// `numerator / denominator`, rounded to a whole number, half away from zero; 0 where nothing is divided by.
 pub fn divide(numerator: i128, denominator: i128) -> i128 {
     if denominator == 0 {
@@ -41,6 +43,9 @@ pub fn saturate(amount: i128) -> i64 {
     i64::try_from(amount).unwrap_or(if amount < 0 { i64::MIN } else { i64::MAX })
 }
 
+/// Days before a day of which the latest rate holds where it has none: banks publish on working days.
+pub const RATE_AGE_MAX_DAYS: i64 = 7;
+
 /// The rates into one currency, by day.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
@@ -65,19 +70,20 @@ impl Rates {
         exponent(&self.base).unwrap_or(2)
     }
 
-    /// A day's sum in one currency, in minor units of the base, rounded once; `None` without a rate.
+    /// An amount of a day in one currency, in minor units of the base, rounded once; `None` without a rate.
     pub fn convert(&self, date: Date, currency: &str, minor: i128) -> Option<i128> {
         if currency == self.base {
             return Some(minor);
         }
-        let rate = self.by_day.get(&(date, currency.to_owned()))?;
+        let mut days = (0..=RATE_AGE_MAX_DAYS).map(|back| shift(date, -back));
+        let rate = days.find_map(|day| self.by_day.get(&(day, currency.to_owned())))?;
         let from = exponent(currency).unwrap_or(2);
         let product = minor.checked_mul(rate.mantissa())?.checked_mul(10_i128.pow(self.decimals()))?;
         Some(divide(product, 10_i128.checked_pow(rate.scale() + from)?))
     }
 }
 
-/// Amounts of several currencies and days, converted day by day.
+/// Amounts of several currencies and days, each converted by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Converted {
     /// What could be converted, minor units of the base.
@@ -87,7 +93,7 @@ pub struct Converted {
 }
 
 impl Converted {
-    /// Adds a day's sum in one currency; says whether it had a rate.
+    /// Adds an amount of a day in one currency; says whether it had a rate.
     pub fn add(&mut self, rates: &Rates, date: Date, currency: &str, minor: i128) -> bool {
         match rates.convert(date, currency, minor) {
             Some(converted) => {
@@ -139,7 +145,10 @@ mod tests {
         assert_eq!(rates.convert(day, "EUR", 1000), Some(1085));
         assert_eq!(rates.convert(day, "EUR", 10_000), Some(10_851));
         assert_eq!(rates.convert(day, "GBP", 10_000), None);
-        assert_eq!(rates.convert(date(2026, 11, 2), "EUR", 10_000), None);
+        // Over a weekend and holidays, and not for ever.
+        assert_eq!(rates.convert(date(2026, 11, 8), "EUR", 10_000), Some(10_851));
+        assert_eq!(rates.convert(date(2026, 11, 9), "EUR", 10_000), None);
+        assert_eq!(rates.convert(date(2026, 10, 31), "EUR", 10_000), None);
         assert_eq!(rates.convert(day, "USD", 7), Some(7));
     }
 

@@ -28,7 +28,7 @@ use self::{
 use super::order::{Order, Report};
 use crate::{
     backfill::touch_everything,
-    clickhouse::{Warehouse, text},
+    clickhouse::{Warehouse, is_unknown_table, text},
     error::{Error, Result},
     locks::Work,
     postgres::{Answer as _, begin, beside},
@@ -160,9 +160,8 @@ impl Made {
     fn add(&mut self, store: &str, order_id: &str, order: &Order) {
         self.orders.push(OrderRow::new(store, order_id, order));
         let refunds = (1..).zip(&order.taken);
-        self.refunds.extend(
-            refunds.map(|(number, taken)| RefundRow::new(store, order_id, number, order.at_ms, taken)),
-        );
+        self.refunds
+            .extend(refunds.map(|(number, taken)| RefundRow::new(store, order_id, number, order, taken)));
     }
 
     /// Those that stood there and are no more.
@@ -290,6 +289,21 @@ pub async fn make_stale(postgres: &mut PgConnection, store_ids: &[&str]) -> Resu
     .within()
     .await?;
     Ok(())
+}
+
+/// The same of stores in which one of these currencies was asked back for an order in another: rates decide how much that is.
+pub async fn make_stale_of_refunds(
+    warehouse: &Warehouse,
+    postgres: &mut PgConnection,
+    currencies: &[&str],
+) -> Result<()> {
+    let query = warehouse.query(&text::assemble(text::foreign_refunds)).param("currencies", currencies);
+    let stores: Vec<String> = match beside(postgres, warehouse.rows(query)).await {
+        Err(error) if is_unknown_table(&error) => Vec::new(),
+        stores => stores?,
+    };
+    let stores: Vec<&str> = stores.iter().map(String::as_str).collect();
+    make_stale(postgres, &stores).await
 }
 
 /// Whether the store's orders wait to be made anew.

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     postgres::{Answer as _, parse_date},
     privacy::retention::Frozen,
-    rollup::money::Rates,
+    rollup::money::{RATE_AGE_MAX_DAYS, Rates},
 };
 
 #[derive(Row, Deserialize)]
@@ -52,7 +52,9 @@ impl ReportRow {
             "order_cancelled" => Kind::Cancelled,
             other => return Err(Error::Internal(format!("{other:?} is no report of an order"))),
         };
-        let items = self.product_ids.into_iter().zip(self.variant_ids).zip(self.prices).zip(self.quantities);
+        // Who inserts rows without variants writes none.
+        let variants = self.variant_ids.into_iter().chain(std::iter::repeat(String::new()));
+        let items = self.product_ids.into_iter().zip(variants).zip(self.prices).zip(self.quantities);
         let line =
             |(((product_id, variant_id), price), quantity)| Line { product_id, variant_id, price, quantity };
         Ok(Report {
@@ -156,12 +158,14 @@ impl Terms {
             return Ok(());
         }
         let rows = sqlx::query(
-            "SELECT date::text AS date, currency, base, rate FROM exchange_rates
-             WHERE date = ANY ($1::date[]) AND currency = ANY ($2) AND base = ANY ($3)",
+            "SELECT DISTINCT date::text AS date, currency, base, rate FROM exchange_rates
+             JOIN unnest($1::date[]) AS day ON date BETWEEN day - $4 AND day
+             WHERE currency = ANY ($2) AND base = ANY ($3)",
         )
         .bind(days.into_iter().collect::<Vec<_>>())
         .bind(currencies.into_iter().collect::<Vec<_>>())
         .bind(bases.into_iter().collect::<Vec<_>>())
+        .bind(i32::try_from(RATE_AGE_MAX_DAYS).unwrap_or(i32::MAX))
         .fetch_all(postgres)
         .within()
         .await?;

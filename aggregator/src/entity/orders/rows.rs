@@ -35,6 +35,7 @@ pub(super) struct OrderRow {
     shipping_minor: i128,
     discount_minor: i128,
     unexplained_minor: i128,
+    visit_at: Option<i64>,
     visitor_id: String,
     session_id: String,
     user_id: String,
@@ -60,6 +61,7 @@ impl OrderRow {
             shipping_minor: order.shipping,
             discount_minor: order.discount,
             unexplained_minor: order.unexplained,
+            visit_at: order.visit_ms,
             visitor_id: order.visitor_id.clone(),
             session_id: order.session_id.clone(),
             user_id: order.user_id.clone(),
@@ -112,6 +114,7 @@ pub(super) struct RefundRow {
     placed_at: i64,
     currency: String,
     asked_currency: String,
+    order_currency: String,
     amount_minor: i128,
     names_items: u8,
     is_cancellation: u8,
@@ -120,16 +123,17 @@ pub(super) struct RefundRow {
 }
 
 impl RefundRow {
-    pub(super) fn new(store: &str, order_id: &str, number: u32, placed_at: i64, taken: &Taken) -> Self {
+    pub(super) fn new(store: &str, order_id: &str, number: u32, order: &Order, taken: &Taken) -> Self {
         Self {
             store_id: store.to_owned(),
             taken_on: day(taken.at_ms),
             order_id: order_id.to_owned(),
             number,
             taken_at: taken.at_ms,
-            placed_at,
+            placed_at: order.at_ms,
             currency: taken.currency.clone(),
             asked_currency: taken.asked_currency.clone(),
+            order_currency: order.currency.clone(),
             amount_minor: taken.amount,
             names_items: u8::from(taken.names_items),
             is_cancellation: u8::from(taken.is_cancellation),
