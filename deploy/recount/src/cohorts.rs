@@ -112,15 +112,14 @@ impl Everybody<'_> {
         let active = did(&inside);
         let active_later = did(&|day| *day >= date);
 
-        let mut takings = Takings::default();
+        let mut revenue = Takings::default();
         for order in self.book.orders.iter().filter(|order| inside(&order.report.day)) {
             let buyer = person(order.report, &self.users);
             if buyer.is_some_and(|buyer| persons.contains(&&buyer)) {
-                takings.add(order.report.day, &order.report.currency, order.total);
+                revenue.add(order.total, &order.report.currency, order.convert(order.total, self.store));
             }
         }
         let currency = self.store.currency.as_str();
-        let revenue = takings.convert(&self.store.rates, currency);
         let per_person = (Decimal::new(revenue.minor, exponent(currency)) / Decimal::from(size))
             .round_dp_with_strategy(2, RoundingStrategy::MidpointAwayFromZero);
         Row::from([

@@ -7,6 +7,7 @@ use jiff::civil::Date;
 use super::{
     event::Event,
     money,
+    store::Store,
     table::{Row, Table},
 };
 
@@ -15,6 +16,13 @@ use super::{
 pub(super) struct Order<'e> {
     pub(super) report: &'e Event,
     pub(super) total: i64,
+}
+
+impl Order<'_> {
+    /// An amount of the order in the store's currency, by the rate of the order's day.
+    pub(super) fn convert(&self, minor: i64, store: &Store) -> Option<i64> {
+        store.convert(minor, &self.report.currency, self.report.day)
+    }
 }
 
 /// A refund, as its winning report has it, after the cut at its order's total.

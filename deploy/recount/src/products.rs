@@ -101,11 +101,11 @@ impl Product<'_> {
         let viewers: BTreeSet<_> = views.iter().filter_map(|event| event.visitor.as_ref()).collect();
         let adds = of_day("add_to_cart").len();
         let orders: Vec<_> = self.orders.iter().filter(|order| order.report.day == day).collect();
-        let mut takings = Takings::default();
+        let mut revenue = Takings::default();
         for order in &orders {
-            takings.add(day, &order.report.currency, self.revenue(order));
+            let amount = self.revenue(order);
+            revenue.add(amount, &order.report.currency, order.convert(amount, store));
         }
-        let revenue = takings.convert(&store.rates, &store.currency);
         let units: i64 = orders.iter().map(|order| self.units(order)).sum();
         let mut reviews = of_day("review");
         if reviews.iter().any(|event| event.trusted) {

@@ -37,11 +37,10 @@ pub(super) fn analytics_summary(
                 .filter(|event| event.kind == Kind::PageView)
                 .map(|event| event.showing())
                 .collect();
-            let mut takings = Takings::default();
+            let mut revenue = Takings::default();
             for order in &orders {
-                takings.add(order.report.day, &order.report.currency, order.total);
+                revenue.add(order.total, &order.report.currency, order.convert(order.total, store));
             }
-            let revenue = takings.convert(&store.rates, &store.currency);
             let decimals = exponent(&store.currency);
 
             let count = sessions.len() as i64;

@@ -118,25 +118,27 @@ fn refunds_are_cut_at_the_orders_total() {
 }
 
 #[test]
-fn money_is_converted_by_day_and_rounded_once() {
+fn each_order_is_converted_by_itself() {
     let euros = |value: f64| json!({ "value": value, "currency": "EUR", "visitor_id": "a" });
     let tables = count(&[
         (0.0, purchase("1", euros(0.01))),
-        (1.0, purchase("2", euros(0.02))),
+        (1.0, purchase("2", euros(0.04))),
         (2.0, purchase("3", json!({ "value": 1, "visitor_id": "b" }))),
-        // The next day has no rate.
-        (12.0 * 3600.0, purchase("4", euros(5.0))),
+        // A day without a rate takes the latest of the seven days before, and no older one.
+        (7.0 * 86_400.0, purchase("4", euros(0.05))),
+        (8.0 * 86_400.0, purchase("6", euros(5.0))),
         (2.0, purchase("5", json!({ "value": 500, "currency": "JPY", "visitor_id": "b" }))),
     ]);
     let columns = ["total_orders", "total_revenue", "avg_order_value", "unconverted"];
-    // 3 cents × 1.105 = 3.315, so 3; with the dollar 1.03 over 3 orders, and 500 yen beside it.
+    // 1 cent × 1.105 is 1, 4 cents are 4.42, so 4 (together 5.525); with the dollar 1.05 over 3 orders, and 500 yen beside it.
     assert_eq!(
         cells(&tables, "analytics_summary", &["day", DAY], &columns),
-        ["4", "1.03", "0.34", r#"{"JPY": 500}"#]
+        ["4", "1.05", "0.35", r#"{"JPY": 500}"#]
     );
+    // 5 cents × 1.105 = 5.525.
     assert_eq!(
-        cells(&tables, "analytics_summary", &["week", "2026-10-26"], &columns),
-        ["5", "1.03", "0.34", r#"{"EUR": 500, "JPY": 500}"#]
+        cells(&tables, "analytics_summary", &["month", "2026-11-01"], &columns),
+        ["2", "0.06", "0.06", r#"{"EUR": 500}"#]
     );
     let cohort = cells(
         &tables,
@@ -144,5 +146,5 @@ fn money_is_converted_by_day_and_rounded_once() {
         &["day", DAY, "0"],
         &["user_count", "revenue_cents", "average_revenue_per_user"],
     );
-    assert_eq!(cohort, ["2", "103", "0.52"]);
+    assert_eq!(cohort, ["2", "105", "0.53"]);
 }
