@@ -34,11 +34,11 @@ fn users_of_visitors(events: &[Event]) -> BTreeMap<&str, &str> {
     firsts.into_iter().filter_map(|(visitor, event)| Some((visitor, event.user.as_deref()?))).collect()
 }
 
-fn person(event: &Event, users: &BTreeMap<&str, &str>) -> Option<Person> {
-    if let Some(user) = &event.user {
-        return Some(Person::User(user.clone()));
+fn person(user: Option<&str>, visitor: Option<&str>, users: &BTreeMap<&str, &str>) -> Option<Person> {
+    if let Some(user) = user {
+        return Some(Person::User(user.to_string()));
     }
-    let visitor = event.visitor.as_deref()?;
+    let visitor = visitor?;
     match users.get(visitor) {
         Some(user) => Some(Person::User((*user).to_string())),
         None => Some(Person::Visitor(visitor.to_string())),
@@ -59,7 +59,7 @@ pub(super) fn cohort_analytics(events: &[Event], book: &Book<'_>, store: &Store)
     let users = users_of_visitors(events);
     let mut days: BTreeMap<Person, BTreeSet<Date>> = BTreeMap::new();
     for event in events {
-        if let Some(person) = person(event, &users) {
+        if let Some(person) = person(event.user.as_deref(), event.visitor.as_deref(), &users) {
             days.entry(person).or_default().insert(event.day);
         }
     }
@@ -113,10 +113,10 @@ impl Everybody<'_> {
         let active_later = did(&|day| *day >= date);
 
         let mut revenue = Takings::default();
-        for order in self.book.orders.iter().filter(|order| inside(&order.report.day)) {
-            let buyer = person(order.report, &self.users);
+        for order in self.book.orders.iter().filter(|order| inside(&order.day)) {
+            let buyer = person(order.user, order.visitor, &self.users);
             if buyer.is_some_and(|buyer| persons.contains(&&buyer)) {
-                revenue.add(order.total, &order.report.currency, order.convert(order.total, self.store));
+                revenue.add(order.total, order.currency, order.convert(order.total, self.store));
             }
         }
         let currency = self.store.currency.as_str();

@@ -58,7 +58,12 @@ pub(super) fn mean_seconds(total_ms: i64, count: i64) -> i64 {
 
 /// Half up to a whole number.
 pub(super) fn half_up_decimal(amount: Decimal) -> i64 {
-    amount.round_dp_with_strategy(0, RoundingStrategy::MidpointAwayFromZero).to_i64().unwrap_or(0)
+    rounded(amount, 0).to_i64().unwrap_or(0)
+}
+
+/// Half up to so many decimals; halves below zero go away from it.
+pub(super) fn rounded(amount: Decimal, decimals: u32) -> Decimal {
+    amount.round_dp_with_strategy(decimals, RoundingStrategy::MidpointAwayFromZero)
 }
 
 /// A sum in the store's currency, and what could not be converted.

@@ -25,10 +25,10 @@ pub(super) fn product_analytics(
 ) -> Table {
     let mut table = Table::new("product_analytics", &["date", "product_id"]);
     let shown = longest_showings(events);
-    for (product_id, events) in by_product(events) {
+    for (product_id, events) in by_product(events, book) {
         let product = Product {
             id: product_id,
-            orders: book.orders.iter().filter(|order| order.report.names(product_id)).collect(),
+            orders: book.orders.iter().filter(|order| order.names(product_id)).collect(),
             stock: stock_levels(&events, product_id),
             events,
         };
@@ -39,9 +39,11 @@ pub(super) fn product_analytics(
     table
 }
 
-/// Events by each product that they name.
-fn by_product(events: &[Event]) -> BTreeMap<&str, Vec<&Event>> {
-    let mut products: BTreeMap<&str, Vec<&Event>> = BTreeMap::new();
+/// Events by each product that they name; with the products of which only an order tells.
+fn by_product<'e>(events: &'e [Event], book: &Book<'e>) -> BTreeMap<&'e str, Vec<&'e Event>> {
+    let lines = book.orders.iter().flat_map(|order| order.lines);
+    let mut products: BTreeMap<&str, Vec<&Event>> =
+        lines.map(|line| (line.product_id.as_str(), Vec::new())).collect();
     for event in events {
         let named: BTreeSet<&str> = event.items.iter().map(|item| item.product_id.as_str()).collect();
         for product_id in named {
@@ -88,7 +90,7 @@ impl Product<'_> {
             .filter(|event| counted.contains(&event.name.as_str()) || tells_stock(event))
             .map(|event| event.day)
             .collect();
-        days.extend(self.orders.iter().map(|order| order.report.day));
+        days.extend(self.orders.iter().map(|order| order.day));
         days
     }
 
@@ -100,11 +102,11 @@ impl Product<'_> {
         let views = of_day("view_item");
         let viewers: BTreeSet<_> = views.iter().filter_map(|event| event.visitor.as_ref()).collect();
         let adds = of_day("add_to_cart").len();
-        let orders: Vec<_> = self.orders.iter().filter(|order| order.report.day == day).collect();
+        let orders: Vec<_> = self.orders.iter().filter(|order| order.day == day).collect();
         let mut revenue = Takings::default();
         for order in &orders {
             let amount = self.revenue(order);
-            revenue.add(amount, &order.report.currency, order.convert(amount, store));
+            revenue.add(amount, order.currency, order.convert(amount, store));
         }
         let units: i64 = orders.iter().map(|order| self.units(order)).sum();
         let mut reviews = of_day("review");
@@ -139,13 +141,13 @@ impl Product<'_> {
     }
 
     fn units(&self, order: &Order<'_>) -> i64 {
-        let items = order.report.items.iter().filter(|item| item.product_id == self.id);
-        half_up_decimal(items.map(|item| item.quantity).sum())
+        let lines = order.lines.iter().filter(|line| line.product_id == self.id);
+        half_up_decimal(lines.map(|line| line.quantity).sum())
     }
 
     fn revenue(&self, order: &Order<'_>) -> i64 {
-        let items = order.report.items.iter().filter(|item| item.product_id == self.id);
-        items.map(|item| item.revenue).sum()
+        let lines = order.lines.iter().filter(|line| line.product_id == self.id);
+        lines.map(|line| line.amount(order.currency)).sum()
     }
 
     /// Among the day's sessions that entered on a page of the product.
@@ -173,7 +175,7 @@ impl Product<'_> {
         if sum == 0 {
             return None;
         }
-        let orders = self.orders.iter().filter(|order| first <= order.report.day && order.report.day <= day);
+        let orders = self.orders.iter().filter(|order| first <= order.day && order.day <= day);
         let sold: i64 = orders.map(|order| self.units(order)).sum();
         Some(ratio(sold * levels.len() as i64, sum, 4))
     }

@@ -17,6 +17,8 @@ pub struct Store {
     pub time_zone: TimeZone,
     /// Reporting currency, ISO 4217.
     pub currency: String,
+    /// Prices hold the tax already, so that a total without a value does not add it.
+    pub prices_include_tax: bool,
     /// Exchange rates into that currency.
     pub rates: Rates,
     /// Its funnels.

@@ -29,7 +29,7 @@ pub(super) fn analytics_summary(
             let inside = |day: Date| period.first_day(day) == date;
             let events: Vec<_> = events.iter().filter(|event| inside(event.day)).collect();
             let sessions: Vec<_> = sessions.iter().filter(|session| inside(session.day)).collect();
-            let orders: Vec<_> = book.orders.iter().filter(|order| inside(order.report.day)).collect();
+            let orders: Vec<_> = book.orders.iter().filter(|order| inside(order.day)).collect();
 
             let visitors: BTreeSet<_> = events.iter().filter_map(|event| event.visitor.as_ref()).collect();
             let page_views: BTreeSet<_> = events
@@ -39,7 +39,7 @@ pub(super) fn analytics_summary(
                 .collect();
             let mut revenue = Takings::default();
             for order in &orders {
-                revenue.add(order.total, &order.report.currency, order.convert(order.total, store));
+                revenue.add(order.total, order.currency, order.convert(order.total, store));
             }
             let decimals = exponent(&store.currency);
 

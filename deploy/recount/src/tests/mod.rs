@@ -10,6 +10,7 @@ mod orders;
 mod products;
 mod traffic;
 mod values;
+mod words;
 
 use std::collections::BTreeMap;
 
@@ -38,7 +39,7 @@ fn sent(events: &[(f64, Json)]) -> Vec<Sent> {
             json.entry("type").or_insert_with(|| "event".into());
             json.insert("timestamp".into(), ms(*seconds).into());
             let trusted = json.remove("trusted").is_some();
-            let bot = json.remove("bot").is_some();
+            let bot = json.remove("bot").map(|why| if why == "rate" { Bot::Rate } else { Bot::Other });
             Sent { json, trusted, bot, anonymous: None }
         })
         .collect()
@@ -51,6 +52,7 @@ fn store(funnels: Vec<Funnel>) -> Store {
         store_id: "s".into(),
         time_zone: TimeZone::get("America/New_York").unwrap(),
         currency: "USD".into(),
+        prices_include_tax: false,
         rates,
         funnels,
     }
@@ -58,9 +60,13 @@ fn store(funnels: Vec<Funnel>) -> Store {
 
 type Tables = BTreeMap<&'static str, Table>;
 
-fn count_with(funnels: Vec<Funnel>, events: &[(f64, Json)]) -> Tables {
-    let tables = recount(&sent(events), &store(funnels), (0, 1)).unwrap();
+fn count_in(store: &Store, events: &[(f64, Json)]) -> Tables {
+    let tables = recount(&sent(events), store, (0, 1)).unwrap();
     tables.into_iter().map(|table| (table.name, table)).collect()
+}
+
+fn count_with(funnels: Vec<Funnel>, events: &[(f64, Json)]) -> Tables {
+    count_in(&store(funnels), events)
 }
 
 fn count(events: &[(f64, Json)]) -> Tables {
@@ -88,6 +94,30 @@ fn with(mut event: Json, fields: Json) -> Json {
 
 fn purchase(order: &str, fields: Json) -> Json {
     with(json!({ "name": "purchase", "order_id": order, "currency": "USD" }), fields)
+}
+
+fn refund(order: &str, fields: Json) -> Json {
+    with(json!({ "name": "refund", "order_id": order, "trusted": true }), fields)
+}
+
+/// What `revenue_analytics` says of money.
+const MONEY: [&str; 6] = [
+    "orders_count",
+    "gross_revenue_cents",
+    "refunds_amount_cents",
+    "net_revenue_cents",
+    "returns_count",
+    "returns_amount_cents",
+];
+
+/// [`MONEY`] of a day and currency.
+fn money_of(tables: &Tables, day: &str, currency: &str) -> String {
+    cells(tables, "revenue_analytics", &[day, currency], &MONEY).join(" ")
+}
+
+/// The days and currencies that `revenue_analytics` has rows for.
+fn days_of_money(tables: &Tables) -> Vec<String> {
+    tables["revenue_analytics"].rows.keys().map(|key| key.join(" ")).collect()
 }
 
 fn named(visitor: &str, name: &str) -> Json {
