@@ -51,6 +51,11 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// What rows about products call it.
+    pub(super) fn product(&self) -> &str {
+        if self.product_id.is_empty() { "(none)" } else { &self.product_id }
+    }
+
     /// What the line comes to in minor units, rounded once.
     pub(super) fn amount(&self, currency: &str) -> i64 {
         money::minor(self.price * self.quantity, currency)

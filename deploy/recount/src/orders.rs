@@ -38,9 +38,9 @@ impl Order<'_> {
         store.convert(minor, self.currency, self.day)
     }
 
-    /// Whether any of its lines is of the product.
-    pub(super) fn names(&self, product_id: &str) -> bool {
-        self.lines.iter().any(|line| line.product_id == product_id)
+    /// Its lines of a product, as rows call it.
+    pub(super) fn lines_of(&self, product: &str) -> impl Iterator<Item = &Item> {
+        self.lines.iter().filter(move |line| line.product() == product)
     }
 }
 
