@@ -47,7 +47,7 @@ impl Order<'_> {
 /// All orders and refunds of a store.
 pub(super) struct Book<'e> {
     pub(super) orders: Vec<Order<'e>>,
-    refunds: Vec<Refund<'e>>,
+    pub(super) refunds: Vec<Refund<'e>>,
     tell_visitors: BTreeSet<&'e str>,
 }
 
@@ -70,7 +70,7 @@ impl<'e> Book<'e> {
         for (order_id, reports) in purchases {
             let reports = Reports::of(&reports, |report| Standing::of(report, store).total());
             let words = words.get(order_id).map_or(&[][..], Vec::as_slice);
-            let outcome = outcome(reports.winner, words, store);
+            let outcome = outcome(&reports, words, store);
             book.refunds.extend(outcome.refunds);
             book.tell_visitors.extend(reports.of_visitor.map(|report| report.id.as_str()));
             let standing = outcome.standing;

@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 use super::{
     event::{Event, Item},
     money,
-    reports::first,
+    reports::{Reports, first},
     store::Store,
 };
 
@@ -86,7 +86,17 @@ pub(super) struct Refund<'e> {
     /// Its order's, unless it could not be converted.
     pub(super) currency: &'e str,
     pub(super) amount: i64,
+    /// In the store's currency at its order's rate: what it takes off what is left. So that a full refund leaves nothing.
+    pub(super) converted: Option<i64>,
     pub(super) names_items: bool,
+}
+
+impl<'e> Refund<'e> {
+    fn of(word: &Event, currency: &'e str, amount: i64) -> Self {
+        // A cancellation may name what was ordered; nothing comes back by it.
+        let names_items = word.name == "refund" && !word.items.is_empty();
+        Self { day: word.day, currency, amount, converted: None, names_items }
+    }
 }
 
 /// What became of an order.
@@ -99,9 +109,9 @@ pub(super) struct Outcome<'e> {
     pub(super) cancelled: Option<Date>,
 }
 
-/// Takes the words about an order whose report has won, in order of time. Without a secret key nobody has a say in an order
-/// that a server reported.
-pub(super) fn outcome<'e>(report: &'e Event, words: &[&'e Event], store: &Store) -> Outcome<'e> {
+/// Takes the words about an order in order of time. Without a secret key nobody has a say in an order that a server reported.
+pub(super) fn outcome<'e>(reports: &Reports<'e>, words: &[&'e Event], store: &Store) -> Outcome<'e> {
+    let report = reports.winner;
     let mut standing = Standing::of(report, store);
     let words: Vec<&Event> = words.iter().copied().filter(|word| word.trusted || !report.trusted).collect();
     let mut refunds: Vec<Refund<'_>> = Vec::new();
@@ -117,8 +127,7 @@ pub(super) fn outcome<'e>(report: &'e Event, words: &[&'e Event], store: &Store)
             "refund" => refund(word, &standing, &report.items, left, store),
             _ => {
                 cancelled.get_or_insert(word.day);
-                let currency = standing.currency;
-                (left > 0).then_some(Refund { day: word.day, currency, amount: left, names_items: false })
+                (left > 0).then_some(Refund::of(word, standing.currency, left))
             }
         };
         if let Some(refund) = refund {
@@ -131,6 +140,9 @@ pub(super) fn outcome<'e>(report: &'e Event, words: &[&'e Event], store: &Store)
     let mut left = standing.total();
     for refund in refunds.iter_mut().filter(|refund| refund.currency == standing.currency) {
         refund.amount = refund.amount.min(left);
+        let convert = |minor| store.convert(minor, standing.currency, reports.earliest.day);
+        refund.converted =
+            convert(left).zip(convert(left - refund.amount)).map(|(before, after)| before - after);
         left -= refund.amount;
     }
     Outcome { standing, refunds, cancelled }
@@ -184,13 +196,11 @@ fn refund<'e>(
     left: i64,
     store: &Store,
 ) -> Option<Refund<'e>> {
-    let names_items = !report.items.is_empty();
-    let refund = |currency, amount| Refund { day: report.day, currency, amount, names_items };
     let currency = told_currency(report, order.currency);
     // What the refund itself says, in its currency; and what it leaves to the order to say, in the order's.
     let (said, charged) = match report.value {
         Some(value) => (money::minor(value, currency), 0),
-        None if names_items => amount_of_items(&report.items, currency, order, first_sold),
+        None if !report.items.is_empty() => amount_of_items(&report.items, currency, order, first_sold),
         None => (0, left),
     };
     // Nothing is worth nothing in any currency.
@@ -199,9 +209,9 @@ fn refund<'e>(
         said => store.exchange(said, currency, order.currency, report.day),
     };
     match exchanged {
-        Some(said) => Some(refund(order.currency, (said + charged).clamp(0, left))),
+        Some(said) => Some(Refund::of(report, order.currency, (said + charged).clamp(0, left))),
         // Nothing bounds it, so it needs a server's word.
-        None => report.trusted.then(|| refund(currency, said)),
+        None => report.trusted.then(|| Refund::of(report, currency, said)),
     }
 }
 

@@ -379,3 +379,26 @@ fn what_cannot_be_converted_stands_in_its_own_currency() {
     let forged = json!({ "name": "refund", "order_id": "1", "value": 10, "currency": "EUR" });
     assert_eq!(refunded(&[(1.0, forged)]), "1105");
 }
+
+#[test]
+fn a_full_refund_at_the_orders_rate_leaves_nothing() {
+    let mut store = store(Vec::new());
+    store.rates.by_day.insert((date(2026, 11, 1), "EUR".into()), "2".parse().unwrap());
+    let part =
+        |at: f64, value: f64| (at, refund("1", json!({ "refund_id": at.to_string(), "value": value })));
+    let sent = sent(&[
+        (0.0, purchase("1", json!({ "value": 0.1, "currency": "EUR" }))),
+        part(1.0, 0.03),
+        part(2.0, 0.03),
+        // The rate of its own day is another.
+        part(ONE_DAY, 0.04),
+        (0.0, purchase("2", json!({ "value": 500, "currency": "JPY" }))),
+        (1.0, refund("2", json!({}))),
+    ]);
+    let events = distinct(&sent, &Calendar::new(store.time_zone.clone()), "USD").unwrap();
+    let book = Book::of(events.iter(), &store);
+    let converted: Vec<_> = book.refunds.iter().map(|refund| refund.converted).collect();
+    // 11.05 is 11; what is left 7.735, so 8; 4.42, so 4; nothing. Of yen nobody knows.
+    assert_eq!(converted, [Some(3), Some(4), Some(4), None]);
+    assert_eq!(book.orders[0].convert(10, &store), Some(11));
+}
