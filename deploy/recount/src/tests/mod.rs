@@ -8,6 +8,7 @@ mod funnels;
 mod heatmaps;
 mod orders;
 mod products;
+mod refunds;
 mod traffic;
 mod values;
 mod words;
@@ -23,6 +24,10 @@ use super::*;
 const NOON: &str = "2026-10-31T12:00:00-04:00";
 const DAY: &str = "2026-10-31";
 const NEXT: &str = "2026-11-01";
+/// Seconds.
+const HOUR: f64 = 3_600.0;
+/// From noon to noon of a day without a change of clocks.
+const ONE_DAY: f64 = 24.0 * HOUR;
 
 fn ms(seconds: f64) -> i64 {
     NOON.parse::<Timestamp>().unwrap().as_millisecond() + (seconds * 1000.0).round() as i64
@@ -98,6 +103,23 @@ fn purchase(order: &str, fields: Json) -> Json {
 
 fn refund(order: &str, fields: Json) -> Json {
     with(json!({ "name": "refund", "order_id": order, "trusted": true }), fields)
+}
+
+fn update(order: &str, fields: Json) -> Json {
+    with(json!({ "name": "order_updated", "order_id": order, "trusted": true }), fields)
+}
+
+/// An order of 100.00 at noon: a for 60, b for 40.
+fn order() -> (f64, Json) {
+    let items = json!([{ "product_id": "a", "price": 60 }, { "product_id": "b", "price": 40 }]);
+    (0.0, purchase("1", json!({ "value": 100, "items": items })))
+}
+
+/// [`MONEY`] of the first day after these words about [`order`].
+fn after(words: &[(f64, Json)]) -> String {
+    let mut events = vec![order()];
+    events.extend_from_slice(words);
+    money_of(&count(&events), DAY, "USD")
 }
 
 /// What `revenue_analytics` says of money.

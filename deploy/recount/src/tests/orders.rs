@@ -2,9 +2,6 @@
 
 use super::*;
 
-const HOUR: f64 = 3_600.0;
-const ORDER_DAY: f64 = 24.0 * HOUR;
-
 fn conversion_rate(tables: &Tables, day: &str) -> String {
     cells(tables, "analytics_summary", &["day", day], &["conversion_rate"]).concat()
 }
@@ -76,22 +73,22 @@ fn an_order_takes_place_when_the_earliest_report_that_agrees_does() {
     let confirmed = |at: f64, fields: Json| {
         days_of_money(&count(&[(0.0, browser(fields)), (at, server(json!({})))])).concat()
     };
-    assert_eq!(confirmed(2.0 * ORDER_DAY, json!({})), "2026-10-31 USD");
+    assert_eq!(confirmed(2.0 * ONE_DAY, json!({})), "2026-10-31 USD");
     // Seven days are inside, a millisecond more is not.
-    assert_eq!(confirmed(7.0 * ORDER_DAY, json!({})), "2026-10-31 USD");
-    assert_eq!(confirmed(7.0 * ORDER_DAY + 0.001, json!({})), "2026-11-07 USD");
+    assert_eq!(confirmed(7.0 * ONE_DAY, json!({})), "2026-10-31 USD");
+    assert_eq!(confirmed(7.0 * ONE_DAY + 0.001, json!({})), "2026-11-07 USD");
     // Another value or currency does not agree; who tells no value does.
-    assert_eq!(confirmed(2.0 * ORDER_DAY, json!({ "value": 49.99 })), "2026-11-02 USD");
-    assert_eq!(confirmed(2.0 * ORDER_DAY, json!({ "currency": "EUR" })), "2026-11-02 USD");
-    assert_eq!(confirmed(2.0 * ORDER_DAY, json!({ "value": null })), "2026-10-31 USD");
+    assert_eq!(confirmed(2.0 * ONE_DAY, json!({ "value": 49.99 })), "2026-11-02 USD");
+    assert_eq!(confirmed(2.0 * ONE_DAY, json!({ "currency": "EUR" })), "2026-11-02 USD");
+    assert_eq!(confirmed(2.0 * ONE_DAY, json!({ "value": null })), "2026-10-31 USD");
     // The value is the winner's total, also where that follows from its items.
     let computed = json!({ "value": null, "items": [{ "product_id": "p", "price": 50 }] });
-    let tables = count(&[(0.0, browser(json!({}))), (2.0 * ORDER_DAY, server(computed))]);
+    let tables = count(&[(0.0, browser(json!({}))), (2.0 * ONE_DAY, server(computed))]);
     assert_eq!(days_of_money(&tables), ["2026-10-31 USD"]);
     // Of two servers the first wins, and a browser has to agree with that one.
     let tables = count(&[
-        (ORDER_DAY, server(json!({ "currency": "EUR" }))),
-        (2.0 * ORDER_DAY, server(json!({}))),
+        (ONE_DAY, server(json!({ "currency": "EUR" }))),
+        (2.0 * ONE_DAY, server(json!({}))),
         (0.0, browser(json!({}))),
     ]);
     assert_eq!(days_of_money(&tables), ["2026-11-01 EUR"]);
@@ -110,7 +107,7 @@ fn the_order_belongs_to_the_visitor_and_user_of_a_report_that_agrees() {
     assert_eq!(cells(&tables, "cohort_analytics", &["day", DAY, "0"], &["revenue_cents"]), ["5000"]);
 
     // A browser's may come up to 24 hours after the server's, and not later.
-    for (later, rate) in [(ORDER_DAY, "1.0000"), (ORDER_DAY + 0.001, "0.0000")] {
+    for (later, rate) in [(ONE_DAY, "1.0000"), (ONE_DAY + 0.001, "0.0000")] {
         let tables = count(&[
             (0.0, purchase("1", json!({ "value": 50, "trusted": true }))),
             (later, purchase("1", with(of_visit.clone(), json!({ "value": 50 })))),
