@@ -27,6 +27,7 @@ fn store(scenario: &Scenario, traffic: &Traffic) -> Store {
         store_id: "s".into(),
         time_zone: scenario.time_zone.clone(),
         currency: scenario.currency.clone(),
+        prices_include_tax: false,
         rates: example_rates(scenario),
         funnels: traffic.funnels.clone(),
     }
