@@ -28,6 +28,7 @@ pub mod error;
 pub mod funnel;
 pub mod locks;
 pub mod logins;
+pub mod money;
 pub mod postgres;
 pub mod privacy;
 pub mod rollup;

@@ -23,8 +23,9 @@ use crate::{
     calendar::Calendar,
     entity::orders,
     funnel::{FILTERS_MAX, Filter, OrderMode, STEPS_MAX, StoredStep, TEXT_BYTES_MAX, check_filter},
+    money::RATE_AGE_MAX_DAYS,
     postgres::begin,
-    rollup::{money::RATE_AGE_MAX_DAYS, scope::Store},
+    rollup::scope::Store,
     stores::{HOLDS, KeyKind, add_key},
 };
 

@@ -9,10 +9,10 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{
-    money::{Converted, Rates, decimal_text, divide, ratio, saturate},
     scope::Store,
     write::{Rows, table},
 };
+use crate::money::{Converted, Rates, decimal_text, divide, ratio, saturate};
 use crate::{
     calendar::{Grid, Period},
     clickhouse::{Warehouse, text},

@@ -15,7 +15,6 @@
 pub mod cohorts;
 pub mod funnels;
 pub mod heatmaps;
-pub mod money;
 pub mod orders;
 pub mod products;
 pub mod revenue;

@@ -9,12 +9,12 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{
-    money::{Converted, Rates, divide, ratio, saturate},
     orders::Sales,
     scope::{Chunk, Store},
     sessions::{Lookback, Sessions},
     write::Rows,
 };
+use crate::money::{Converted, Rates, decimal_text, divide, ratio, saturate};
 use crate::{
     calendar::shift,
     clickhouse::{Warehouse, text},
@@ -166,7 +166,7 @@ fn row(product_id: &str, line: &Line, rates: &Rates) -> serde_json::Value {
         "bounce_rate": ratio(i128::from(line.bounces), i128::from(line.entries), 4),
         "conversion_rate": ratio(i128::from(line.orders), i128::from(counts.unique_views), 4),
         "stock_level": (counts.stock_reports > 0).then_some(counts.stock),
-        "average_rating": (ratings > 0).then(|| super::money::decimal_text(rating, 2)),
+        "average_rating": (ratings > 0).then(|| decimal_text(rating, 2)),
         "review_count": reviews,
     })
 }

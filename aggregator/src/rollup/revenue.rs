@@ -5,12 +5,8 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use serde_json::json;
 
-use super::{
-    money::{divide, saturate},
-    orders::Sales,
-    scope::Chunk,
-    write::Rows,
-};
+use super::{orders::Sales, scope::Chunk, write::Rows};
+use crate::money::{divide, saturate};
 
 #[derive(Default)]
 struct Line {

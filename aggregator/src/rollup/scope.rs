@@ -7,11 +7,11 @@ use jiff::civil::Date;
 use rust_decimal::Decimal;
 use sqlx::{PgConnection, Row as _};
 
-use super::money::{RATE_AGE_MAX_DAYS, Rates};
 use crate::{
     calendar::{Calendar, Grid, Period, shift},
     clickhouse::{Warehouse, text},
     error::{Error, Result},
+    money::{RATE_AGE_MAX_DAYS, Rates},
     postgres::{Answer as _, parse_date},
 };
 

@@ -10,12 +10,12 @@ use serde_json::json;
 use sqlx::{PgConnection, Row as _};
 
 use super::{
-    money::{Converted, Rates, decimal_text, divide, ratio, saturate},
     orders::Sales,
     scope::{Chunk, Store, grids, period_query},
     sessions::Sessions,
     write::{Rows, table},
 };
+use crate::money::{Converted, Rates, decimal_text, divide, ratio, saturate};
 use crate::{
     calendar::{Grid, Period, shift},
     clickhouse::{Warehouse, text},

@@ -320,4 +320,4 @@ pub async fn is_stale(postgres: &mut PgConnection, store_id: &str) -> Result<boo
 type Reports = BTreeMap<(String, String), Vec<Report>>;
 
 /// Rates by currency into which they convert.
-type RatesByBase = HashMap<String, crate::rollup::money::Rates>;
+type RatesByBase = HashMap<String, crate::money::Rates>;

@@ -14,9 +14,9 @@ use crate::{
     clickhouse::Warehouse,
     entity::order::{self, Kind, Line, Order, Report},
     error::{Error, Result},
+    money::{RATE_AGE_MAX_DAYS, Rates},
     postgres::{Answer as _, parse_date},
     privacy::retention::Frozen,
-    rollup::money::{RATE_AGE_MAX_DAYS, Rates},
 };
 
 #[derive(Row, Deserialize)]
@@ -133,30 +133,30 @@ impl Terms {
         Ok(terms)
     }
 
-    /// The rates of days on which refunds in other currencies than their orders' were made.
+    /// The rates of days on which refunds in other currencies than their orders' were made, into the stores' own.
     async fn read_rates(&mut self, postgres: &mut PgConnection, reports: &Reports) -> Result<()> {
-        let (mut currencies, mut bases, mut days) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut currencies, mut days) = (BTreeSet::new(), BTreeSet::new());
         for ((store, _), reports) in reports {
             let Some(terms) = self.stores.get(store) else { continue };
-            let of_order = |report: &Report| {
-                if report.currency.is_empty() { terms.currency.clone() } else { report.currency.clone() }
-            };
-            let placed: BTreeSet<String> =
-                reports.iter().filter(|report| report.kind == Kind::Placed).map(of_order).collect();
+            let placed: BTreeSet<&str> = reports
+                .iter()
+                .filter(|report| report.kind == Kind::Placed)
+                .map(|report| if report.currency.is_empty() { &*terms.currency } else { &*report.currency })
+                .collect();
             let foreign = reports.iter().filter(|report| {
                 report.kind == Kind::Refunded
                     && !report.currency.is_empty()
                     && placed.iter().any(|currency| *currency != report.currency)
             });
             for refund in foreign {
-                currencies.insert(refund.currency.clone());
                 days.insert(terms.calendar.date(refund.at_ms).to_string());
-                bases.extend(placed.iter().cloned());
+                currencies.extend(placed.iter().copied().chain([&*refund.currency]).map(str::to_owned));
             }
         }
         if days.is_empty() {
             return Ok(());
         }
+        let bases: BTreeSet<&str> = self.stores.values().map(|terms| &*terms.currency).collect();
         let rows = sqlx::query(
             "SELECT DISTINCT date::text AS date, currency, base, rate FROM exchange_rates
              JOIN unnest($1::date[]) AS day ON date BETWEEN day - $4 AND day
@@ -189,7 +189,7 @@ impl Terms {
     pub(super) fn order(&self, store: &str, reports: &[Report]) -> Option<Order> {
         let StoreTerms { currency, prices_include_tax, calendar, .. } = self.stores.get(store)?;
         let convert = |at_ms: i64, from: &str, into: &str, amount: i128| {
-            self.rates.get(into)?.convert(calendar.date(at_ms), from, amount)
+            self.rates.get(currency)?.exchange(calendar.date(at_ms), from, into, amount)
         };
         let terms = order::Terms { currency, prices_include_tax: *prices_include_tax, convert: &convert };
         Order::of(reports, &terms)

@@ -65,21 +65,34 @@ impl Rates {
         &self.base
     }
 
-    /// Decimals of that currency.
-    pub fn decimals(&self) -> u32 {
-        exponent(&self.base).unwrap_or(2)
-    }
-
     /// An amount of a day in one currency, in minor units of the base, rounded once; `None` without a rate.
     pub fn convert(&self, date: Date, currency: &str, minor: i128) -> Option<i128> {
-        if currency == self.base {
+        self.exchange(date, currency, &self.base, minor)
+    }
+
+    /// An amount of a day in one currency, in minor units of another, by the rates of both, rounded once; `None` without
+    /// one of them.
+    pub fn exchange(&self, date: Date, from: &str, into: &str, minor: i128) -> Option<i128> {
+        if from == into {
             return Some(minor);
         }
+        let (sold, bought) = (self.rate(date, from)?, self.rate(date, into)?);
+        let decimals = |currency| exponent(currency).unwrap_or(2);
+        // Both have a power of ten less than they may have in common.
+        let (above, below) = (bought.scale() + decimals(into), sold.scale() + decimals(from));
+        let common = above.min(below);
+        let product =
+            minor.checked_mul(sold.mantissa())?.checked_mul(10_i128.checked_pow(above - common)?)?;
+        Some(divide(product, bought.mantissa().checked_mul(10_i128.checked_pow(below - common)?)?))
+    }
+
+    /// The rate of a day, else the latest of the days before.
+    fn rate(&self, date: Date, currency: &str) -> Option<Decimal> {
+        if currency == self.base {
+            return Some(Decimal::ONE);
+        }
         let mut days = (0..=RATE_AGE_MAX_DAYS).map(|back| shift(date, -back));
-        let rate = days.find_map(|day| self.by_day.get(&(day, currency.to_owned())))?;
-        let from = exponent(currency).unwrap_or(2);
-        let product = minor.checked_mul(rate.mantissa())?.checked_mul(10_i128.pow(self.decimals()))?;
-        Some(divide(product, 10_i128.checked_pow(rate.scale() + from)?))
+        days.find_map(|day| self.by_day.get(&(day, currency.to_owned()))).copied()
     }
 }
 
@@ -150,6 +163,10 @@ mod tests {
         assert_eq!(rates.convert(date(2026, 11, 9), "EUR", 10_000), None);
         assert_eq!(rates.convert(date(2026, 10, 31), "EUR", 10_000), None);
         assert_eq!(rates.convert(day, "USD", 7), Some(7));
+        // 1000 yen are 6.50 dollars, and those 5.99 euros.
+        assert_eq!(rates.exchange(day, "JPY", "EUR", 1000), Some(599));
+        assert_eq!(rates.exchange(day, "USD", "EUR", 10_851), Some(10_000));
+        assert_eq!(rates.exchange(day, "USD", "GBP", 10_851), None);
     }
 
     proptest! {
