@@ -104,7 +104,7 @@ fn a_tenth_is_written_carelessly() {
     let (clean, dirty) = (sent(0.0), sent(0.1));
     let found = |mark: &str| (clean.matches(mark).count(), dirty.matches(mark).count());
     for mark in
-        [r"\ud83d", "NaN", "1e400", r"\u0000", "+0000", "\"usd\"", "null", r#""items":"["#, r#""items":{"#]
+        [r"\ud83d", "NaN", ":1e400", r"\u0000", "+0000", "\"usd\"", "null", r#""items":"["#, r#""items":{"#]
     {
         let (in_clean, in_dirty) = found(mark);
         assert!(in_clean == 0 && in_dirty > 0, "{mark}: {in_clean}, {in_dirty}");
