@@ -360,7 +360,7 @@ impl State {
     fn settle(&mut self) -> Vec<Taken> {
         let mut left = self.total();
         for taken in self.taken.iter_mut().filter(|taken| taken.currency == self.currency) {
-            taken.amount = taken.amount.min(left);
+            taken.amount = taken.amount.min(left.max(0));
             left -= taken.amount;
         }
         std::mem::take(&mut self.taken)
