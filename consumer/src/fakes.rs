@@ -161,7 +161,7 @@ impl Sink for FakeSink {
     }
 
     async fn holds(&self, _: Table, _: TopicPartition, sought: Sought) -> Result<bool, StoreError> {
-        self.journal.push(format!("look for {}-{}", sought.offsets.start(), sought.offsets.end()));
+        self.journal.push(format!("look for {}-{}", sought.first.0, sought.last.0));
         Ok(false)
     }
 

@@ -15,8 +15,9 @@ pub(crate) type Key = [u8; KEY_BYTES];
 /// What of a batch's rows is asked for in the store.
 pub(crate) struct Sought {
     pub(crate) keys: HashSet<Key>,
-    /// Offsets of the first and the last of them.
-    pub(crate) offsets: RangeInclusive<u64>,
+    /// Offset and line of the first and the last of them: a message's lines may be in several parts.
+    pub(crate) first: (u64, u32),
+    pub(crate) last: (u64, u32),
     /// Receipt of the first and the last of them, epoch milliseconds.
     pub(crate) received_ms: RangeInclusive<i64>,
 }
@@ -52,9 +53,13 @@ impl RowKeys {
         let offsets = &self.offsets.as_chunks::<8>().0[rows.clone()];
         let lines = &self.rows.as_chunks::<4>().0[rows.clone()];
         let received = &self.received_at.as_chunks::<8>().0[rows];
-        let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else {
-            panic!("no rows are looked for");
+        let place = |at: usize| {
+            let (Some(offset), Some(line)) = (offsets.get(at), lines.get(at)) else {
+                panic!("no rows are looked for");
+            };
+            (u64::from_le_bytes(*offset), u32::from_le_bytes(*line))
         };
+        let (first, last) = (place(0), place(offsets.len().saturating_sub(1)));
         let mut keys = HashSet::with_capacity(offsets.len());
         for ((event_id, offset), line) in event_ids.iter().zip(offsets).zip(lines) {
             let mut key: Key = [0; KEY_BYTES];
@@ -67,10 +72,6 @@ impl RowKeys {
         for received in received.iter().map(|bytes| i64::from_le_bytes(*bytes)) {
             (oldest, newest) = (oldest.min(received), newest.max(received));
         }
-        Sought {
-            keys,
-            offsets: u64::from_le_bytes(*first)..=u64::from_le_bytes(*last),
-            received_ms: oldest..=newest,
-        }
+        Sought { keys, first, last, received_ms: oldest..=newest }
     }
 }

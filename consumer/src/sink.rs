@@ -12,7 +12,7 @@ use crate::{
 
 /// A store of rows.
 pub(crate) trait Sink: Send + Sync + 'static {
-    /// Inserts the block, unless the token is known; without a token, whatever is there. Returns how long it took.
+    /// Inserts the block, unless the token is known; without one, whatever is there. Returns how long it took.
     fn insert(
         &self,
         table: Table,

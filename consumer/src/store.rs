@@ -16,6 +16,7 @@ use hyper_util::{
 };
 use millrace_schemas::clickhouse::{Layout, SOURCE_COLUMNS, statements, upgrades};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::{
     config::{Config, NetworkCompression},
@@ -140,7 +141,7 @@ impl Store {
         self.query("SELECT 1 FORMAT Null").await
     }
 
-    /// Inserts the block, unless the token is known; without a token, whatever is there. Returns how long it took,
+    /// Inserts the block, unless the token is known; without one, under a token that nobody knows. Returns how long it took,
     /// without the wait for its turn.
     ///
     /// That a token is known proves nothing of its rows: on a single server it is written down before them.
@@ -206,14 +207,16 @@ impl Store {
 
     async fn send(&self, table: Table, token: Option<&str>, block: &Block) -> clickhouse::error::Result<()> {
         let sql = insert_statement(&self.layout.database, table);
+        // Not `insert_deduplicate=0`: since 26.2 that alone leaves blocks to be dropped by their content.
+        let token = token.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
         let mut insert = self
             .client
             .insert_formatted_with(sql)
             .with_timeouts(Some(self.send_timeout), Some(self.insert_timeout))
             .with_setting("async_insert", "0")
             .with_setting("optimize_on_insert", "0")
-            .with_setting("insert_deduplicate", if token.is_some() { "1" } else { "0" })
-            .with_setting("insert_deduplication_token", token.unwrap_or_default())
+            .with_setting("insert_deduplicate", "1")
+            .with_setting("insert_deduplication_token", token)
             .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1");
         if self.layout.cluster.is_some() {
             // Otherwise the acknowledgement would mean "queued on this server's disk".
@@ -362,13 +365,14 @@ fn insert_statement(database: &str, table: Table) -> String {
 
 fn read_back_statement(database: &str, table: Table, partition: TopicPartition, sought: &Sought) -> String {
     let TopicPartition { topic, number } = partition;
-    let (first, last) = (sought.offsets.start(), sought.offsets.end());
+    let ((first, first_row), (last, last_row)) = (sought.first, sought.last);
     let (from_ms, to_ms) = (sought.received_ms.start(), sought.received_ms.end());
     // Rows of another log may stand at these offsets as well; beyond that many there is nothing to be proved.
     let limit = sought.keys.len() * 2;
     format!(
         "SELECT DISTINCT event_id, _offset, _row FROM {database}.{} \
          WHERE _topic = '{topic}' AND _partition = {number} AND _offset BETWEEN {first} AND {last} \
+         AND (_offset, _row) >= ({first}, {first_row}) AND (_offset, _row) <= ({last}, {last_row}) \
          AND received_at BETWEEN fromUnixTimestamp64Milli({from_ms}) AND fromUnixTimestamp64Milli({to_ms}) \
          LIMIT {limit}",
         table.name()

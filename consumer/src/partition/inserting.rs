@@ -40,7 +40,14 @@ pub(super) struct Sending(Insert);
 
 /// The part was acknowledged under a token that may have been used before, and the store is asked whether it is there.
 #[derive(Clone, Debug)]
-pub(super) struct Verifying(Insert);
+pub(super) struct Verifying {
+    insert: Insert,
+    /// How often the store has not said.
+    unanswered: u32,
+}
+
+/// Answers that are waited for before the part is sent without a token: each such sending may be a copy.
+const UNANSWERED_MAX: u32 = 3;
 
 /// The part is a single row that was refused, and the store is asked whether it is there all the same.
 #[derive(Clone, Debug)]
@@ -68,7 +75,7 @@ enum Token {
     /// Somebody may have. What is acknowledged is stored or dropped as a repetition, and ClickHouse writes a token down
     /// before the rows: killed in between, it knows the token of rows that it has not.
     MaybeUsed,
-    /// It was acknowledged, and the rows are not all there: they are sent without a token.
+    /// It was acknowledged, and the rows are not all there, or nobody says: they are sent without it.
     Spent,
 }
 
@@ -97,7 +104,7 @@ impl Inserting {
         match self {
             Self::LookingUp(LookingUp(insert))
             | Self::Sending(Sending(insert))
-            | Self::Verifying(Verifying(insert))
+            | Self::Verifying(Verifying { insert, .. })
             | Self::Confirming(Confirming(insert)) => &mut insert.retry,
         }
     }
@@ -105,9 +112,10 @@ impl Inserting {
     /// Asks once more, after a pause.
     pub(super) fn ask(&self, effects: &mut Vec<Effect>) {
         match self {
-            Self::LookingUp(LookingUp(insert)) | Self::Confirming(Confirming(insert)) => insert.ask(effects),
+            Self::LookingUp(LookingUp(insert))
+            | Self::Verifying(Verifying { insert, .. })
+            | Self::Confirming(Confirming(insert)) => insert.ask(effects),
             Self::Sending(_) => panic!("what failed is looked for before it is sent again: {self:?}"),
-            Self::Verifying(_) => panic!("what is not seen is sent again at once: {self:?}"),
         }
     }
 
@@ -127,7 +135,9 @@ impl Inserting {
                 phase.failed(now, failure, jitter, limits, slowdown, effects)
             }
             (Self::Verifying(phase), Input::ReadBack { all }) => phase.read_back(all, effects),
-            (Self::Verifying(phase), Input::Unanswered { .. }) => phase.unanswered(effects),
+            (Self::Verifying(phase), Input::Unanswered { jitter }) => {
+                phase.unanswered(now, jitter, limits, effects)
+            }
             (Self::Confirming(phase), Input::ReadBack { all }) => phase.read_back(all, effects),
             (Self::Confirming(phase), Input::Unanswered { jitter }) => phase.unanswered(now, jitter, limits),
             (phase, answer) => panic!("{answer:?} comes to {phase:?}"),
@@ -138,7 +148,7 @@ impl Inserting {
         match self {
             Self::LookingUp(LookingUp(insert))
             | Self::Sending(Sending(insert))
-            | Self::Verifying(Verifying(insert))
+            | Self::Verifying(Verifying { insert, .. })
             | Self::Confirming(Confirming(insert)) => insert,
         }
     }
@@ -157,14 +167,16 @@ impl LookingUp {
 
 impl Sending {
     fn inserted(self, slowdown: &mut Slowdown, effects: &mut Vec<Effect>) -> Step {
-        if !self.0.overloaded {
+        let Self(mut insert) = self;
+        if !insert.overloaded {
             slowdown.ease();
         }
-        match self.0.token {
-            Token::Unused | Token::Spent => self.0.next_part(effects),
+        match insert.token {
+            Token::Unused | Token::Spent => insert.next_part(effects),
             Token::MaybeUsed => {
-                self.0.ask(effects);
-                Step::OnItsWay(Inserting::Verifying(Verifying(self.0)))
+                (insert.unknown_attempts, insert.retry) = (0, Retry::default());
+                insert.ask(effects);
+                Step::OnItsWay(Inserting::Verifying(Verifying { insert, unanswered: 0 }))
             }
         }
     }
@@ -206,13 +218,23 @@ impl Sending {
 
 impl Verifying {
     fn read_back(self, all: bool, effects: &mut Vec<Effect>) -> Step {
-        if all { self.0.next_part(effects) } else { self.unanswered(effects) }
+        if all { self.insert.next_part(effects) } else { self.not_seen(effects) }
     }
 
-    /// Sending again needs no proof.
-    fn unanswered(mut self, effects: &mut Vec<Effect>) -> Step {
-        self.0.token = Token::Spent;
-        self.0.send(effects)
+    /// Sending again needs no proof, and may be a copy.
+    fn unanswered(mut self, now: Instant, jitter: f64, limits: &Limits, effects: &mut Vec<Effect>) -> Step {
+        self.unanswered += 1;
+        if self.unanswered >= UNANSWERED_MAX {
+            return self.not_seen(effects);
+        }
+        self.insert.retry.pause(now, &limits.backoff, jitter);
+        Step::OnItsWay(Inserting::Verifying(self))
+    }
+
+    fn not_seen(self, effects: &mut Vec<Effect>) -> Step {
+        let mut insert = self.insert;
+        (insert.token, insert.retry) = (Token::Spent, Retry::default());
+        insert.send(effects)
     }
 }
 
@@ -351,17 +373,30 @@ mod tests {
     #[test]
     fn what_is_acknowledged_and_not_seen_is_sent_without_its_token() {
         let without_token = [Effect::Insert { rows: 0..3, whole: true, with_token: false }];
-        for unseen in [ABSENT, Input::Unanswered { jitter: 0.0 }] {
-            let (step, effects) = answer(acknowledged_again(), unseen);
-            assert_eq!(effects, without_token);
-            let (step, effects) = answer(step, Input::Inserted);
-            assert!(matches!(step, Step::Done(_)) && effects.is_empty(), "there is no token to drop it");
-        }
+        let (step, effects) = answer(acknowledged_again(), ABSENT);
+        assert_eq!(effects, without_token);
+        let (step, effects) = answer(step, Input::Inserted);
+        assert!(matches!(step, Step::Done(_)) && effects.is_empty(), "there is no token to drop it");
+
         let (step, _) = answer(acknowledged_again(), ABSENT);
-        let (mut step, _) = answer(step, Input::InsertFailed { failure: Failure::Passing, jitter: 0.0 });
+        let (step, _) = answer(step, Input::InsertFailed { failure: Failure::Passing, jitter: 0.0 });
+        let (_, effects) = answer(after_its_pause(step), ABSENT);
+        assert_eq!(effects, without_token, "nor is it sent with it ever again");
+
+        // A store that does not say is asked a few times.
+        let mut step = acknowledged_again();
+        for _ in 1..UNANSWERED_MAX {
+            let (paused, effects) = answer(step, Input::Unanswered { jitter: 0.0 });
+            assert_eq!(effects, []);
+            step = after_its_pause(paused);
+        }
+        assert_eq!(answer(step, Input::Unanswered { jitter: 0.0 }).1, without_token);
+    }
+
+    fn after_its_pause(mut step: Step) -> Step {
         let Step::OnItsWay(phase) = &mut step else { panic!("it is over") };
         assert!(phase.retry_mut().is_due(Instant::now() + Duration::from_secs(1)));
-        assert_eq!(answer(step, ABSENT).1, without_token, "nor is it sent with it ever again");
+        step
     }
 
     #[test]

@@ -12,8 +12,8 @@
 //! * **asked before sent again**: rows that may have been sent before are looked for in the store first
 //!   ([`Effect::ReadBack`]), and sent again unless every one of them is there;
 //! * **asked again once acknowledged**: ClickHouse drops rows whose token it knows, and it writes a token down before its
-//!   rows. Only the first acknowledgement of a token proves that they are stored; after any other they are looked for
-//!   once more, and sent without a token unless every one of them is there;
+//!   rows. An acknowledgement proves that rows are stored only where nobody has sent their token before; after any other
+//!   they are looked for once more, and sent without their token unless every one of them is there;
 //! * nothing is dropped because it failed: retries never end, except that a row which ClickHouse refuses for good, or
 //!   an error nobody knows keeps refusing, is dead-lettered alone, and only when the store says that it is not there.
 //!
@@ -38,8 +38,8 @@
 //! Answers that nothing was asked for are defects of the driver and assert; what a log, a broker or a store may say never
 //! does.
 //!
-//! Why reading back is enough. Sending rows again doubles none: within the deduplication window the token drops them,
-//! beyond it copies meet their sorting key and `FINAL` leaves one. Not sending them is safe only when they are stored, so
+//! Why reading back is enough. Sending rows again doubles no event: within the deduplication window their token drops them,
+//! without it, or beyond, copies meet their sorting key and `FINAL` leaves one. Not sending them is safe only when they are stored, so
 //! nothing but the sight of every row of the batch (its event at its offset and line) counts as proof. Everything else
 //! sends all of them: a part of them, as an insert over two months or several shards leaves it; none, because
 //! `ReplacingMergeTree` has merged them into older copies; rows of another log at these offsets; no answer. What

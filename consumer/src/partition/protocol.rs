@@ -121,7 +121,7 @@ pub enum Effect {
         rows: Range<u32>,
         /// Whether they are all rows of the batch.
         whole: bool,
-        /// Whether the store is to drop them if it knows their token.
+        /// Whether the store is to drop them if it knows their token; else they are stored whatever is there.
         with_token: bool,
     },
     /// Add this row of the closed batch to its dead-letter records.

@@ -15,7 +15,7 @@ use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::parts::{NOON_MS, ask, config, json};
+use crate::parts::{NOON_MS, ask, config, json, tell};
 
 /// Values of a row that the tests vary; texts are short and long, empty, with quotes, NULs and other alphabets.
 #[derive(Clone, Debug)]
@@ -99,6 +99,21 @@ async fn store(engine: &Engine) -> (Config, Store) {
     let store = Store::new(&config);
     store.make_tables().await.unwrap();
     (config, store)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_known_token_keeps_a_block_out() {
+    let engine = Engine::start().await.unwrap();
+    let (_, store) = store(&engine).await;
+    tell(&engine, "SYSTEM STOP MERGES millrace.events").await;
+    let mut builder = BlockBuilder::new(Table::Events.columns());
+    let values = values().new_tree(&mut TestRunner::deterministic()).unwrap().current();
+    builder.push(&row(&values), Source { topic: "t", partition: 3, offset: 1, row: 0 });
+    let block = builder.finish();
+    for (token, stored) in [(Some("one"), 1), (Some("one"), 1), (None, 2), (None, 3), (Some("two"), 4)] {
+        store.insert(Table::Events, token, &block).await.unwrap();
+        assert_eq!(ask(&engine, "SELECT count() FROM millrace.events").await, stored, "{token:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,6 +31,9 @@ pub(super) struct Instance {
     pub(super) stopped: bool,
     /// Rows that the store was just asked for, and did not show.
     asked: Option<Range<u32>>,
+    /// The part that was acknowledged last, and was not seen when it was looked for afterwards.
+    acknowledged: Option<Part>,
+    unseen: Option<Part>,
     /// What this instance sent, and how much was sent before it began.
     sent: HashSet<Part>,
     sendings_before: u64,
@@ -113,6 +116,8 @@ impl Instance {
             work: None,
             stopped: false,
             asked: None,
+            acknowledged: None,
+            unseen: None,
             sent: HashSet::new(),
             sendings_before: world.sendings,
             last_failure: Failure::Passing,
@@ -197,6 +202,9 @@ impl Instance {
                     return Err(format!("{:?} is sent again without having been asked for", request.part));
                 }
                 world.check_request(self.id, &request)?;
+                if !with_token && self.unseen != Some(request.part) {
+                    return Err(format!("{:?} is sent without its token for no reason", request.part));
+                }
                 self.sent.insert(request.part);
                 return self.begin(Work::Insert(request));
             }
@@ -292,6 +300,9 @@ impl Instance {
                 let partly = self.mutation == Some(Mutation::TakePartForAll) && held > 0;
                 let all = well && (held == sought.len() || partly);
                 self.asked = (!all).then_some(rows);
+                if !all && let Some(part) = self.acknowledged.take() {
+                    self.unseen = Some(part);
+                }
                 world.note(match (well, all) {
                     (true, true) => "an insert is spared",
                     (true, false) => "rows are not all there",
@@ -299,8 +310,11 @@ impl Instance {
                 });
                 if well { Input::ReadBack { all } } else { Input::Unanswered { jitter } }
             }
-            Work::Insert(request) => match self.insert(world, random, request, fate)? {
-                None => Input::Inserted,
+            Work::Insert(request) => match self.insert(world, random, request.clone(), fate)? {
+                None => {
+                    self.acknowledged = Some(request.part);
+                    Input::Inserted
+                }
                 Some(failure) => {
                     let unknown = failure == Failure::Passing && random.percent(unknown_percent);
                     let failure = if unknown { Failure::Unknown } else { failure };

@@ -12,7 +12,7 @@
 //! * the position never passes a line that is neither stored nor dead-lettered; only what is wrong is dead-lettered;
 //! * rows that may have been sent are asked for before they are sent again, or dead-lettered; none that is stored is
 //!   dead-lettered;
-//! * no row is stored a second time while its token is remembered, unless it was acknowledged and not seen;
+//! * no row is stored a second time while its token is remembered, unless it was acknowledged, and then not seen;
 //! * one batch and one thing at a time are on their way;
 //!
 //! and in the end: every line is stored or dead-lettered, never both, and the position is the log's end.

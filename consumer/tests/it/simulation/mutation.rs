@@ -15,6 +15,8 @@ pub(super) enum Mutation {
     TokenWithoutContent,
     /// Rows are sent under a token that was acknowledged without them.
     KeepTheToken,
+    /// No insert has a token.
+    NeverAToken,
     /// A recorded range is not rebuilt: the next batch is cut as it comes.
     ForgetTheRange,
     /// A recorded range is rebuilt with other rows than it had.
@@ -38,12 +40,13 @@ pub(super) enum Mutation {
 }
 
 impl Mutation {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::SkipTheIntent,
         Self::MoveThePositionFirst,
         Self::DropTheToken,
         Self::TokenWithoutContent,
         Self::KeepTheToken,
+        Self::NeverAToken,
         Self::ForgetTheRange,
         Self::RebuildOtherRows,
         Self::PassOverAMessage,
@@ -69,6 +72,9 @@ impl Mutation {
             (Self::SkipReadingBack, Effect::ReadBack { .. }) => (None, Some(Input::ReadBack { all: false })),
             (Self::KeepTheToken, Effect::Insert { rows, whole, .. }) => {
                 (Some(Effect::Insert { rows, whole, with_token: true }), None)
+            }
+            (Self::NeverAToken, Effect::Insert { rows, whole, .. }) => {
+                (Some(Effect::Insert { rows, whole, with_token: false }), None)
             }
             (_, effect) => (Some(effect), None),
         }
