@@ -264,7 +264,8 @@ impl Erasure {
         beside(transaction, self.subject.find_visitors(warehouse)).await?;
         let (slice, has_more) = beside(transaction, self.subject.slice(warehouse, self.slice_rows)).await?;
         let found = beside(transaction, slice.count(warehouse)).await?;
-        if found.is_zero() && !was_cut_off {
+        let has_orders = beside(transaction, slice.has_orders_alone(warehouse)).await?;
+        if found.is_zero() && !has_orders && !was_cut_off {
             self.swept(transaction, found, true).await?;
             return Ok(false);
         }

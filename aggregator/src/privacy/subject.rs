@@ -260,6 +260,20 @@ impl Subject {
         Ok((slice, has_more))
     }
 
+    /// Whether there are orders of the subject's of which no report is left: their events have ended their term.
+    pub async fn has_orders_alone(&self, warehouse: &Warehouse) -> Result<bool> {
+        let orders = self.orders();
+        let query = warehouse.long_query(&format!(
+            "SELECT count() FROM orders FINAL
+             WHERE {orders} AND order_id NOT IN (
+                 SELECT order_id FROM events
+                 WHERE store_id = {} AND name IN ('purchase', 'order_updated', 'refund', 'order_cancelled')
+                   AND order_id IN (SELECT order_id FROM orders FINAL WHERE {orders}))",
+            literal(&self.store_id)
+        ));
+        Ok(warehouse.rows::<u64>(query).await?.first().is_some_and(|count| *count > 0))
+    }
+
     /// How many rows there are. Letters first: who replays them stores their rows before they go, so that what is no
     /// letter any more is a row by now.
     pub async fn count(&self, warehouse: &Warehouse) -> Result<Counts> {
