@@ -296,7 +296,8 @@ impl Erasure {
             let letters = slice.letters();
             beside(transaction, tables.hide(warehouse, "dead_letters", &letters)).await?;
         }
-        for made in orders {
+        for mut made in orders {
+            made.forget_gone();
             made.write(warehouse, pool, transaction).await?;
         }
         if let Some(store) = store {
@@ -310,7 +311,7 @@ impl Erasure {
         Ok(true)
     }
 
-    /// The orders that lose a report, as they are without it.
+    /// The orders that lose a report, as they are without it, and where they stood.
     async fn orders_without(
         &self,
         warehouse: &Warehouse,

@@ -174,6 +174,12 @@ impl Made {
         self.refunds.extend(gone);
     }
 
+    /// Leaves out those that stood there and are no more: whoever takes the rows themselves away leaves no sign of them.
+    pub fn forget_gone(&mut self) {
+        self.orders.retain(|row| !row.is_deleted());
+        self.refunds.retain(|row| !row.is_deleted());
+    }
+
     /// Whether there is nothing to be written.
     pub fn is_empty(&self) -> bool {
         self.orders.is_empty() && self.refunds.is_empty()

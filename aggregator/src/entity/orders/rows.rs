@@ -88,6 +88,10 @@ impl OrderRow {
         &self.order_id
     }
 
+    pub(super) fn is_deleted(&self) -> bool {
+        self._deleted == 1
+    }
+
     pub(super) fn set_version(&mut self, version: u64) {
         self._version = version;
     }
@@ -150,6 +154,10 @@ impl RefundRow {
     /// What makes it itself.
     pub(super) fn key(&self) -> (String, u16, String, u32) {
         (self.store_id.clone(), self.taken_on, self.order_id.clone(), self.number)
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        self._deleted == 1
     }
 
     pub(super) fn set_version(&mut self, version: u64) {
