@@ -136,7 +136,7 @@ fn without_a_secret_key_nobody_speaks_of_a_servers_order() {
 fn words_wait_for_their_order() {
     let words = [
         (-2.0 * ONE_DAY, refund("1", json!({ "value": 30 }))),
-        (-1.0 * ONE_DAY, update("1", json!({ "value": 90 }))),
+        (-ONE_DAY, update("1", json!({ "value": 90 }))),
         (1.0, update("2", json!({ "value": 90 }))),
         (1.0, refund("2", json!({ "value": 1.5 }))),
         (1.0, refund("2", json!({}))),
