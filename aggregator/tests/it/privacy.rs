@@ -153,7 +153,7 @@ async fn after_an_erasure_rollups_are_those_of_everybody_else() {
         );
         assert!(receipt["days"].as_array().unwrap().len() > 3, "{receipt}");
         assert_eq!(distinct(bed.ids("s").await), distinct(sorted_ids(&events, &clicks)));
-        assert_eq!(bed.orders_of("visitor_id = 'v2'").await, 0);
+        assert_eq!(bed.orders_of("store_id = 's' AND visitor_id = 'v2'").await, 0);
         bed.assert_like_a_rebuild(seed).await;
 
         // A user: what names them, and what the visitors did without a name whom a server named with them alone.
