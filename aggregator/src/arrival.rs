@@ -29,6 +29,7 @@ use crate::{
     backfill::touch_everything,
     calendar::Calendar,
     clickhouse::{Warehouse, is_unknown_table, text},
+    entity::orders,
     error::{Error, Result},
     locks::Work,
     postgres::{Answer as _, begin, beside},
@@ -52,6 +53,7 @@ const SOURCES: [Source; 2] = [
         copies: text::arrivals_copies,
         key: "store_id, key_date, name, visitor_hash, event_id",
         has_sessions: true,
+        has_orders: true,
     },
     Source {
         table: "clicks",
@@ -59,6 +61,7 @@ const SOURCES: [Source; 2] = [
         copies: text::arrivals_click_copies,
         key: "store_id, key_date, visitor_hash, event_id",
         has_sessions: false,
+        has_orders: false,
     },
 ];
 
@@ -84,8 +87,15 @@ pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discover
     let mut discovering = Duration::ZERO;
     for source in SOURCES {
         let resting = discovers.then_some(&mut discovering);
-        let looking = look_at(warehouse, &source, &watermarks, &mut touched, discovery, resting);
-        match beside(&mut transaction, looking).await {
+        let looked = async {
+            let looking = look_at(warehouse, &source, &watermarks, &mut touched, discovery, resting);
+            let range = beside(&mut transaction, looking).await?;
+            if source.has_orders {
+                refresh_orders(warehouse, pool, &mut transaction, &range, &touched).await?;
+            }
+            Ok(range)
+        };
+        match looked.await {
             Ok(range) => ranges.push(range),
             // The consumer makes the tables; before that nothing has arrived.
             Err(error) if is_unknown_table(&error) => {}
@@ -144,6 +154,28 @@ async fn look_at(
     let rows = text::assemble(text::lane_rows);
     related::touch(&bounded, source, &rows, ask, touched, discovery).await?;
     Ok(range)
+}
+
+/// Makes the orders anew that the range tells of.
+async fn refresh_orders(
+    warehouse: &Warehouse,
+    pool: &PgPool,
+    postgres: &mut PgConnection,
+    range: &Range,
+    touched: &Touched,
+) -> Result<()> {
+    let reports: u64 = touched.order_reports.values().sum();
+    if reports == 0 {
+        return Ok(());
+    }
+    let scope = orders::Scope {
+        stores: touched.order_reports.keys().map(String::as_str).collect(),
+        rows: &text::assemble(text::lane_rows),
+        bind: &|query| range.param(query),
+        are_all: false,
+        going: None,
+    };
+    orders::refresh(warehouse, pool, postgres, &scope, orders::Part::of(reports)).await
 }
 
 /// Days that the store's rows decide that meet these conditions, on `events` and on `clicks`, while they are still there:

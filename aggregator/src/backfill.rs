@@ -13,6 +13,7 @@ use crate::{
     arrival::touch,
     calendar,
     clickhouse::{Warehouse, is_unknown_table, text},
+    entity::orders,
     error::{Error, Result},
     locks::Work,
     postgres::{Answer as _, begin, parse_date},
@@ -56,7 +57,7 @@ pub async fn run(
         while waits(pool, store_id, step, &touched_at).await? {
             let rolled =
                 rollup::roll_up(warehouse, pool, store_id, rollup::DAYS_MAX, &mut Vec::new()).await?;
-            if rolled.is_none() {
+            if rolled.is_none() && !orders::refresh_stale(warehouse, pool).await? {
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
         }
@@ -101,6 +102,10 @@ pub async fn forget(pool: &PgPool) -> Result<()> {
     }
     let forget = format!("TRUNCATE {}", BOOKS.join(", "));
     sqlx::query(AssertSqlSafe(forget)).execute(&mut *transaction).within().await?;
+    let stores: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM stores ORDER BY id").fetch_all(&mut *transaction).within().await?;
+    let stores: Vec<&str> = stores.iter().map(String::as_str).collect();
+    orders::make_stale(&mut transaction, &stores).await?;
     transaction.commit().within().await
 }
 

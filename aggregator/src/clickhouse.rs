@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ::clickhouse::{Client, RowOwned, RowRead, query::Query};
+use ::clickhouse::{Client, RowOwned, RowRead, RowWrite, query::Query};
 
 use crate::{
     config::Config,
@@ -114,6 +114,27 @@ impl Warehouse {
         }
     }
 
+    /// Inserts rows, and waits until they are stored.
+    pub async fn insert<T: RowOwned + RowWrite>(&self, table: &str, rows: &[T]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.within(async {
+            let mut insert = self
+                .client
+                .insert::<T>(table)
+                .await?
+                .with_setting("async_insert", "0")
+                .with_setting("optimize_on_insert", "0")
+                .with_setting("distributed_foreground_insert", "1");
+            for row in rows {
+                insert.write(row).await?;
+            }
+            Ok(insert.end().await?)
+        })
+        .await
+    }
+
     /// Waits for a query's answer, not for ever.
     pub async fn within<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::time::timeout(self.timeout, answer)
@@ -157,7 +178,8 @@ pub mod text {
             arrivals_clicks, arrivals_copies, arrivals_counts, arrivals_click_copies, touched_rows, lane_rows,
             cohort_orders, cohorts, derived_starts, heatmap_bins, heatmap_clicks, heatmap_elements, known_users, orders,
             people, product_checkouts, product_times, products, reaching, refunds, session_reach, sessions,
-            started_before, traffic, winners, funnel, event_span, store_quarters,
+            started_before, traffic, winners, funnel, event_span, store_quarters, touched_orders, order_reports,
+            order_keys, refund_keys, order_count, foreign_refunds,
         }
 
         /// A text by its name.
@@ -177,8 +199,13 @@ pub mod text {
 
     /// The same, about other rows than those of lanes.
     pub fn assemble_of(name: &str, rows: &str) -> String {
-        if name == lane_rows {
-            return rows.to_owned();
+        assemble_with(name, &[(lane_rows, rows)])
+    }
+
+    /// The same, with these texts under these names.
+    pub fn assemble_with(name: &str, given: &[(&str, &str)]) -> String {
+        if let Some((_, text)) = given.iter().find(|(known, _)| *known == name) {
+            return (*text).to_owned();
         }
         let mut text = String::new();
         for line in names::find(name).unwrap_or_default().lines() {
@@ -189,7 +216,7 @@ pub mod text {
         }
         while let Some((before, rest)) = text.split_once("{{") {
             let Some((inner, after)) = rest.split_once("}}") else { break };
-            text = format!("{before}\n{}{after}", assemble_of(inner, rows));
+            text = format!("{before}\n{}{after}", assemble_with(inner, given));
         }
         text
     }

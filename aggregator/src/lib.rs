@@ -4,6 +4,7 @@
 //! In the order in which data flows:
 //!
 //! * [`arrival`]: what has arrived since the last look, as touched days;
+//! * [`entity`]: what events are about, made of all of them: orders, which stand in ClickHouse;
 //! * [`rollup`]: touched days, computed anew and replaced in one transaction;
 //! * [`turn`]: a store's rollup within a budget, and what becomes of one that exceeds it;
 //! * [`worker`]: the loop that does all this, at half of the time at most;
@@ -13,8 +14,8 @@
 //! * [`privacy`]: erasure, export and retention;
 //! * [`api`]: reading rollups, and administering stores.
 //!
-//! It never inserts into ClickHouse, removes rows from there only to forget them, and never adds to a number that stands
-//! in Postgres.
+//! It inserts nothing into ClickHouse but entities, removes rows from there only to forget them, and never adds to a number
+//! that stands in Postgres.
 
 pub mod api;
 pub mod arrival;
@@ -27,6 +28,7 @@ pub mod error;
 pub mod funnel;
 pub mod locks;
 pub mod logins;
+pub mod money;
 pub mod postgres;
 pub mod privacy;
 pub mod rollup;

@@ -99,6 +99,7 @@ pub async fn due(pool: &PgPool, stores_max: i64) -> Result<Vec<String>> {
         "SELECT store_id FROM touched_days
          WHERE (retry_at IS NULL OR retry_at <= clock_timestamp())
            AND NOT EXISTS (SELECT 1 FROM rollup_backoff AS aside WHERE aside.store_id = touched_days.store_id)
+           AND NOT EXISTS (SELECT 1 FROM stale_orders AS stale WHERE stale.store_id = touched_days.store_id)
          GROUP BY store_id ORDER BY min(waiting_since) LIMIT $1",
     )
     .bind(stores_max)
@@ -113,6 +114,7 @@ pub async fn next_aside(pool: &PgPool) -> Result<Option<(String, Standing)>> {
     let row = sqlx::query(
         "SELECT store_id, failures, budget_ms, days_max FROM rollup_backoff AS aside
          WHERE retry_at <= clock_timestamp()
+           AND NOT EXISTS (SELECT 1 FROM stale_orders AS stale WHERE stale.store_id = aside.store_id)
            AND EXISTS (SELECT 1 FROM touched_days
                        WHERE touched_days.store_id = aside.store_id
                          AND (touched_days.retry_at IS NULL OR touched_days.retry_at <= clock_timestamp()))

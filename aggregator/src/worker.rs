@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     arrival::{self, Discovery, Looked},
     clickhouse::Warehouse,
+    entity::orders,
     error::Result,
     postgres::Answer as _,
     rollup,
@@ -27,6 +28,8 @@ use crate::{
 const STORES_MAX: i64 = 1_000;
 /// Time after which no store's turn begins before the next look.
 const CYCLE_MAX: Duration = Duration::from_secs(10);
+/// Time after which no further part of stale orders is begun before the next look.
+const STALE_MAX: Duration = Duration::from_secs(2);
 /// Longest pause after failures.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often days whose funnel window has passed are looked for.
@@ -146,6 +149,7 @@ async fn work_in_cycles(warehouse: &Warehouse, pool: &PgPool, health: &Health, s
         let start = Instant::now();
         let cycle = async {
             let looked = arrival::look(warehouse, pool, &mut discovery).await?;
+            refresh_stale(warehouse, pool).await?;
             let rolled = roll_up_due(warehouse, pool, &settings.limits).await?;
             if closed_at.is_none_or(|at| at.elapsed() > CLOSE_EVERY) {
                 rollup::funnels::close_passed(pool).await?;
@@ -175,6 +179,13 @@ async fn work_in_cycles(warehouse: &Warehouse, pool: &PgPool, health: &Health, s
     }
 }
 
+/// Makes orders of stale stores anew, for a while.
+async fn refresh_stale(warehouse: &Warehouse, pool: &PgPool) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < STALE_MAX && orders::refresh_stale(warehouse, pool).await? {}
+    Ok(())
+}
+
 /// Rolls up the stores that have stepped aside, one after the other, and rests as long as each took.
 async fn work_aside(warehouse: &Warehouse, pool: &PgPool, settings: &Settings) {
     let mut pause = settings.interval;
@@ -201,6 +212,7 @@ pub async fn cycle(
     discovery: &mut Discovery,
 ) -> Result<usize> {
     arrival::look(warehouse, pool, discovery).await?;
+    while orders::refresh_stale(warehouse, pool).await? {}
     let rolled = roll_up_due(warehouse, pool, limits).await?;
     Ok(rolled.days + roll_up_aside(warehouse, pool, limits).await?.unwrap_or(0))
 }

@@ -13,7 +13,10 @@
 //! Tables are partitioned by the month of *receipt*: no sender can open a thousand partitions with a thousand made-up
 //! dates, and retention drops whole parts. Copies of an event in two partitions are still merged by `FINAL`.
 
-use crate::row::{ClickRow, Column, ColumnType, EventRow, Row};
+use crate::{
+    entity,
+    row::{ClickRow, Column, ColumnType, EventRow, Row},
+};
 
 /// Where the tables are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub const DEDUPLICATION_WINDOW: u32 = 10_000;
 
 /// A part is on the disk before its insert is acknowledged: the log's position moves then, and what lies below it is deleted
 /// from a spool. A merge needs no fsync: the parts it replaces stay for minutes. (On a cluster other replicas have it.)
-const SYNCED: &str = "fsync_after_insert = 1, fsync_part_directory = 1";
+pub(crate) const SYNCED: &str = "fsync_after_insert = 1, fsync_part_directory = 1";
 
 /// The column that decides between copies: the greatest stays.
 const VERSION: &str = "_version";
@@ -86,6 +89,7 @@ pub fn statements(layout: &Layout) -> Vec<String> {
     let on_cluster = on_cluster(layout);
     let mut all = vec![format!("CREATE DATABASE IF NOT EXISTS {}{on_cluster}", layout.database)];
     all.extend(TABLES.iter().flat_map(|table| table.statements(layout)));
+    all.extend(entity::TABLES.iter().flat_map(|table| table.statements(layout)));
     all.extend(VIEWS.iter().map(|(name, query)| {
         let query = query.replace("{db}", &layout.database).replace("{decimals}", DECIMALS.trim());
         format!("CREATE OR REPLACE VIEW {}.{name}{on_cluster} AS\n{query}", layout.database)
@@ -343,7 +347,7 @@ fn definition(column: &Column) -> String {
     format!("`{}` {}{default} COMMENT '{doc}'", column.name, column.ty.clickhouse())
 }
 
-fn on_cluster(layout: &Layout) -> String {
+pub(crate) fn on_cluster(layout: &Layout) -> String {
     layout.cluster.as_ref().map(|cluster| format!(" ON CLUSTER '{cluster}'")).unwrap_or_default()
 }
 

@@ -19,6 +19,7 @@
 
 pub mod clickhouse;
 pub mod demo;
+pub mod entity;
 pub mod event;
 pub mod limits;
 pub mod metric;

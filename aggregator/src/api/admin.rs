@@ -21,7 +21,9 @@ use super::{Answer, Failure, State};
 use crate::{
     backfill::touch_everything,
     calendar::Calendar,
+    entity::orders,
     funnel::{FILTERS_MAX, Filter, OrderMode, STEPS_MAX, StoredStep, TEXT_BYTES_MAX, check_filter},
+    money::RATE_AGE_MAX_DAYS,
     postgres::begin,
     rollup::scope::Store,
     stores::{HOLDS, KeyKind, add_key},
@@ -75,6 +77,7 @@ struct Settings {
     currency: Option<String>,
     max_event_age_days: Option<i32>,
     allowed_origins: Option<Vec<String>>,
+    prices_include_tax: Option<bool>,
     /// Null: the collector's setting.
     #[serde(default, deserialize_with = "given")]
     events_per_second: Option<Option<i32>>,
@@ -136,8 +139,8 @@ pub(super) async fn create_store(Shared(state): Shared<State>, body: Bytes) -> A
     let mut transaction = begin(&state.pool).await?;
     sqlx::query(
         "INSERT INTO stores (id, name, timezone, currency, max_event_age_days, allowed_origins, events_per_second,
-                             retention_days)
-         VALUES ($1, $2, $3, $4, coalesce($5, 30), coalesce($6, '{}'), $7, $8)",
+                             retention_days, prices_include_tax)
+         VALUES ($1, $2, $3, $4, coalesce($5, 30), coalesce($6, '{}'), $7, $8, coalesce($9, false))",
     )
     .bind(&store_id)
     .bind(&name)
@@ -147,6 +150,7 @@ pub(super) async fn create_store(Shared(state): Shared<State>, body: Bytes) -> A
     .bind(&settings.allowed_origins)
     .bind(settings.events_per_second.flatten())
     .bind(settings.retention_days.flatten())
+    .bind(settings.prices_include_tax)
     .execute(&mut *transaction)
     .await?;
     let mut keys = [KeyKind::Write, KeyKind::Secret, KeyKind::Api].map(|kind| (kind, kind.generate()));
@@ -170,6 +174,7 @@ pub(super) async fn list_stores(Shared(state): Shared<State>) -> Answer {
         "SELECT jsonb_build_object('store_id', id, 'name', name, 'timezone', timezone, 'currency', currency,
                     'max_event_age_days', max_event_age_days, 'allowed_origins', allowed_origins,
                     'events_per_second', events_per_second, 'retention_days', retention_days,
+                    'prices_include_tax', prices_include_tax,
                     'created_at', created_at,
                     'write_keys', (SELECT coalesce(jsonb_agg(write_key ORDER BY created_at), '[]')
                                    FROM store_keys
@@ -219,7 +224,8 @@ pub(super) async fn change_store(
                 currency = coalesce($4, currency), max_event_age_days = coalesce($5, max_event_age_days),
                 allowed_origins = coalesce($6, allowed_origins),
                 events_per_second = CASE WHEN $7 THEN $8 ELSE events_per_second END,
-                retention_days = CASE WHEN $9 THEN $10 ELSE retention_days END, updated_at = now()
+                retention_days = CASE WHEN $9 THEN $10 ELSE retention_days END,
+                prices_include_tax = coalesce($11, prices_include_tax), updated_at = now()
          WHERE id = $1",
     )
     .bind(&store_id)
@@ -232,6 +238,7 @@ pub(super) async fn change_store(
     .bind(settings.events_per_second.flatten())
     .bind(settings.retention_days.is_some())
     .bind(settings.retention_days.flatten())
+    .bind(settings.prices_include_tax)
     .execute(&mut *transaction)
     .await?;
     audit(&mut transaction, "change_store", Some(&store_id), detail).await?;
@@ -395,7 +402,8 @@ struct NewRate {
     rate: Value,
 }
 
-/// `POST /api/v1/exchange_rates`: sets rates; the days of all stores that count in the base are rolled up again.
+/// `POST /api/v1/exchange_rates`: sets rates; days are rolled up again on which stores that count in the base have taken money
+/// in the currency. A rate holds for the days behind it too, as long as they have none.
 pub(super) async fn put_exchange_rates(Shared(state): Shared<State>, body: Bytes) -> Answer {
     let rates: Vec<NewRate> = parse(&body)?;
     if rates.is_empty() || rates.len() > RATES_MAX {
@@ -428,19 +436,32 @@ pub(super) async fn put_exchange_rates(Shared(state): Shared<State>, body: Bytes
     .execute(&mut *transaction)
     .await?;
     let dates: Vec<String> = rates.iter().map(|rate| rate.date.to_string()).collect();
+    let currencies: Vec<&str> = rates.iter().map(|rate| rate.currency.as_str()).collect();
     let bases: Vec<&str> = rates.iter().map(|rate| rate.base.as_str()).collect();
+    // Days that wait already may be under somebody's hands, with the rates as they were.
     let touched = sqlx::query(
         "INSERT INTO touched_days (store_id, date, received_at, touched_at)
-         SELECT stores.id, rates.date, coalesce(marks.received_at, 'epoch'), clock_timestamp()
-         FROM (SELECT DISTINCT * FROM unnest($1::date[], $2::text[])) AS rates (date, base)
-         JOIN stores ON stores.currency = rates.base
+         SELECT stores.id, days.date, coalesce(marks.received_at, 'epoch'), clock_timestamp()
+         FROM (SELECT DISTINCT date + age AS date, currency, base
+               FROM unnest($1::date[], $2::text[], $3::text[]) AS rates (date, currency, base)
+               CROSS JOIN generate_series(0, $4) AS age) AS days
+         JOIN stores ON stores.currency = days.base
          LEFT JOIN rollup_watermarks AS marks ON marks.store_id = stores.id
+         WHERE EXISTS (SELECT FROM revenue_analytics AS revenue
+                       WHERE revenue.store_id = stores.id AND revenue.date = days.date
+                         AND revenue.currency = days.currency)
+            OR EXISTS (SELECT FROM touched_days AS waiting
+                       WHERE waiting.store_id = stores.id AND waiting.date = days.date)
+         GROUP BY stores.id, days.date, marks.received_at
          ON CONFLICT (store_id, date) DO UPDATE SET touched_at = EXCLUDED.touched_at",
     )
     .bind(dates)
+    .bind(&currencies)
     .bind(bases)
+    .bind(i32::try_from(RATE_AGE_MAX_DAYS).unwrap_or(i32::MAX))
     .execute(&mut *transaction)
     .await?;
+    orders::make_stale_of_refunds(&state.warehouse, &mut transaction, &currencies).await?;
     let detail: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     audit(&mut transaction, "put_exchange_rates", None, detail).await?;
     transaction.commit().await?;

@@ -144,6 +144,8 @@ fn settings(required: &[&str]) -> Value {
         "allowed_origins": {"type": "array", "maxItems": ORIGINS_MAX, "items": text("An origin.")},
         "events_per_second": {"type": "integer", "minimum": 1, "maximum": i32::MAX,
                               "description": "Null: the collector's setting."},
+        "prices_include_tax": {"type": "boolean", "default": false,
+            "description": "Prices of items hold the tax: a total that was not sent does not count it twice."},
         "retention_days": {"type": "integer", "minimum": 62, "maximum": 3650,
                            "description": "Days that events are kept after their receipt; null: as the tables do."},
     });
@@ -163,7 +165,7 @@ fn store() -> Value {
     json!({"type": "object", "required": ["store_id", "name", "timezone", "currency"], "properties": {
         "store_id": text, "name": text, "timezone": text, "currency": text,
         "max_event_age_days": {"type": "integer"}, "allowed_origins": texts, "events_per_second": number,
-        "retention_days": number, "created_at": {"type": "string", "format": "date-time"}, "write_keys": texts,
+        "retention_days": number, "prices_include_tax": {"type": "boolean"}, "created_at": {"type": "string", "format": "date-time"}, "write_keys": texts,
     }})
 }
 

@@ -124,6 +124,8 @@ pub(super) const ROLLUPS: [Rollup; 7] = [
             ("shipping_amount_cents", I),
             ("tax_amount_cents", I),
             ("refunds_amount_cents", I),
+            ("unexplained_amount_cents", I),
+            ("cancelled_orders", I),
         ],
     },
     Rollup {

@@ -48,6 +48,8 @@ pub(super) struct Source {
     pub(super) key: &'static str,
     /// Whether its rows belong to sessions.
     pub(super) has_sessions: bool,
+    /// Whether its rows report orders.
+    pub(super) has_orders: bool,
 }
 
 /// Rows below which no slice is halved.

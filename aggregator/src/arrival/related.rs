@@ -23,6 +23,8 @@ const DAY_MS: i64 = 86_400_000;
 pub(super) struct Touched {
     pub(super) quarters: BTreeMap<String, BTreeSet<i64>>,
     pub(super) received_ms: HashMap<String, i64>,
+    /// Reports of orders among what has arrived.
+    pub(super) order_reports: BTreeMap<String, u64>,
     /// Stores of which every day is touched.
     pub(super) whole_stores: BTreeSet<String>,
 }
@@ -140,6 +142,9 @@ async fn touch_own(
         touched.add(&row.store, row.quarter);
         let received = touched.received_ms.entry(row.store.clone()).or_default();
         *received = row.received_ms.max(*received);
+        if row.order_reports > 0 {
+            *touched.order_reports.entry(row.store.clone()).or_default() += row.order_reports;
+        }
         let arrivals = Arrivals {
             rows: row.rows,
             orders: row.order_reports,

@@ -2,5 +2,6 @@
 //! settings, so it can be computed again at any time, for a few keys or for all, and comes out the same.
 
 pub mod order;
+pub mod orders;
 pub mod session;
 pub mod visit;

@@ -6,8 +6,8 @@
 //!   it tells a value, its value. The order's time is the earliest of the winner's and of those that agree; who bought is told
 //!   by the winner, else by the first that agrees and tells. So a server that confirms on Wednesday what a browser ordered on
 //!   Monday leaves the order where the visit was.
-//! * Updates, in order of time, replace what they name. Refunds and a cancellation then take from the order, in order of time,
-//!   never more than its total.
+//! * Words about it are heard in order of time; of one time updates come first and a cancellation last. Updates replace what
+//!   they name; refunds and a cancellation take from the order, never more than is left, nor than its last total.
 //! * What was sent with a write key counts only for an order that no server reported.
 //!
 //! A refund in another currency is converted into the order's by the rate of its day. Without a rate it stands by itself; an
@@ -16,6 +16,8 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use millrace_schemas::money::{exponent, from_float, line_minor, to_minor};
+
+use crate::money::divide;
 
 const DAY_MS: i64 = 86_400_000;
 /// How long before the winner a browser's report may lie that agrees with it, and how long after it.
@@ -114,6 +116,8 @@ pub struct Order {
     pub unexplained: i128,
     /// Items, as updated.
     pub lines: Vec<Line>,
+    /// When the report that tells who bought was made; nothing if none does.
+    pub visit_ms: Option<i64>,
     /// Visitor who bought; empty if nobody tells.
     pub visitor_id: String,
     /// Session in which, as sent.
@@ -131,6 +135,8 @@ pub struct Taken {
     pub at_ms: i64,
     /// Currency: the order's, or without a rate its own.
     pub currency: String,
+    /// Currency in which it was asked for; empty where none was named.
+    pub asked_currency: String,
     /// Minor units.
     pub amount: i128,
     /// Whether it names items: a return.
@@ -146,18 +152,10 @@ impl Order {
         let winner = *placed.first()?;
         let mut state = State::of(winner, terms);
         let counts = |report: &&Report| report.trusted || !winner.trusted;
-        let of_kind = |kind: Kind| reports.iter().filter(move |report| report.kind == kind).filter(counts);
-
-        let later: Vec<&Report> = words(of_kind(Kind::Refunded), of_kind(Kind::Cancelled));
-        let mut updates: Vec<&Report> = of_kind(Kind::Updated).collect();
-        updates.sort_by(|one, other| (one.at_ms, rank(one)).cmp(&(other.at_ms, rank(other))));
-        updates.dedup();
-        for update in updates {
-            let before = later.iter().copied().filter(|word| word.at_ms < update.at_ms);
-            let taken_before = if update.refunds_included { state.settle(before, terms).1 } else { 0 };
-            state.update(update, taken_before);
+        for word in state.words(reports.iter().filter(counts), terms) {
+            state.hear(word, terms);
         }
-        let (taken, _) = state.settle(later.into_iter(), terms);
+        let taken = state.settle();
 
         let agreeing: Vec<&Report> =
             placed.iter().copied().filter(|report| state.agrees(winner, report)).collect();
@@ -176,6 +174,7 @@ impl Order {
             shipping: state.shipping,
             discount: state.discount,
             unexplained: state.total() - state.sum(),
+            visit_ms: visit.map(|report| report.at_ms),
             visitor_id: visit.map(|report| report.visitor_id.clone()).unwrap_or_default(),
             session_id: visit.map(|report| report.session_id.clone()).unwrap_or_default(),
             user_id: user.map(|report| report.user_id.clone()).unwrap_or_default(),
@@ -185,7 +184,7 @@ impl Order {
     }
 }
 
-/// Amounts of an order, as of the updates so far.
+/// An order as of the words that were heard so far.
 struct State {
     currency: String,
     prices_include_tax: bool,
@@ -200,6 +199,9 @@ struct State {
     /// Before any update; likewise the next.
     first_lines: Vec<Line>,
     first_total: i128,
+    taken: Vec<Taken>,
+    /// Of it, what is in the order's currency.
+    taken_sum: i128,
 }
 
 impl State {
@@ -216,19 +218,17 @@ impl State {
             lines: winner.lines.clone(),
             first_lines: winner.lines.clone(),
             first_total: 0,
+            taken: Vec::new(),
+            taken_sum: 0,
         };
         state.first_total = state.total();
         state
     }
 
-    fn decimals(&self) -> u32 {
-        decimals(&self.currency)
-    }
-
     /// What the parts come to.
     fn sum(&self) -> i128 {
-        let lines: i128 =
-            self.lines.iter().map(|line| line_minor(line.price, line.quantity, self.decimals())).sum();
+        let decimals = decimals(&self.currency);
+        let lines: i128 = self.lines.iter().map(|line| line_minor(line.price, line.quantity, decimals)).sum();
         let tax = if self.prices_include_tax { 0 } else { self.tax };
         lines - self.discount + self.shipping + tax
     }
@@ -237,23 +237,12 @@ impl State {
         self.told.unwrap_or_else(|| self.sum().max(0)) + self.added_back
     }
 
-    /// Replaces what an update names; items as a whole, and unless it names a value the total is then theirs.
-    fn update(&mut self, update: &Report, taken_before: i128) {
-        for (amount, named) in [
-            (&mut self.tax, update.tax_minor),
-            (&mut self.shipping, update.shipping_minor),
-            (&mut self.discount, update.discount_minor),
-        ] {
-            *amount = named.map_or(*amount, i128::from);
-        }
-        let names_items = !update.lines.is_empty();
-        if names_items {
-            self.lines.clone_from(&update.lines);
-        }
-        if update.value_minor.is_some() || names_items {
-            self.told = update.value_minor.map(i128::from);
-            self.added_back = taken_before;
-        }
+    fn is_cancelled(&self) -> bool {
+        self.taken.iter().any(|taken| taken.is_cancellation)
+    }
+
+    fn left(&self) -> i128 {
+        (self.total() - self.taken_sum).max(0)
     }
 
     /// Whether a report is of the same purchase as the winner.
@@ -265,46 +254,121 @@ impl State {
             && report.value_minor.is_none_or(|value| i128::from(value) == self.first_total)
     }
 
-    /// What refunds and cancellations take, in order of time, and the sum of it in the order's currency.
-    fn settle<'a>(&self, words: impl Iterator<Item = &'a Report>, terms: &Terms<'_>) -> (Vec<Taken>, i128) {
-        let (total, mut sum) = (self.total(), 0);
-        let mut all = Vec::new();
-        let mut is_cancelled = false;
-        for word in words {
-            let left = (total - sum).max(0);
-            let is_cancellation = word.kind == Kind::Cancelled;
-            if is_cancellation && is_cancelled {
-                continue;
+    /// Updates, refunds (each once) and cancellations in the order in which they are heard. A refund without an id is one of its
+    /// own if its value or its items are.
+    fn words<'r>(&self, reports: impl Iterator<Item = &'r Report>, terms: &Terms<'_>) -> Vec<&'r Report> {
+        let (mut updates, mut cancellations, mut refunds) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for report in sorted(reports) {
+            match report.kind {
+                Kind::Placed => {}
+                Kind::Updated => updates.push(report),
+                Kind::Cancelled => cancellations.push(report),
+                Kind::Refunded => {
+                    let content = report.refund_id.is_empty().then(|| {
+                        let currency = self.currency_of(report).to_owned();
+                        let mut lines: Vec<&Line> = report.lines.iter().collect();
+                        lines.sort_unstable();
+                        (self.value_of(report, &currency, terms), currency, lines)
+                    });
+                    refunds.entry((&report.refund_id, content)).or_insert(report);
+                }
             }
-            is_cancelled |= is_cancellation;
-            let (currency, asked) = match self.asked(word, left, is_cancellation, terms) {
-                Asked::OfOrder(amount) => (self.currency.clone(), amount.min(left)),
-                Asked::Foreign(amount) if word.trusted => (word.currency.clone(), amount),
-                Asked::Foreign(_) => continue,
-            };
-            if currency == self.currency {
-                sum += asked;
-            }
-            let names_items = !word.lines.is_empty() && !is_cancellation;
-            all.push(Taken { at_ms: word.at_ms, currency, amount: asked, names_items, is_cancellation });
         }
-        (all, sum)
+        // Of updates of one time the best is heard last, and stands.
+        let refunds = sorted(refunds.into_values());
+        let mut words: Vec<&Report> = updates.into_iter().rev().chain(refunds).chain(cancellations).collect();
+        words.sort_by_key(|word| word.at_ms);
+        words
     }
 
-    fn asked(&self, word: &Report, left: i128, is_cancellation: bool, terms: &Terms<'_>) -> Asked {
-        if is_cancellation || (word.value_minor.is_none() && word.lines.is_empty()) {
-            return Asked::OfOrder(left);
+    fn hear(&mut self, word: &Report, terms: &Terms<'_>) {
+        match word.kind {
+            Kind::Placed => {}
+            Kind::Updated => self.update(word, terms),
+            Kind::Refunded => {
+                if let Some((currency, amount)) = self.refunded(word, terms) {
+                    self.take(word, currency, amount);
+                }
+            }
+            // It is given up once; what was added to it since then goes, too.
+            Kind::Cancelled if self.is_cancelled() && self.left() == 0 => {}
+            Kind::Cancelled => self.take(word, self.currency.clone(), self.left()),
         }
-        let is_own = word.currency.is_empty() || word.currency == self.currency;
-        let currency = if is_own { &self.currency } else { &word.currency };
-        let amount = self.value_of(word, currency, terms).unwrap_or_else(|| self.lines_of(word, currency));
-        if is_own {
-            return Asked::OfOrder(amount);
+    }
+
+    /// Replaces what an update names; items as a whole, and unless it names a value the total is then theirs. One in another
+    /// currency names nothing that could stand here.
+    fn update(&mut self, update: &Report, terms: &Terms<'_>) {
+        if self.currency_of(update) != self.currency {
+            return;
         }
-        match (terms.convert)(word.at_ms, currency, &self.currency, amount) {
-            Some(converted) => Asked::OfOrder(converted),
-            None => Asked::Foreign(amount),
+        let stored = if update.currency.is_empty() { terms.currency } else { &update.currency };
+        let (stored, own) = (decimals(stored), decimals(&self.currency));
+        for (amount, named) in [
+            (&mut self.tax, update.tax_minor),
+            (&mut self.shipping, update.shipping_minor),
+            (&mut self.discount, update.discount_minor),
+        ] {
+            let named = named.map(|minor| rescale(minor.into(), stored, own));
+            *amount = named.unwrap_or(*amount);
         }
+        let value = self.value_of(update, &self.currency, terms);
+        let names_items = !update.lines.is_empty();
+        if names_items {
+            self.lines.clone_from(&update.lines);
+        }
+        if value.is_some() || names_items {
+            self.told = value;
+            self.added_back = if update.refunds_included { self.taken_sum } else { 0 };
+        }
+    }
+
+    /// What a refund takes, and in which currency. Nothing bounds one in another currency without a rate, so it needs a
+    /// server's word.
+    fn refunded(&self, word: &Report, terms: &Terms<'_>) -> Option<(String, i128)> {
+        let currency = self.currency_of(word);
+        // What it says itself, in its currency, and what it leaves to the order to say.
+        let (said, charged) = match self.value_of(word, currency, terms) {
+            Some(value) => (value, 0),
+            None if word.lines.is_empty() => (0, self.left()),
+            None => self.lines_of(word, currency),
+        };
+        let is_own = currency == self.currency || said == 0;
+        let own =
+            if is_own { Some(said) } else { (terms.convert)(word.at_ms, currency, &self.currency, said) };
+        match own {
+            Some(said) => Some((self.currency.clone(), (said + charged).clamp(0, self.left()))),
+            None => word.trusted.then(|| (currency.to_owned(), said)),
+        }
+    }
+
+    fn take(&mut self, word: &Report, currency: String, amount: i128) {
+        if currency == self.currency {
+            self.taken_sum += amount;
+        }
+        self.taken.push(Taken {
+            at_ms: word.at_ms,
+            currency,
+            asked_currency: word.currency.clone(),
+            amount,
+            names_items: word.kind == Kind::Refunded && !word.lines.is_empty(),
+            is_cancellation: word.kind == Kind::Cancelled && !self.is_cancelled(),
+        });
+    }
+
+    /// All that was taken. An update may have left less than had been taken before it.
+    fn settle(&mut self) -> Vec<Taken> {
+        let mut left = self.total();
+        for taken in self.taken.iter_mut().filter(|taken| taken.currency == self.currency) {
+            taken.amount = taken.amount.min(left.max(0));
+            left -= taken.amount;
+        }
+        std::mem::take(&mut self.taken)
+    }
+
+    /// A word's currency: the order's where it names none.
+    fn currency_of<'s>(&'s self, word: &'s Report) -> &'s str {
+        if word.currency.is_empty() { &self.currency } else { &word.currency }
     }
 
     /// A word's value, without its sign. One without a currency was stored with the decimals of the store's.
@@ -315,78 +379,61 @@ impl State {
         value.or(word.value_minor.map(i128::from)).map(i128::abs)
     }
 
-    /// What the lines of a refund come to. Without a price a line costs what the order charged, as updated, else as first
-    /// sold; without a quantity it is the whole line.
-    fn lines_of(&self, word: &Report, currency: &str) -> i128 {
-        let amount = |line: &Line| {
-            let is_it = |sold: &&Line| {
-                sold.product_id == line.product_id
-                    && (line.variant_id.is_empty() || sold.variant_id == line.variant_id)
-            };
-            let sold = self.lines.iter().find(is_it).or_else(|| self.first_lines.iter().find(is_it));
-            let or_sold = |own: i64, sold: Option<i64>, otherwise| {
-                if own == 0 { sold.unwrap_or(otherwise) } else { own }
-            };
-            let price = or_sold(line.price, sold.map(|sold| sold.price), 0);
-            let quantity = or_sold(line.quantity, sold.map(|sold| sold.quantity), 1_000);
-            line_minor(price, quantity, decimals(currency)).abs()
+    /// What the lines of a refund come to: those with a price in its currency, and the others, which cost what the order
+    /// charged (as updated, else as first sold), in the order's. Without a quantity it is the whole line. Signs do not matter,
+    /// but for those of the order.
+    fn lines_of(&self, word: &Report, currency: &str) -> (i128, i128) {
+        let (mut said, mut charged) = (0, 0);
+        let mut found: Vec<&Line> = Vec::new();
+        for line in &word.lines {
+            let sold =
+                self.sold(&self.lines, line, &found).or_else(|| self.sold(&self.first_lines, line, &found));
+            found.extend(sold);
+            let (price, quantity) = (line.price.saturating_abs(), line.quantity.saturating_abs());
+            let whole = sold.map_or(1_000, |sold| sold.quantity);
+            if price != 0 {
+                let quantity = if quantity == 0 { whole.saturating_abs() } else { quantity };
+                said += line_minor(price, quantity, decimals(currency));
+            } else if let Some(sold) = sold {
+                let quantity = if quantity == 0 { whole } else { quantity * whole.signum() };
+                charged += line_minor(sold.price, quantity, decimals(&self.currency));
+            }
+        }
+        (said, charged)
+    }
+
+    /// The line that a refunded one is of: the first of its product, and of its variant where it names one, that none before it is
+    /// of; without such a one the first.
+    fn sold<'s>(&self, lines: &'s [Line], line: &Line, found: &[&Line]) -> Option<&'s Line> {
+        let is_it = |sold: &&Line| {
+            sold.product_id == line.product_id
+                && (line.variant_id.is_empty() || sold.variant_id == line.variant_id)
         };
-        word.lines.iter().map(amount).sum()
+        let is_free = |sold: &&Line| !found.iter().any(|found| std::ptr::eq(*found, *sold));
+        lines.iter().filter(is_it).find(is_free).or_else(|| lines.iter().find(is_it))
     }
 }
 
-/// What a refund asks for.
-enum Asked {
-    /// In the order's currency.
-    OfOrder(i128),
-    /// In its own, without a rate.
-    Foreign(i128),
+/// An amount of minor units in those of another number of decimals, half away from zero.
+fn rescale(minor: i128, from: u32, into: u32) -> i128 {
+    divide(minor * 10_i128.pow(into), 10_i128.pow(from))
 }
 
 /// What decides between reports of one thing: the first wins.
 fn rank(report: &Report) -> impl Ord + '_ {
-    let Report {
-        trusted,
-        at_ms,
-        value_minor,
-        currency,
-        lines,
-        refund_id,
-        visitor_id,
-        session_id,
-        user_id,
-        ..
-    } = report;
+    let Report { trusted, at_ms, value, value_minor, currency, lines, .. } = report;
+    let Report { refund_id, visitor_id, session_id, user_id, .. } = report;
     let amounts = (report.tax_minor, report.shipping_minor, report.discount_minor);
-    (
-        !trusted,
-        *at_ms,
-        Reverse(*value_minor),
-        (currency, lines, amounts, refund_id, visitor_id, session_id, user_id),
-    )
+    // Bits of numbers not below zero have their order.
+    let value = value.map(|value| value.abs().to_bits());
+    let text = (currency, visitor_id, session_id, user_id, amounts, lines, refund_id);
+    (!trusted, *at_ms, Reverse(value), text, Reverse(*value_minor))
 }
 
 fn sorted<'a>(reports: impl Iterator<Item = &'a Report>) -> Vec<&'a Report> {
     let mut sorted: Vec<&Report> = reports.collect();
     sorted.sort_by(|one, other| rank(one).cmp(&rank(other)));
     sorted
-}
-
-/// Refunds, each once, and cancellations, in order of time. A refund without an id is one of its own if its value or its items
-/// are.
-fn words<'a>(
-    refunds: impl Iterator<Item = &'a Report>,
-    cancellations: impl Iterator<Item = &'a Report>,
-) -> Vec<&'a Report> {
-    let mut by_identity: BTreeMap<_, &Report> = BTreeMap::new();
-    for refund in sorted(refunds) {
-        let is_named = !refund.refund_id.is_empty();
-        let content = (!is_named).then_some((refund.value_minor, &refund.currency, &refund.lines));
-        by_identity.entry((&refund.refund_id, content)).or_insert(refund);
-    }
-    let mut words: Vec<&Report> = by_identity.into_values().chain(cancellations).collect();
-    words.sort_by(|one, other| (one.at_ms, one.kind, rank(one)).cmp(&(other.at_ms, other.kind, rank(other))));
-    words
 }
 
 fn decimals(currency: &str) -> u32 {

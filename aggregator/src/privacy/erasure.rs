@@ -21,20 +21,24 @@
 use std::collections::BTreeSet;
 
 use jiff::civil::Date;
-use millrace_schemas::refused::person_key;
+use millrace_schemas::{
+    entity::{ORDERS, REFUNDS},
+    refused::person_key,
+};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
     Finality, log,
-    subject::{Counts, Kind, Subject},
+    subject::{Counts, Kind, Subject, literal},
     tables::Tables,
 };
 use crate::{
     arrival::{decided_by, touch},
     backfill::touch_everything,
     clickhouse::Warehouse,
+    entity::orders,
     error::{Error, Result},
     locks::{self, Work},
     postgres::{Answer as _, begin, beside},
@@ -260,7 +264,8 @@ impl Erasure {
         beside(transaction, self.subject.find_visitors(warehouse)).await?;
         let (slice, has_more) = beside(transaction, self.subject.slice(warehouse, self.slice_rows)).await?;
         let found = beside(transaction, slice.count(warehouse)).await?;
-        if found.is_zero() && !was_cut_off {
+        let has_orders = beside(transaction, slice.has_orders_alone(warehouse)).await?;
+        if found.is_zero() && !has_orders && !was_cut_off {
             self.swept(transaction, found, true).await?;
             return Ok(false);
         }
@@ -277,7 +282,13 @@ impl Erasure {
             clicks: going.counts[1].max(known.clicks),
             dead_letters: found.dead_letters.max(known.dead_letters),
         };
+        let orders = self.orders_without(warehouse, transaction, &slice, &going).await?;
         self.note(pool, &days, removing).await?;
+        for rows in order_rows(&slice.store_id, &orders) {
+            for table in [ORDERS.name, REFUNDS.name] {
+                beside(transaction, tables.hide(warehouse, table, &rows)).await?;
+            }
+        }
         for (table, rows) in TABLES.iter().zip(&going.rows) {
             beside(transaction, tables.hide(warehouse, table, rows)).await?;
         }
@@ -285,14 +296,43 @@ impl Erasure {
             let letters = slice.letters();
             beside(transaction, tables.hide(warehouse, "dead_letters", &letters)).await?;
         }
+        for mut made in orders {
+            made.forget_gone();
+            made.write(warehouse, pool, transaction).await?;
+        }
         if let Some(store) = store {
             touch(transaction, &store.id, days.iter(), 0).await?;
             if was_cut_off {
+                orders::make_stale(transaction, &[&store.id]).await?;
                 touch_everything(warehouse, transaction, &store).await?;
             }
         }
         self.swept(transaction, removing, !has_more && !going.has_more).await?;
         Ok(true)
+    }
+
+    /// The orders that lose a report, as they are without it, and where they stood.
+    async fn orders_without(
+        &self,
+        warehouse: &Warehouse,
+        postgres: &mut PgConnection,
+        slice: &Subject,
+        going: &Going,
+    ) -> Result<Vec<orders::Made>> {
+        let [events, _] = &going.rows;
+        let scope = orders::Scope {
+            stores: vec![&slice.store_id],
+            rows: events,
+            bind: &|query| query,
+            are_all: false,
+            going: Some(&orders::Going { reports: events.clone(), orders: slice.orders() }),
+        };
+        let mut all = Vec::new();
+        for part in orders::Part::of(going.counts[0]) {
+            all.push(orders::make(warehouse, postgres, &scope, part).await?);
+        }
+        all.retain(|made| !made.is_empty());
+        Ok(all)
     }
 
     /// Removes what is kept of refused events that named the visitor or user. What would be a user's by link alone stays: it is
@@ -438,6 +478,18 @@ impl Erasure {
         }
     }
 }
+
+/// Conditions of the rows of these orders, few enough of them for a statement each.
+fn order_rows(store_id: &str, made: &[orders::Made]) -> Vec<String> {
+    let ids: BTreeSet<&str> = made.iter().flat_map(orders::Made::order_ids).collect();
+    let ids: Vec<String> = ids.into_iter().map(literal).collect();
+    let batch =
+        |ids: &[String]| format!("store_id = {} AND order_id IN ({})", literal(store_id), ids.join(","));
+    ids.chunks(ORDERS_MAX).map(batch).collect()
+}
+
+/// Orders that one statement removes: ids have up to 200 bytes, and a statement a mebibyte.
+const ORDERS_MAX: usize = 1_000;
 
 /// Rows of a slice of which it is not worth while to be told which days they decide, when that needs too much: a visitor of
 /// millions of events is one list however few of them go. Then all days of the store are rolled up again.

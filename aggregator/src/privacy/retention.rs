@@ -27,7 +27,7 @@ use sqlx::{PgConnection, PgPool, Row as _};
 
 use super::{
     subject::letters_certainly_of,
-    tables::{ALL, Tables},
+    tables::{SENT, Tables},
 };
 use crate::{
     calendar::{Period, shift},
@@ -207,7 +207,7 @@ async fn thin(
     }
     let mut has_hidden = false;
     if let Some(cut) = own {
-        for table in ALL {
+        for table in SENT {
             has_hidden |= beside(&mut transaction, hide(warehouse, tables, store_id, table, cut)).await?;
         }
     }

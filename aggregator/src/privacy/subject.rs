@@ -95,7 +95,7 @@ struct Visitor {
     hash: u64,
 }
 
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     // In hexadecimal there is nothing to escape.
     format!("unhex('{}')", hex::encode(text))
 }
@@ -136,7 +136,21 @@ impl Subject {
 
     /// Condition of the subject's own rows in `events` and `clicks`, in brackets.
     pub fn rows(&self) -> String {
-        let whose = match self.kind {
+        format!(
+            "(store_id = {} AND received_at <= fromUnixTimestamp64Milli(toInt64({}), 'UTC') AND {})",
+            literal(&self.store_id),
+            self.until_ms,
+            self.whose()
+        )
+    }
+
+    /// Condition of the subject's rows in `orders`, in brackets.
+    pub fn orders(&self) -> String {
+        format!("(store_id = {} AND {})", literal(&self.store_id), self.whose())
+    }
+
+    fn whose(&self) -> String {
+        match self.kind {
             Kind::Visitor => self.is_subject("visitor_id"),
             Kind::User if self.visitors.is_empty() => self.is_subject("user_id"),
             Kind::User => format!(
@@ -145,12 +159,7 @@ impl Subject {
                 self.short_hash("visitor_id"),
                 self.visitor_list()
             ),
-        };
-        format!(
-            "(store_id = {} AND received_at <= fromUnixTimestamp64Milli(toInt64({}), 'UTC') AND {whose})",
-            literal(&self.store_id),
-            self.until_ms
-        )
+        }
     }
 
     /// Condition of the dead letters that name the subject, in brackets. A letter is what one visitor sent in one
@@ -251,6 +260,20 @@ impl Subject {
         Ok((slice, has_more))
     }
 
+    /// Whether there are orders of the subject's of which no report is left: their events have ended their term.
+    pub async fn has_orders_alone(&self, warehouse: &Warehouse) -> Result<bool> {
+        let orders = self.orders();
+        let query = warehouse.long_query(&format!(
+            "SELECT count() FROM orders FINAL
+             WHERE {orders} AND order_id NOT IN (
+                 SELECT order_id FROM events
+                 WHERE store_id = {} AND name IN ('purchase', 'order_updated', 'refund', 'order_cancelled')
+                   AND order_id IN (SELECT order_id FROM orders FINAL WHERE {orders}))",
+            literal(&self.store_id)
+        ));
+        Ok(warehouse.rows::<u64>(query).await?.first().is_some_and(|count| *count > 0))
+    }
+
     /// How many rows there are. Letters first: who replays them stores their rows before they go, so that what is no
     /// letter any more is a row by now.
     pub async fn count(&self, warehouse: &Warehouse) -> Result<Counts> {
@@ -259,7 +282,7 @@ impl Subject {
             let rows = if table == "dead_letters" { self.letters() } else { self.rows() };
             let query = warehouse.long_query(&format!("SELECT count() FROM {table} WHERE {rows}"));
             let count = warehouse.rows::<u64>(query).await?.first().copied().unwrap_or_default();
-            if let Some(at) = tables::ALL.iter().position(|name| *name == table) {
+            if let Some(at) = tables::SENT.iter().position(|name| *name == table) {
                 counts[at] = count;
             }
         }

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use crate::{clickhouse::Warehouse, error::Result};
 
 /// The tables that hold what somebody sent.
-pub const ALL: [&str; 3] = ["events", "clicks", "dead_letters"];
+pub const SENT: [&str; 3] = ["events", "clicks", "dead_letters"];
+/// Those, and the tables of what was made of it.
+pub const ALL: [&str; 5] = ["events", "clicks", "dead_letters", "orders", "refunds"];
 
 /// Where the tables are. Asked of ClickHouse rather than set: a setting that is forgotten would erase nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{
-    money::{Converted, Rates, decimal_text, divide, ratio, saturate},
     scope::Store,
     write::{Rows, table},
 };
+use crate::money::{Converted, Rates, decimal_text, divide, ratio, saturate};
 use crate::{
     calendar::{Grid, Period},
     clickhouse::{Warehouse, text},
@@ -37,8 +37,11 @@ struct Active {
 struct Orders {
     first_day: i64,
     day: i64,
-    currency: String,
-    total: i128,
+    in_currency: String,
+    /// Total of each, unless it is in the store's currency.
+    each: i128,
+    orders: u64,
+    sum: i128,
 }
 
 /// First and last time of a store's events (not bots').
@@ -70,6 +73,7 @@ pub async fn write(
         warehouse
             .query(&text::assemble(name))
             .param("store", &store.id)
+            .param("base", &store.currency)
             .param("days", &days.starts)
             .param("weeks", &weeks.starts)
             .param("months", &months.starts)
@@ -122,7 +126,7 @@ async fn delete_others(
     Ok(())
 }
 
-/// Revenue by cohort and period: of each cohort, order day and currency the sum is converted, once.
+/// Revenue by cohort and period, each order converted by itself.
 fn revenue(
     store: &Store,
     period: Period,
@@ -130,15 +134,19 @@ fn revenue(
     orders: &[Orders],
     rates: &Rates,
 ) -> HashMap<(Date, Date), Converted> {
-    let mut sums: BTreeMap<(Date, Date, &str), i128> = BTreeMap::new();
+    let mut money: HashMap<(Date, Date), Converted> = HashMap::new();
     for row in orders {
         let (Some(first), Some(day)) = (days.date(row.first_day), days.date(row.day)) else { continue };
-        let currency = if row.currency.is_empty() { store.currency.as_str() } else { &row.currency };
-        *sums.entry((period.start(first), day, currency)).or_default() += row.total;
-    }
-    let mut money: HashMap<(Date, Date), Converted> = HashMap::new();
-    for ((cohort, day, currency), sum) in sums {
-        money.entry((cohort, period.start(day))).or_default().add(rates, day, currency, sum);
+        let sum = money.entry((period.start(first), period.start(day))).or_default();
+        if row.in_currency == store.currency {
+            sum.minor += row.sum;
+            continue;
+        }
+        // Each of these orders comes to as much.
+        match rates.convert(day, &row.in_currency, row.each) {
+            Some(converted) => sum.minor += converted * i128::from(row.orders),
+            None => *sum.unconverted.entry(row.in_currency.clone()).or_default() += row.sum,
+        }
     }
     money
 }

@@ -10,10 +10,10 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool, Row as _};
 
 use super::{
-    money::{divide, ratio, saturate},
     scope::{Store, grids},
     write::{Rows, table},
 };
+use crate::money::{divide, ratio, saturate};
 use crate::{
     calendar::{Grid, Period},
     clickhouse::{Warehouse, text},

@@ -15,7 +15,6 @@
 pub mod cohorts;
 pub mod funnels;
 pub mod heatmaps;
-pub mod money;
 pub mod orders;
 pub mod products;
 pub mod revenue;
@@ -38,6 +37,7 @@ use sqlx::{PgConnection, PgPool, Row as _};
 use crate::{
     calendar::Period,
     clickhouse::Warehouse,
+    entity::orders as orders_table,
     error::Result,
     locks,
     postgres::{Answer as _, begin, beside, parse_date},
@@ -71,7 +71,9 @@ pub async fn roll_up(
     tried: &mut Vec<Date>,
 ) -> Result<Option<Done>> {
     let mut transaction = begin(pool).within().await?;
-    if !locks::try_take_store(&mut transaction, store_id).await? {
+    if !locks::try_take_store(&mut transaction, store_id).await?
+        || orders_table::is_stale(&mut transaction, store_id).await?
+    {
         return Ok(None);
     }
     limit_statements(&mut transaction, warehouse.timeout()).await?;

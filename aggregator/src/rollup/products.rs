@@ -9,12 +9,12 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{
-    money::{Converted, Rates, divide, ratio, saturate},
     orders::Sales,
     scope::{Chunk, Store},
     sessions::{Lookback, Sessions},
     write::Rows,
 };
+use crate::money::{Converted, Rates, decimal_text, divide, ratio, saturate};
 use crate::{
     calendar::shift,
     clickhouse::{Warehouse, text},
@@ -79,7 +79,7 @@ struct Line {
     orders: u64,
     /// Thousandths.
     units: i128,
-    sums: BTreeMap<String, i128>,
+    revenue: Converted,
 }
 
 /// The chunk's rows.
@@ -100,12 +100,17 @@ pub async fn rows(
     }
     for order in &sales.orders {
         let Some(date) = chunk.date(order.at_ms) else { continue };
-        let mut named = BTreeSet::new();
-        for (product, quantity, amount) in order.items().filter(|(product, _, _)| !product.is_empty()) {
+        let mut named: BTreeMap<&str, (i128, i128)> = BTreeMap::new();
+        for (product, quantity, amount) in order.items() {
+            let (units, sum) = named.entry(if product.is_empty() { "(none)" } else { product }).or_default();
+            *units += i128::from(quantity);
+            *sum += amount;
+        }
+        for (product, (units, sum)) in named {
             let line = lines.entry((date, product.to_owned())).or_default();
-            line.orders += u64::from(named.insert(product));
-            line.units += i128::from(quantity);
-            *line.sums.entry(order.currency.clone()).or_default() += amount;
+            line.orders += 1;
+            line.units += units;
+            line.revenue.add(rates, date, &order.in_currency, sum);
         }
     }
     // These events and orders make a product's row; what follows only adds to rows that are there.
@@ -135,17 +140,14 @@ pub async fn rows(
     }
     let mut rows = Rows::default();
     for ((date, product_id), line) in lines {
-        rows.push(date, row(date, &product_id, &line, rates));
+        rows.push(date, row(&product_id, &line, rates));
     }
     Ok(rows)
 }
 
-fn row(date: Date, product_id: &str, line: &Line, rates: &Rates) -> serde_json::Value {
+fn row(product_id: &str, line: &Line, rates: &Rates) -> serde_json::Value {
     let counts = &line.counts;
-    let mut revenue = Converted::default();
-    for (currency, sum) in &line.sums {
-        revenue.add(rates, date, currency, *sum);
-    }
+    let revenue = &line.revenue;
     let (reviews, ratings, rating_sum) = counts.reviews();
     let rating = divide(rating_sum, i128::from(ratings) * 10_000);
     json!({
@@ -164,7 +166,7 @@ fn row(date: Date, product_id: &str, line: &Line, rates: &Rates) -> serde_json::
         "bounce_rate": ratio(i128::from(line.bounces), i128::from(line.entries), 4),
         "conversion_rate": ratio(i128::from(line.orders), i128::from(counts.unique_views), 4),
         "stock_level": (counts.stock_reports > 0).then_some(counts.stock),
-        "average_rating": (ratings > 0).then(|| super::money::decimal_text(rating, 2)),
+        "average_rating": (ratings > 0).then(|| decimal_text(rating, 2)),
         "review_count": reviews,
     })
 }

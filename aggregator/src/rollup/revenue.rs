@@ -5,12 +5,8 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use serde_json::json;
 
-use super::{
-    money::{divide, saturate},
-    orders::Sales,
-    scope::Chunk,
-    write::Rows,
-};
+use super::{orders::Sales, scope::Chunk, write::Rows};
+use crate::money::{divide, saturate};
 
 #[derive(Default)]
 struct Line {
@@ -22,6 +18,8 @@ struct Line {
     refunds: i128,
     returns: i128,
     returned: i128,
+    cancelled: i128,
+    unexplained: i128,
 }
 
 /// The chunk's rows.
@@ -29,18 +27,20 @@ pub fn rows(chunk: &Chunk, sales: &Sales) -> Rows {
     let mut lines: BTreeMap<(Date, String), Line> = BTreeMap::new();
     for order in &sales.orders {
         let Some(date) = chunk.date(order.at_ms) else { continue };
-        let line = lines.entry((date, order.currency.clone())).or_default();
+        let line = lines.entry((date, order.in_currency.clone())).or_default();
         line.orders += 1;
-        line.gross += order.total();
-        line.discounts += i128::from(order.discount);
-        line.shipping += i128::from(order.shipping);
-        line.tax += i128::from(order.tax);
+        line.gross += order.total;
+        line.discounts += order.discount;
+        line.shipping += order.shipping;
+        line.tax += order.tax;
+        line.unexplained += order.unexplained;
     }
     for refund in &sales.refunds {
         let Some(date) = chunk.date(refund.at_ms) else { continue };
-        let line = lines.entry((date, refund.currency.clone())).or_default();
+        let line = lines.entry((date, refund.in_currency.clone())).or_default();
         line.refunds += refund.amount;
-        if refund.names_items {
+        line.cancelled += i128::from(refund.is_cancellation);
+        if refund.names_items == 1 {
             line.returns += 1;
             line.returned += refund.amount;
         }
@@ -61,6 +61,8 @@ pub fn rows(chunk: &Chunk, sales: &Sales) -> Rows {
                 "shipping_amount_cents": saturate(line.shipping),
                 "tax_amount_cents": saturate(line.tax),
                 "refunds_amount_cents": saturate(line.refunds),
+                "unexplained_amount_cents": saturate(line.unexplained),
+                "cancelled_orders": saturate(line.cancelled),
             }),
         );
     }

@@ -7,11 +7,11 @@ use jiff::civil::Date;
 use rust_decimal::Decimal;
 use sqlx::{PgConnection, Row as _};
 
-use super::money::Rates;
 use crate::{
-    calendar::{Calendar, Grid, Period},
+    calendar::{Calendar, Grid, Period, shift},
     clickhouse::{Warehouse, text},
     error::{Error, Result},
+    money::{RATE_AGE_MAX_DAYS, Rates},
     postgres::{Answer as _, parse_date},
 };
 
@@ -59,14 +59,14 @@ impl Store {
         Ok(same.unwrap_or(false))
     }
 
-    /// The rates into the store's currency from one day to another.
+    /// The rates into the store's currency that hold from one day to another.
     pub async fn rates(&self, postgres: &mut PgConnection, from: Date, to: Date) -> Result<Rates> {
         let rows = sqlx::query(
             "SELECT date::text AS date, currency, rate FROM exchange_rates
              WHERE base = $1 AND date BETWEEN $2::date AND $3::date",
         )
         .bind(&self.currency)
-        .bind(from.to_string())
+        .bind(shift(from, -RATE_AGE_MAX_DAYS).to_string())
         .bind(to.to_string())
         .fetch_all(postgres)
         .within()

@@ -10,12 +10,12 @@ use serde_json::json;
 use sqlx::{PgConnection, Row as _};
 
 use super::{
-    money::{Converted, Rates, decimal_text, divide, ratio, saturate},
     orders::Sales,
     scope::{Chunk, Store, grids, period_query},
     sessions::Sessions,
     write::{Rows, table},
 };
+use crate::money::{Converted, Rates, decimal_text, divide, ratio, saturate};
 use crate::{
     calendar::{Grid, Period, shift},
     clickhouse::{Warehouse, text},
@@ -53,22 +53,17 @@ pub fn parts(chunk: &Chunk, sessions: &[Sessions], sales: &Sales, rates: &Rates)
         parts.converted += i128::from(row.converted);
         parts.length_ms += i128::from(row.length_sum_ms);
     }
-    let mut sums: BTreeMap<(Date, &str), (i128, i128)> = BTreeMap::new();
     for order in &sales.orders {
         let Some(date) = chunk.date(order.at_ms) else { continue };
-        let (count, sum) = sums.entry((date, &order.currency)).or_default();
-        *count += 1;
-        *sum += order.total();
-    }
-    for ((date, currency), (count, sum)) in sums {
         let parts = days.entry(date).or_default();
-        parts.orders += count;
-        let mut converted = Converted::default();
-        if converted.add(rates, date, currency, sum) {
-            parts.orders_converted += count;
+        parts.orders += 1;
+        match rates.convert(date, &order.in_currency, order.total) {
+            Some(converted) => {
+                parts.orders_converted += 1;
+                parts.revenue += converted;
+            }
+            None => *parts.unconverted.entry(order.in_currency.clone()).or_default() += order.total,
         }
-        parts.revenue += converted.minor;
-        parts.unconverted.extend(converted.unconverted);
     }
     let mut rows = Rows::default();
     for (date, parts) in days {

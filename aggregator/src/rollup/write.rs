@@ -308,6 +308,8 @@ pub mod table {
             "shipping_amount_cents",
             "tax_amount_cents",
             "refunds_amount_cents",
+            "unexplained_amount_cents",
+            "cancelled_orders",
         ],
     };
     /// `funnel_analytics`.

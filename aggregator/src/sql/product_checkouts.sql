@@ -24,6 +24,5 @@ FROM
     ASOF JOIN ({{derived_starts}}) AS starts
         ON events_of.visitor_id = starts.visitor_id AND events_of.ms >= starts.session_start
 )
-ARRAY JOIN arrayDistinct(item_product_id) AS product
-WHERE product != ''
+ARRAY JOIN arrayDistinct(arrayMap(id -> if(id = '', '(none)', id), item_product_id)) AS product
 GROUP BY day, product_id

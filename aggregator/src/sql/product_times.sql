@@ -5,9 +5,9 @@ WITH
         SELECT toInt64(roundDown(toUnixTimestamp64Milli(event_time), {bounds:Array(Int64)})) AS day, product,
                visitor_id, page_view_id, min(toUnixTimestamp64Milli(event_time)) AS viewed_ms
         FROM events FINAL
-        ARRAY JOIN arrayDistinct(item_product_id) AS product
+        ARRAY JOIN arrayDistinct(arrayMap(id -> if(id = '', '(none)', id), item_product_id)) AS product
         WHERE store_id = {store:String} AND is_bot = 0 AND name = 'view_item' AND visitor_id != ''
-          AND page_view_id != '' AND product != ''
+          AND page_view_id != ''
           AND event_time >= fromUnixTimestamp64Milli({lo:Int64}, 'UTC')
           AND event_time < fromUnixTimestamp64Milli({hi:Int64}, 'UTC')
         GROUP BY day, product, visitor_id, page_view_id

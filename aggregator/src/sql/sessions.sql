@@ -5,7 +5,7 @@ WITH
     (
         SELECT visitor_id, session_id AS session, toInt64(0) AS session_start,
                toUnixTimestamp64Milli(event_time) AS ms, type, name, page_view_id, event_id, duration_ms,
-               non_interactive, sequence, key_date, visitor_hash
+               non_interactive, sequence, order_id
         FROM events FINAL
         WHERE store_id = {store:String} AND is_bot = 0 AND visitor_id != '' AND session_id != ''
           AND event_time >= fromUnixTimestamp64Milli({lo:Int64}, 'UTC')
@@ -13,11 +13,11 @@ WITH
           AND (visitor_id, session_id) NOT IN ({{started_before}})
         UNION ALL
         SELECT visitor_id, '' AS session, session_start, ms, type, name, page_view_id, event_id, duration_ms,
-               non_interactive, sequence, key_date, visitor_hash
+               non_interactive, sequence, order_id
         FROM
         (
             SELECT visitor_id, toUnixTimestamp64Milli(event_time) AS ms, type, name, page_view_id, event_id,
-                   duration_ms, non_interactive, sequence, key_date, visitor_hash
+                   duration_ms, non_interactive, sequence, order_id
             FROM events FINAL
             WHERE store_id = {store:String} AND is_bot = 0 AND visitor_id != '' AND session_id = ''
               AND event_time >= fromUnixTimestamp64Milli({lo:Int64}, 'UTC')
@@ -36,7 +36,7 @@ WITH
                max(ms) AS last_ms,
                max(if(type = 'page_view', duration_ms, 0)) AS shown_ms,
                countIf(type != 'page_view' AND non_interactive = 0) AS interactive,
-               max(name = 'purchase' AND (key_date, visitor_hash, event_id) IN ({{winners}})) AS converted,
+               max(name = 'purchase' AND (order_id, visitor_id, session, ms) IN ({{winners}})) AS converted,
                min(bitShiftLeft(toUInt256(ifNull(toUInt64(sequence), 4294967296)), 192)
                    + bitShiftLeft(toUInt256(ms), 128) + toUInt256(toUInt128(event_id))) AS place
         FROM session_rows
@@ -60,9 +60,9 @@ WITH
     (
         SELECT visitor_id, page_view_id, groupArray((product, toUnixTimestamp64Milli(event_time))) AS views
         FROM events FINAL
-        ARRAY JOIN arrayDistinct(item_product_id) AS product
+        ARRAY JOIN arrayDistinct(arrayMap(id -> if(id = '', '(none)', id), item_product_id)) AS product
         WHERE store_id = {store:String} AND is_bot = 0 AND name = 'view_item' AND visitor_id != ''
-          AND page_view_id != '' AND product != ''
+          AND page_view_id != ''
           AND event_time >= fromUnixTimestamp64Milli({lo:Int64} - 86400000, 'UTC')
           AND event_time <= fromUnixTimestamp64Milli({until:Int64} + 86400000, 'UTC')
         GROUP BY visitor_id, page_view_id

@@ -1,18 +1,6 @@
--- Which report of each order counts: trusted before untrusted, then the earliest.
-SELECT winner.1, winner.2, winner.3
-FROM
-(
-    SELECT argMin((key_date, visitor_hash, event_id),
-                  (trusted = 0, event_time, UUIDToNum(event_id), key_date, visitor_hash)) AS winner
-    FROM events FINAL
-    WHERE store_id = {store:String} AND is_bot = 0 AND name = 'purchase' AND order_id != ''
-      AND order_id IN
-      (
-          SELECT order_id
-          FROM events
-          WHERE store_id = {store:String} AND name = 'purchase'
-            AND event_time >= fromUnixTimestamp64Milli({lo:Int64}, 'UTC')
-            AND event_time < fromUnixTimestamp64Milli({until:Int64}, 'UTC')
-      )
-    GROUP BY order_id
-)
+-- The reports that tell in which session each order was placed. They lie up to 8 days after it.
+SELECT order_id, visitor_id, session_id, toUnixTimestamp64Milli(assumeNotNull(visit_at))
+FROM orders FINAL
+WHERE store_id = {store:String} AND visitor_id != ''
+  AND placed_on >= toDate(fromUnixTimestamp64Milli({lo:Int64}, 'UTC')) - 9
+  AND placed_on <= toDate(fromUnixTimestamp64Milli({until:Int64}, 'UTC'))

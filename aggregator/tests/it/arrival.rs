@@ -21,7 +21,7 @@ impl Bed {
     }
 
     /// Days that one look touches.
-    async fn look(&self) -> usize {
+    pub(crate) async fn look(&self) -> usize {
         arrival::look(&self.warehouse, &self.pool, &mut Discovery::default()).await.unwrap().unwrap().days
     }
 

@@ -27,13 +27,14 @@ const SHOWN: [&str; 10] = [
     "rollup_watermarks",
 ];
 /// Tables with a store's rows that nobody sees but their owner.
-const HIDDEN_OF_STORES: [&str; 12] = [
+const HIDDEN_OF_STORES: [&str; 13] = [
     "admin_audit",
     "erasures",
     "refused_counts",
     "refused_events",
     "retention_runs",
     "rollup_backoff",
+    "stale_orders",
     "store_keys",
     "store_locks",
     "store_logins",

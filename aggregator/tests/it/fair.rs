@@ -366,7 +366,10 @@ async fn an_honest_store_beside_hostile_ones_stays_fresh_and_loses_nothing() {
     bed.config.interval_ms = 10;
     bed.warehouse = millrace_aggregator::clickhouse::Warehouse::new(&bed.config);
     // The hostile ones are there first.
-    arrival::look(&bed.warehouse, &bed.pool, &mut Discovery::default()).await.unwrap();
+    let mut discovery = Discovery::default();
+    while !bed.waits("days").await || !bed.waits("memory").await {
+        arrival::look(&bed.warehouse, &bed.pool, &mut discovery).await.unwrap();
+    }
     sqlx::query("UPDATE touched_days SET waiting_since = 'epoch' WHERE store_id <> 'honest'")
         .execute(&bed.pool)
         .await

@@ -15,6 +15,7 @@ mod instances;
 mod keys;
 mod logins;
 mod openapi;
+mod orders;
 mod privacy;
 mod readers;
 mod routes;

@@ -61,7 +61,7 @@ impl Bed {
 
     /// Has ClickHouse remove what is out of use after a second rather than after 8 minutes.
     async fn clean_soon(&self) {
-        for table in ["events", "clicks", "dead_letters"] {
+        for table in ["events", "clicks", "dead_letters", "orders", "refunds"] {
             let sql = format!("ALTER TABLE millrace.{table} MODIFY SETTING old_parts_lifetime = 1");
             self.clickhouse("", &sql).await;
         }
@@ -91,6 +91,12 @@ impl Bed {
         )
         .replace('\n', "");
         self.clickhouse("INSERT INTO millrace.dead_letters FORMAT JSONEachRow", &row).await;
+    }
+
+    /// Rows of orders with this in them, copies and those of old versions counted.
+    async fn orders_of(&self, rows: &str) -> u64 {
+        let query = format!("SELECT count() FROM millrace.orders WHERE {rows}");
+        self.clickhouse("", &query).await.trim().parse().unwrap()
     }
 
     /// What a rebuild from nothing makes of what is stored.
@@ -147,6 +153,7 @@ async fn after_an_erasure_rollups_are_those_of_everybody_else() {
         );
         assert!(receipt["days"].as_array().unwrap().len() > 3, "{receipt}");
         assert_eq!(distinct(bed.ids("s").await), distinct(sorted_ids(&events, &clicks)));
+        assert_eq!(bed.orders_of("store_id = 's' AND visitor_id = 'v2'").await, 0);
         bed.assert_like_a_rebuild(seed).await;
 
         // A user: what names them, and what the visitors did without a name whom a server named with them alone.
@@ -623,6 +630,42 @@ async fn retention_removes_old_events_and_leaves_their_rollups_alone() {
     };
     assert_eq!(cohorts(&after), cohorts(&before));
     assert!(!cohorts(&before).is_empty());
+}
+
+/// Retention is no erasure: an order stays when its events go. It still holds who bought.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_outlive_their_events_and_are_erased_with_their_buyer() {
+    let bed = Bed::with_store("s", "UTC", "USD").await;
+    bed.clean_soon().await;
+    let order = |number, days, visitor: &'static str, order_id| EventRow {
+        r#type: "event",
+        name: "purchase",
+        order_id,
+        currency: "USD",
+        total_minor: Some(1_000),
+        ..days_ago(number, days, visitor)
+    };
+    bed.insert(&[order(1, 200, "ann", "o1"), order(2, 200, "bob", "o2"), order(3, 1, "ann", "o3")]).await;
+    bed.roll().await;
+    let before = bed.everything().await;
+    sqlx::query("UPDATE stores SET retention_days = 100").execute(&bed.pool).await.unwrap();
+    while privacy::step(&bed.warehouse, &bed.pool, &at_once()).await.unwrap() {}
+    assert_eq!(bed.ids("s").await.len(), 1);
+    bed.forget().await;
+    bed.roll().await;
+    let standing = "SELECT order_id FROM millrace.orders FINAL ORDER BY order_id";
+    assert_eq!(bed.clickhouse("", standing).await, "o1\no2\no3\n");
+
+    let id = bed.erase("s", Kind::Visitor, "ann").await;
+    bed.until(&id, "final", &at_once()).await;
+    assert_eq!(bed.orders_of("visitor_id = 'ann'").await, 0);
+    assert_eq!(bed.clickhouse("", standing).await, "o2\n");
+    // What stands in the rollups of days whose events are gone is nobody's.
+    let revenue = |all: &[(String, Vec<Value>)]| {
+        let (_, rows) = all.iter().find(|(table, _)| table == "revenue_analytics").unwrap();
+        rows.iter().map(|row| row["rest"]["orders_count"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((revenue(&before), revenue(&bed.everything().await)), (vec![2, 1], vec![2]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

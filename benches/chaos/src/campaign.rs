@@ -211,6 +211,7 @@ impl Campaign {
             store_id: account.store_id.clone(),
             time_zone: scenario.time_zone.clone(),
             currency: scenario.currency.clone(),
+            prices_include_tax: false,
             rates: read_rates(&self.postgres, &scenario.currency).await?,
             funnels: traffic.funnels.clone(),
         };

@@ -28,7 +28,7 @@ mod world;
 
 use anyhow::Context as _;
 use jiff::{Timestamp, ToSpan as _, civil::Date, tz::TimeZone};
-use millrace_recount::{Filter, Funnel, Operator, OrderMode, Sent, Step};
+use millrace_recount::{Bot, Filter, Funnel, Operator, OrderMode, Sent, Step};
 
 pub use admin::{Account, create_funnel, create_store};
 pub use command::{Config, run};
@@ -150,7 +150,7 @@ impl Scenario {
                 Sent {
                     json: made.json.clone(),
                     trusted: sender.is_server,
-                    bot: sender.is_bot,
+                    bot: sender.is_bot.then_some(Bot::Other),
                     anonymous: sender.is_anonymous.then(|| sender.agent.clone()),
                 }
             })

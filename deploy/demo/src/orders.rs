@@ -1,4 +1,4 @@
-//! Orders as they are reported: by browsers, by the shop's server, by both, more than once; and their refunds.
+//! Orders as they are reported: by browsers, by the shop's server, by both, more than once; and what becomes of them.
 
 use rand::RngExt as _;
 use serde_json::{Value, json};
@@ -117,7 +117,7 @@ impl World<'_> {
         sum - discount + sum * 8 / 100
     }
 
-    /// Days later: shipped, and sometimes money goes back.
+    /// Days later: shipped, sometimes changed or cancelled, and sometimes money goes back.
     fn after(&mut self, order: &Placed) {
         if self.chance(0.5) {
             let at = order.at + self.rng.random_range(2..50) * HOUR_MS;
@@ -128,6 +128,34 @@ impl World<'_> {
             let at = order.at + self.rng.random_range(1..96) * HOUR_MS;
             self.refund(order, at, how);
         }
+        if self.chance(0.1) {
+            let at = order.at + self.rng.random_range(1..96) * HOUR_MS;
+            self.change(order, at);
+        }
+    }
+
+    /// The shop changes an order, or drops it.
+    fn change(&mut self, order: &Placed, at: i64) {
+        let currency = &order.currency;
+        let about = json!({ "order_id": order.id });
+        let (name, fields) = match self.rng.random_range(0..4) {
+            0 => ("order_cancelled", json!({})),
+            // Only what is named changes, in the order's currency.
+            1 => ("order_updated", json!({ "shipping": amount(990, currency), "currency": currency })),
+            // What is left after all refunds.
+            2 => {
+                let value = amount(order.total * 4 / 5, currency);
+                ("order_updated", json!({ "value": value, "properties": { "refunds_included": true } }))
+            }
+            // Other items, and the total is theirs.
+            _ => {
+                let items = order.lines.first().map(|line| {
+                    self.shop.item(&Line { quantity: line.quantity + 1, ..line.clone() }, currency)
+                });
+                ("order_updated", json!({ "items": items.into_iter().collect::<Vec<_>>() }))
+            }
+        };
+        self.server(at, name, &about, fields);
     }
 
     /// Money goes back, in one of five ways.

@@ -83,6 +83,7 @@ pub async fn rehearse(
         store_id: account.store_id.clone(),
         time_zone: scenario.time_zone.clone(),
         currency: scenario.currency.clone(),
+        prices_include_tax: false,
         rates: read_rates(&target.postgres, &scenario.currency).await?,
         funnels: traffic.funnels.clone(),
     };

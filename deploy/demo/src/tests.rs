@@ -27,6 +27,7 @@ fn store(scenario: &Scenario, traffic: &Traffic) -> Store {
         store_id: "s".into(),
         time_zone: scenario.time_zone.clone(),
         currency: scenario.currency.clone(),
+        prices_include_tax: false,
         rates: example_rates(scenario),
         funnels: traffic.funnels.clone(),
     }
@@ -103,7 +104,7 @@ fn a_tenth_is_written_carelessly() {
     let (clean, dirty) = (sent(0.0), sent(0.1));
     let found = |mark: &str| (clean.matches(mark).count(), dirty.matches(mark).count());
     for mark in
-        [r"\ud83d", "NaN", "1e400", r"\u0000", "+0000", "\"usd\"", "null", r#""items":"["#, r#""items":{"#]
+        [r"\ud83d", "NaN", ":1e400", r"\u0000", "+0000", "\"usd\"", "null", r#""items":"["#, r#""items":{"#]
     {
         let (in_clean, in_dirty) = found(mark);
         assert!(in_clean == 0 && in_dirty > 0, "{mark}: {in_clean}, {in_dirty}");

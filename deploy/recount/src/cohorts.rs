@@ -21,24 +21,30 @@ enum Person {
     Visitor(String),
 }
 
-/// The user of each visitor's first event that has one.
-fn users_of_visitors(events: &[Event]) -> BTreeMap<&str, &str> {
-    let mut firsts: BTreeMap<&str, &Event> = BTreeMap::new();
-    for event in events.iter().filter(|event| event.user.is_some()) {
-        let Some(visitor) = &event.visitor else { continue };
-        let first = firsts.entry(visitor).or_insert(event);
-        if event.order() < first.order() {
-            *first = event;
-        }
+/// The user of each visitor's first event that has one. An order whose reports name both is one, after the events of its
+/// time.
+fn users_of_visitors<'e>(events: &'e [Event], book: &Book<'e>) -> BTreeMap<&'e str, &'e str> {
+    let by_events = events.iter().filter_map(|event| {
+        let (at, sequence, id) = event.order();
+        Some((event.visitor.as_deref()?, (at, false, sequence, id), event.user.as_deref()?))
+    });
+    let by_orders = book.orders.iter().filter_map(|order| {
+        let user = order.user?;
+        Some((order.visitor?, (order.at, true, 0, user), user))
+    });
+    let mut firsts = BTreeMap::new();
+    for (visitor, when, user) in by_events.chain(by_orders) {
+        let first = firsts.entry(visitor).or_insert((when, user));
+        *first = (*first).min((when, user));
     }
-    firsts.into_iter().filter_map(|(visitor, event)| Some((visitor, event.user.as_deref()?))).collect()
+    firsts.into_iter().map(|(visitor, (_, user))| (visitor, user)).collect()
 }
 
-fn person(event: &Event, users: &BTreeMap<&str, &str>) -> Option<Person> {
-    if let Some(user) = &event.user {
-        return Some(Person::User(user.clone()));
+fn person(user: Option<&str>, visitor: Option<&str>, users: &BTreeMap<&str, &str>) -> Option<Person> {
+    if let Some(user) = user {
+        return Some(Person::User(user.to_string()));
     }
-    let visitor = event.visitor.as_deref()?;
+    let visitor = visitor?;
     match users.get(visitor) {
         Some(user) => Some(Person::User((*user).to_string())),
         None => Some(Person::Visitor(visitor.to_string())),
@@ -56,10 +62,10 @@ struct Everybody<'e> {
 
 /// `cohort_analytics`: a row for every cohort and every period from its own to the newest event's.
 pub(super) fn cohort_analytics(events: &[Event], book: &Book<'_>, store: &Store) -> Table {
-    let users = users_of_visitors(events);
+    let users = users_of_visitors(events, book);
     let mut days: BTreeMap<Person, BTreeSet<Date>> = BTreeMap::new();
     for event in events {
-        if let Some(person) = person(event, &users) {
+        if let Some(person) = person(event.user.as_deref(), event.visitor.as_deref(), &users) {
             days.entry(person).or_default().insert(event.day);
         }
     }
@@ -112,15 +118,14 @@ impl Everybody<'_> {
         let active = did(&inside);
         let active_later = did(&|day| *day >= date);
 
-        let mut takings = Takings::default();
-        for order in self.book.orders.iter().filter(|order| inside(&order.report.day)) {
-            let buyer = person(order.report, &self.users);
+        let mut revenue = Takings::default();
+        for order in self.book.orders.iter().filter(|order| inside(&order.day)) {
+            let buyer = person(order.user, order.visitor, &self.users);
             if buyer.is_some_and(|buyer| persons.contains(&&buyer)) {
-                takings.add(order.report.day, &order.report.currency, order.total);
+                revenue.add(order.total, order.currency, order.convert(order.total, self.store));
             }
         }
         let currency = self.store.currency.as_str();
-        let revenue = takings.convert(&self.store.rates, currency);
         let per_person = (Decimal::new(revenue.minor, exponent(currency)) / Decimal::from(size))
             .round_dp_with_strategy(2, RoundingStrategy::MidpointAwayFromZero);
         Row::from([

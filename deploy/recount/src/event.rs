@@ -1,6 +1,6 @@
 //! An event as the definitions see it, read from the JSON that was sent.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use anyhow::{Context as _, bail};
 use jiff::{Timestamp, civil::Date};
@@ -16,11 +16,20 @@ pub struct Sent {
     pub json: Map<String, Value>,
     /// It came with a secret key.
     pub trusted: bool,
-    /// Its user agent is a bot's.
-    pub bot: bool,
+    /// Why it is taken for a bot's.
+    pub bot: Option<Bot>,
     /// Stands for the visitor of a browser that sent no `visitor_id`: the collector makes one of address and user
     /// agent, so events with the same text here must come from one address, under one user agent, on one UTC day.
     pub anonymous: Option<String>,
+}
+
+/// Why an event is taken for a bot's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bot {
+    /// Too many events came at once (`rate`): what it says of orders and refunds counts all the same.
+    Rate,
+    /// Anything else, such as its user agent.
+    Other,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +40,29 @@ pub(super) enum Kind {
 }
 
 /// A line of `items`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Item {
     pub(super) product_id: String,
+    pub(super) variant_id: String,
+    /// Of one, after its own discount. In a refund 0 stands for what the order charged.
+    pub(super) price: Decimal,
+    /// Below zero for what comes back with an order. In a refund 0 stands for the whole line.
     pub(super) quantity: Decimal,
-    /// What the line brings in, minor units: price times quantity, rounded once. A discount has gone from the price.
-    pub(super) revenue: i64,
 }
 
-/// An event. Empty strings and absent ones are the same; amounts are minor units of `currency`.
+impl Item {
+    /// What rows about products call it.
+    pub(super) fn product(&self) -> &str {
+        if self.product_id.is_empty() { "(none)" } else { &self.product_id }
+    }
+
+    /// What the line comes to in minor units, rounded once.
+    pub(super) fn amount(&self, currency: &str) -> i64 {
+        money::minor(self.price * self.quantity, currency)
+    }
+}
+
+/// An event. Empty strings and absent ones are the same; amounts are as sent, in the currency's unit.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
     pub(super) id: String,
@@ -56,11 +79,13 @@ pub(super) struct Event {
     pub(super) page_view_id: Option<String>,
     pub(super) duration_ms: i64,
     pub(super) value: Option<Decimal>,
+    /// Of a purchase without one, the store's; of other words about an order empty, which stands for the order's.
     pub(super) currency: String,
-    pub(super) total: Option<i64>,
-    pub(super) tax: i64,
-    pub(super) shipping: i64,
-    pub(super) discount: i64,
+    pub(super) tax: Option<Decimal>,
+    pub(super) shipping: Option<Decimal>,
+    pub(super) discount: Option<Decimal>,
+    /// What was refunded before is not in the amounts of this update.
+    pub(super) refunds_included: bool,
     pub(super) order_id: String,
     pub(super) refund_id: String,
     pub(super) items: Vec<Item>,
@@ -72,11 +97,10 @@ pub(super) struct Event {
     pub(super) texts: BTreeMap<String, String>,
     pub(super) properties: BTreeMap<String, String>,
     pub(super) trusted: bool,
-    pub(super) bot: bool,
+    pub(super) bot: Option<Bot>,
 }
 
 impl Event {
-    /// Amounts without a currency are in `currency_of_store`.
     pub(super) fn read(sent: &Sent, calendar: &Calendar, currency_of_store: &str) -> anyhow::Result<Self> {
         let json = &sent.json;
         let kind = match json.get("type").and_then(Value::as_str) {
@@ -85,17 +109,17 @@ impl Event {
             Some("click") => Kind::Click,
             other => bail!("the ledger holds an event of type {other:?}"),
         };
-        let currency = text(json, "currency").unwrap_or_else(|| currency_of_store.into());
+        let name = match kind {
+            Kind::PageView => "page_view".into(),
+            Kind::Click => String::new(),
+            Kind::Named => canonical(&text(json, "name").unwrap_or_default()).to_string(),
+        };
         let at = instant(json.get("timestamp"))?;
-        let amount = |field| decimal(json.get(field)).map(|amount| money::minor(amount, &currency));
+        let amount = |field| decimal(json.get(field));
+        let properties = properties(json);
         Ok(Self {
             id: text(json, "event_id").context("the ledger holds an event without event_id")?.to_lowercase(),
             kind,
-            name: match kind {
-                Kind::PageView => "page_view".into(),
-                Kind::Click => String::new(),
-                Kind::Named => canonical(&text(json, "name").unwrap_or_default()).into(),
-            },
             at,
             day: calendar.day(at),
             sequence: json.get("sequence").and_then(Value::as_i64),
@@ -105,15 +129,23 @@ impl Event {
             interactive: kind == Kind::Named && json.get("interactive") != Some(&Value::Bool(false)),
             page_view_id: text(json, "page_view_id"),
             duration_ms: whole(json, "duration_ms"),
-            value: decimal(json.get("value")),
-            total: amount("value"),
-            tax: amount("tax").unwrap_or(0),
-            shipping: amount("shipping").unwrap_or(0),
-            discount: amount("discount").unwrap_or(0),
+            // A refund takes off what it says whatever the sign; an order of less than nothing is a mistake.
+            value: match name.as_str() {
+                "refund" => amount("value").map(|value| value.abs()),
+                "purchase" | "order_updated" => amount("value").filter(|value| !value.is_sign_negative()),
+                _ => amount("value"),
+            },
+            tax: amount("tax").filter(|tax| !tax.is_sign_negative()),
+            shipping: amount("shipping").filter(|shipping| !shipping.is_sign_negative()),
+            discount: amount("discount").map(|discount| discount.abs()),
+            refunds_included: properties.get("refunds_included").is_some_and(|said| said == "true"),
             order_id: text(json, "order_id").unwrap_or_default(),
             refund_id: text(json, "refund_id").unwrap_or_default(),
-            items: items(json, &currency),
-            currency,
+            items: items(json, name == "refund"),
+            currency: match text(json, "currency") {
+                None if name == "purchase" => currency_of_store.into(),
+                sent => sent.unwrap_or_default(),
+            },
             x: whole(json, "x"),
             y: whole(json, "y"),
             page_width: whole(json, "page_width"),
@@ -123,9 +155,10 @@ impl Event {
                 .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_string())))
                 .filter(|(_, value)| !value.is_empty())
                 .collect(),
-            properties: properties(json),
+            properties,
+            name,
             trusted: sent.trusted,
-            bot: sent.bot && !sent.trusted,
+            bot: sent.bot.filter(|_| !sent.trusted),
         })
     }
 
@@ -139,9 +172,12 @@ impl Event {
         (self.at, self.sequence.unwrap_or(i64::MAX), &self.id)
     }
 
-    /// Whether any of its items is of the product.
-    pub(super) fn names(&self, product_id: &str) -> bool {
-        self.items.iter().any(|item| item.product_id == product_id)
+    /// Sorts reports of one thing so that the one that counts comes first: a server's, the earliest, the one of the greater
+    /// value, and then by what it says. Who says the same of everything is as good as another; its identity decides nothing.
+    pub(super) fn rank(&self) -> impl Ord {
+        let amounts = (self.tax, self.shipping, self.discount);
+        let text = (&self.currency, &self.visitor, &self.session_id, &self.user, amounts, &self.items);
+        (!self.trusted, self.at, Reverse(self.value), text)
     }
 }
 
@@ -184,15 +220,20 @@ fn instant(value: Option<&Value>) -> anyhow::Result<i64> {
     }
 }
 
-fn items(json: &Map<String, Value>, currency: &str) -> Vec<Item> {
+/// Prices have six decimals, quantities three. Signs do not matter in a refund.
+fn items(json: &Map<String, Value>, is_refund: bool) -> Vec<Item> {
     let Some(Value::Array(items)) = json.get("items") else { return Vec::new() };
     let read = |item: &Value| {
-        let price = decimal(item.get("price")).unwrap_or_default();
-        let quantity = decimal(item.get("quantity")).unwrap_or(Decimal::ONE);
+        let text = |field| item.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+        let number = |field, decimals| {
+            let sent = decimal(item.get(field))?;
+            Some(money::rounded(if is_refund { sent.abs() } else { sent }, decimals))
+        };
         Item {
-            product_id: item.get("product_id").and_then(Value::as_str).unwrap_or_default().into(),
-            quantity,
-            revenue: money::minor(price * quantity, currency),
+            product_id: text("product_id"),
+            variant_id: text("variant_id"),
+            price: number("price", 6).unwrap_or(Decimal::ZERO),
+            quantity: number("quantity", 3).unwrap_or(if is_refund { Decimal::ZERO } else { Decimal::ONE }),
         }
     };
     items.iter().map(read).collect()

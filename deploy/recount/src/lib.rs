@@ -17,17 +17,19 @@ mod heatmaps;
 mod money;
 mod orders;
 mod products;
+mod reports;
 mod sessions;
 mod store;
 mod summary;
 mod table;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::BTreeMap;
 
 pub use compare::{Difference, Patience, Verdict, compare, verify};
-pub use event::Sent;
+pub use event::{Bot, Sent};
 pub use funnels::{Filter, Funnel, Operator, OrderMode, Step};
 pub use money::Rates;
 pub use store::Store;
@@ -44,12 +46,13 @@ use orders::Book;
 pub fn recount(sent: &[Sent], store: &Store, rolled_up_ms: (i64, i64)) -> anyhow::Result<Vec<Table>> {
     let calendar = Calendar::new(store.time_zone.clone());
     let all = distinct(sent, &calendar, &store.currency)?;
-    let (bots, persons): (Vec<Event>, Vec<Event>) = all.into_iter().partition(|event| event.bot);
+    let (bots, persons): (Vec<Event>, Vec<Event>) = all.into_iter().partition(|event| event.bot.is_some());
     let (clicks, events): (Vec<Event>, Vec<Event>) =
         persons.into_iter().partition(|event| event.kind == Kind::Click);
     let bots: Vec<Event> = bots.into_iter().filter(|event| event.kind != Kind::Click).collect();
 
-    let book = Book::of(&events);
+    let hasty = bots.iter().filter(|event| event.bot == Some(Bot::Rate));
+    let book = Book::of(events.iter().chain(hasty), store);
     let sessions = sessions::sessions(&events, &book);
 
     let mut tables = vec![

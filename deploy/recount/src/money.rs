@@ -2,16 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use jiff::civil::Date;
+use jiff::{ToSpan as _, civil::Date};
 use rust_decimal::{Decimal, RoundingStrategy, prelude::ToPrimitive as _};
 
 use super::table::Value;
+
+/// A day without a rate takes the latest of so many days before: banks publish on working days.
+const RATE_AGE_DAYS_MAX: i64 = 7;
 
 /// Exchange rates into the store's currency: 1 unit of the currency on that day.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
     /// By day and currency.
     pub by_day: BTreeMap<(Date, String), Decimal>,
+}
+
+impl Rates {
+    /// That of a day, else the latest of the days before.
+    pub(super) fn of(&self, currency: &str, day: Date) -> Option<Decimal> {
+        let days = (0..=RATE_AGE_DAYS_MAX).map(|age| day.saturating_sub(age.days()));
+        let mut rates = days.filter_map(|day| self.by_day.get(&(day, currency.to_string())).copied());
+        rates.next()
+    }
 }
 
 /// Decimals of a currency's minor unit. A currency that is none counts like most do.
@@ -46,55 +58,37 @@ pub(super) fn mean_seconds(total_ms: i64, count: i64) -> i64 {
 
 /// Half up to a whole number.
 pub(super) fn half_up_decimal(amount: Decimal) -> i64 {
-    amount.round_dp_with_strategy(0, RoundingStrategy::MidpointAwayFromZero).to_i64().unwrap_or(0)
+    rounded(amount, 0).to_i64().unwrap_or(0)
 }
 
-/// Amounts that are added up by day and currency, and converted only then.
+/// Half up to so many decimals; halves below zero go away from it.
+pub(super) fn rounded(amount: Decimal, decimals: u32) -> Decimal {
+    amount.round_dp_with_strategy(decimals, RoundingStrategy::MidpointAwayFromZero)
+}
+
+/// A sum in the store's currency, and what could not be converted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Takings {
-    by_day: BTreeMap<(Date, String), (i64, i64)>,
-}
-
-/// [`Takings`] in the store's currency, and what could not be converted.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Converted {
     /// Minor units of the store's currency.
     pub(super) minor: i64,
     /// How many amounts are in `minor`.
     pub(super) count: i64,
     /// Minor units by currency that had no rate.
-    pub(super) unconverted: BTreeMap<String, i64>,
+    unconverted: BTreeMap<String, i64>,
 }
 
 impl Takings {
-    pub(super) fn add(&mut self, day: Date, currency: &str, minor: i64) {
-        let (sum, count) = self.by_day.entry((day, currency.to_string())).or_default();
-        *sum += minor;
-        *count += 1;
-    }
-
-    /// Converts the sum of each day and currency, rounding each.
-    pub(super) fn convert(&self, rates: &Rates, into: &str) -> Converted {
-        let mut converted = Converted::default();
-        for ((day, currency), &(sum, count)) in &self.by_day {
-            let rate = if currency == into {
-                Some(Decimal::ONE)
-            } else {
-                rates.by_day.get(&(*day, currency.clone())).copied()
-            };
-            let Some(rate) = rate else {
-                *converted.unconverted.entry(currency.clone()).or_default() += sum;
-                continue;
-            };
-            let amount = Decimal::new(sum, exponent(currency)) * rate;
-            converted.minor += minor(amount, into);
-            converted.count += count;
+    /// Adds an amount in its own currency, and in the store's if it could be converted.
+    pub(super) fn add(&mut self, minor: i64, currency: &str, converted: Option<i64>) {
+        match converted {
+            Some(converted) => {
+                self.minor += converted;
+                self.count += 1;
+            }
+            None => *self.unconverted.entry(currency.to_string()).or_default() += minor,
         }
-        converted
     }
-}
 
-impl Converted {
     /// The column `unconverted`.
     pub(super) fn rest(&self) -> Value {
         Value::Amounts(self.unconverted.clone())

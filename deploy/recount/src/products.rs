@@ -6,7 +6,7 @@ use jiff::{ToSpan as _, civil::Date};
 use rust_decimal::{Decimal, RoundingStrategy};
 
 use super::{
-    event::{Event, Kind},
+    event::{Event, Item, Kind},
     money::{Takings, half_up_decimal, mean_seconds, ratio},
     orders::{Book, Order},
     sessions::Session,
@@ -25,10 +25,10 @@ pub(super) fn product_analytics(
 ) -> Table {
     let mut table = Table::new("product_analytics", &["date", "product_id"]);
     let shown = longest_showings(events);
-    for (product_id, events) in by_product(events) {
+    for (product_id, events) in by_product(events, book) {
         let product = Product {
             id: product_id,
-            orders: book.orders.iter().filter(|order| order.report.names(product_id)).collect(),
+            orders: book.orders.iter().filter(|order| order.lines_of(product_id).next().is_some()).collect(),
             stock: stock_levels(&events, product_id),
             events,
         };
@@ -39,11 +39,12 @@ pub(super) fn product_analytics(
     table
 }
 
-/// Events by each product that they name.
-fn by_product(events: &[Event]) -> BTreeMap<&str, Vec<&Event>> {
-    let mut products: BTreeMap<&str, Vec<&Event>> = BTreeMap::new();
+/// Events by each product that they name; with the products of which only an order tells.
+fn by_product<'e>(events: &'e [Event], book: &Book<'e>) -> BTreeMap<&'e str, Vec<&'e Event>> {
+    let lines = book.orders.iter().flat_map(|order| order.lines);
+    let mut products: BTreeMap<&str, Vec<&Event>> = lines.map(|line| (line.product(), Vec::new())).collect();
     for event in events {
-        let named: BTreeSet<&str> = event.items.iter().map(|item| item.product_id.as_str()).collect();
+        let named: BTreeSet<&str> = event.items.iter().map(Item::product).collect();
         for product_id in named {
             products.entry(product_id).or_default().push(event);
         }
@@ -57,7 +58,7 @@ fn stock_levels(events: &[&Event], product_id: &str) -> BTreeMap<Date, i64> {
     levels.sort_by_key(|event| event.order());
     let mut by_day = BTreeMap::new();
     for event in levels {
-        for item in event.items.iter().filter(|item| item.product_id == product_id) {
+        for item in event.items.iter().filter(|item| item.product() == product_id) {
             by_day.insert(event.day, half_up_decimal(item.quantity));
         }
     }
@@ -88,7 +89,7 @@ impl Product<'_> {
             .filter(|event| counted.contains(&event.name.as_str()) || tells_stock(event))
             .map(|event| event.day)
             .collect();
-        days.extend(self.orders.iter().map(|order| order.report.day));
+        days.extend(self.orders.iter().map(|order| order.day));
         days
     }
 
@@ -100,13 +101,13 @@ impl Product<'_> {
         let views = of_day("view_item");
         let viewers: BTreeSet<_> = views.iter().filter_map(|event| event.visitor.as_ref()).collect();
         let adds = of_day("add_to_cart").len();
-        let orders: Vec<_> = self.orders.iter().filter(|order| order.report.day == day).collect();
-        let mut takings = Takings::default();
+        let orders: Vec<_> = self.orders.iter().filter(|order| order.day == day).collect();
+        let mut revenue = Takings::default();
         for order in &orders {
-            takings.add(day, &order.report.currency, self.revenue(order));
+            let amount = self.revenue(order);
+            revenue.add(amount, order.currency, order.convert(amount, store));
         }
-        let revenue = takings.convert(&store.rates, &store.currency);
-        let units: i64 = orders.iter().map(|order| self.units(order)).sum();
+        let units: Decimal = orders.iter().map(|order| self.units(order)).sum();
         let mut reviews = of_day("review");
         if reviews.iter().any(|event| event.trusted) {
             reviews.retain(|event| event.trusted);
@@ -123,7 +124,7 @@ impl Product<'_> {
             ("cart_removal_count", of_day("remove_from_cart").len().into()),
             ("checkout_count", checkouts(sessions, &of_day("begin_checkout")).into()),
             ("purchase_count", purchases.into()),
-            ("units_sold", units.into()),
+            ("units_sold", half_up_decimal(units).into()),
             ("revenue_cents", revenue.minor.into()),
             ("revenue_amount", revenue.minor.into()),
             ("currency", store.currency.as_str().into()),
@@ -138,14 +139,12 @@ impl Product<'_> {
         ])
     }
 
-    fn units(&self, order: &Order<'_>) -> i64 {
-        let items = order.report.items.iter().filter(|item| item.product_id == self.id);
-        half_up_decimal(items.map(|item| item.quantity).sum())
+    fn units(&self, order: &Order<'_>) -> Decimal {
+        order.lines_of(self.id).map(|line| line.quantity).sum()
     }
 
     fn revenue(&self, order: &Order<'_>) -> i64 {
-        let items = order.report.items.iter().filter(|item| item.product_id == self.id);
-        items.map(|item| item.revenue).sum()
+        order.lines_of(self.id).map(|line| line.amount(order.currency)).sum()
     }
 
     /// Among the day's sessions that entered on a page of the product.
@@ -173,9 +172,11 @@ impl Product<'_> {
         if sum == 0 {
             return None;
         }
-        let orders = self.orders.iter().filter(|order| first <= order.report.day && order.report.day <= day);
-        let sold: i64 = orders.map(|order| self.units(order)).sum();
-        Some(ratio(sold * levels.len() as i64, sum, 4))
+        let orders = self.orders.iter().filter(|order| first <= order.day && order.day <= day);
+        let sold: Decimal = orders.map(|order| self.units(order)).sum();
+        // Quantities have three decimals.
+        let thousandths = half_up_decimal(sold * Decimal::ONE_THOUSAND);
+        Some(ratio(thousandths * levels.len() as i64, sum * 1000, 4))
     }
 }
 

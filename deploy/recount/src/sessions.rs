@@ -95,7 +95,7 @@ impl<'e> Session<'e> {
         let duration_ms = end - start.at;
         let page_views = showings.len();
         let is_interactive = events.iter().any(|event| event.interactive);
-        let is_conversion = events.iter().any(|event| book.is_winner(&event.id));
+        let is_conversion = events.iter().any(|event| book.tells_visitor(&event.id));
         Self {
             day: start.day,
             duration_ms,

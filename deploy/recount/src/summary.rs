@@ -29,7 +29,7 @@ pub(super) fn analytics_summary(
             let inside = |day: Date| period.first_day(day) == date;
             let events: Vec<_> = events.iter().filter(|event| inside(event.day)).collect();
             let sessions: Vec<_> = sessions.iter().filter(|session| inside(session.day)).collect();
-            let orders: Vec<_> = book.orders.iter().filter(|order| inside(order.report.day)).collect();
+            let orders: Vec<_> = book.orders.iter().filter(|order| inside(order.day)).collect();
 
             let visitors: BTreeSet<_> = events.iter().filter_map(|event| event.visitor.as_ref()).collect();
             let page_views: BTreeSet<_> = events
@@ -37,11 +37,10 @@ pub(super) fn analytics_summary(
                 .filter(|event| event.kind == Kind::PageView)
                 .map(|event| event.showing())
                 .collect();
-            let mut takings = Takings::default();
+            let mut revenue = Takings::default();
             for order in &orders {
-                takings.add(order.report.day, &order.report.currency, order.total);
+                revenue.add(order.total, order.currency, order.convert(order.total, store));
             }
-            let revenue = takings.convert(&store.rates, &store.currency);
             let decimals = exponent(&store.currency);
 
             let count = sessions.len() as i64;

@@ -34,6 +34,7 @@ async fn store_with_funnels(pool: &PgPool, scenario: &Scenario) -> Store {
         store_id: "s".into(),
         time_zone: scenario.time_zone.clone(),
         currency: "USD".into(),
+        prices_include_tax: false,
         rates,
         funnels,
     }

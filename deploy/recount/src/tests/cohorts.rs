@@ -41,3 +41,26 @@ fn cohorts() {
     let rows = tables["cohort_analytics"].rows.keys();
     assert_eq!(rows.filter(|key| key[0] == "day").count(), 5);
 }
+
+#[test]
+fn an_order_links_the_visitor_and_the_user_of_its_reports() {
+    let linked = |browser: Json| {
+        let tables = count(&[
+            (-86_400.0, view("v")),
+            (0.0, purchase("1", with(json!({ "visitor_id": "v", "value": 20 }), browser))),
+            (9.0, purchase("1", json!({ "user_id": "u", "value": 20, "trusted": true }))),
+            (9.0, json!({ "name": "x", "user_id": "u" })),
+        ]);
+        let columns = ["user_count", "revenue_cents"];
+        let rows = tables["cohort_analytics"].rows.keys().filter(|key| key[0] == "day");
+        let keys: Vec<_> = rows.map(|key| [key[0].as_str(), &key[1], &key[2]]).collect();
+        let rows = keys.iter().map(|key| cells(&tables, "cohort_analytics", key, &columns).join(" "));
+        rows.collect::<Vec<_>>().join(", ")
+    };
+    // One person, known since the day before.
+    assert_eq!(linked(json!({})), "1 0, 1 2000");
+    // Not by a report that does not agree: v and u are two.
+    assert_eq!(linked(json!({ "value": 21 })), "1 0, 1 0, 1 2000");
+    // Who was somebody else before stays that one; the order is u's.
+    assert_eq!(linked(json!({ "user_id": "w" })), "1 0, 1 0, 1 2000");
+}

@@ -79,6 +79,37 @@ fn products() {
 }
 
 #[test]
+fn lines_without_a_product_are_one_row_and_units_are_rounded_once() {
+    let bought = |order: &str, quantity: f64| {
+        let items = json!([{ "product_id": "cheese", "price": 10, "quantity": quantity }, { "price": -1.5 }]);
+        purchase(order, json!({ "items": items }))
+    };
+    let seen = json!({ "name": "view_item", "visitor_id": "v", "items": [{ "name": "Cheese" }] });
+    let tables = count(&[(0.0, bought("1", 0.4)), (1.0, bought("2", 0.4)), (2.0, seen)]);
+    let columns = ["views_count", "purchase_count", "units_sold", "revenue_cents"];
+    let row = |product: &str| cells(&tables, "product_analytics", &[DAY, product], &columns).join(" ");
+    // 0.4 + 0.4 is 1.
+    assert_eq!(row("cheese"), "0 2 1 800");
+    assert_eq!(row("(none)"), "1 2 2 -300");
+    assert_eq!(tables["product_analytics"].rows.len(), 2);
+}
+
+#[test]
+fn products_sold_are_those_of_the_order_as_it_stands() {
+    let items = |quantity: i64| json!([{ "product_id": "p", "price": 10, "quantity": quantity }]);
+    let tables = count(&[
+        (0.0, purchase("1", json!({ "currency": "EUR", "items": [{ "product_id": "q", "price": 5 }] }))),
+        (86_400.0, json!({ "name": "order_updated", "order_id": "1", "trusted": true, "items": items(3) })),
+        // A report that loses tells nothing.
+        (1.0, purchase("1", json!({ "currency": "EUR", "items": [{ "product_id": "r", "price": 5 }] }))),
+    ]);
+    let columns = ["purchase_count", "units_sold", "revenue_cents"];
+    // By the day of the order and its rate: 30 × 1.105.
+    assert_eq!(cells(&tables, "product_analytics", &[DAY, "p"], &columns), ["1", "3", "3315"]);
+    assert_eq!(tables["product_analytics"].rows.len(), 1);
+}
+
+#[test]
 fn a_servers_reviews_are_the_reviews() {
     let review = |value: f64| json!({ "name": "review", "value": value, "items": [{ "product_id": "p" }] });
     let told = |value: f64| with(review(value), json!({ "trusted": true }));

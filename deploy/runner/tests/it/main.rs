@@ -11,6 +11,7 @@ mod browser;
 mod clients;
 mod clock;
 mod listeners;
+mod orders;
 mod pipeline;
 mod power;
 mod privacy;

@@ -6,6 +6,8 @@ use jiff::civil::Date;
 use millrace_schemas::money::exponent;
 use rust_decimal::Decimal;
 
+use crate::calendar::shift;
+
 /// `numerator / denominator`, rounded to a whole number, half away from zero; 0 where nothing is divided by.
 pub fn divide(numerator: i128, denominator: i128) -> i128 {
     if denominator == 0 {
@@ -41,6 +43,9 @@ pub fn saturate(amount: i128) -> i64 {
     i64::try_from(amount).unwrap_or(if amount < 0 { i64::MIN } else { i64::MAX })
 }
 
+/// Days before a day of which the latest rate holds where it has none: banks publish on working days.
+pub const RATE_AGE_MAX_DAYS: i64 = 7;
+
 /// The rates into one currency, by day.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
@@ -60,24 +65,38 @@ impl Rates {
         &self.base
     }
 
-    /// Decimals of that currency.
-    pub fn decimals(&self) -> u32 {
-        exponent(&self.base).unwrap_or(2)
+    /// An amount of a day in one currency, in minor units of the base, rounded once; `None` without a rate.
+    pub fn convert(&self, date: Date, currency: &str, minor: i128) -> Option<i128> {
+        self.exchange(date, currency, &self.base, minor)
     }
 
-    /// A day's sum in one currency, in minor units of the base, rounded once; `None` without a rate.
-    pub fn convert(&self, date: Date, currency: &str, minor: i128) -> Option<i128> {
-        if currency == self.base {
+    /// An amount of a day in one currency, in minor units of another, by the rates of both, rounded once; `None` without
+    /// one of them.
+    pub fn exchange(&self, date: Date, from: &str, into: &str, minor: i128) -> Option<i128> {
+        if from == into {
             return Some(minor);
         }
-        let rate = self.by_day.get(&(date, currency.to_owned()))?;
-        let from = exponent(currency).unwrap_or(2);
-        let product = minor.checked_mul(rate.mantissa())?.checked_mul(10_i128.pow(self.decimals()))?;
-        Some(divide(product, 10_i128.checked_pow(rate.scale() + from)?))
+        let (sold, bought) = (self.rate(date, from)?, self.rate(date, into)?);
+        let decimals = |currency| exponent(currency).unwrap_or(2);
+        // Both have a power of ten less than they may have in common.
+        let (above, below) = (bought.scale() + decimals(into), sold.scale() + decimals(from));
+        let common = above.min(below);
+        let product =
+            minor.checked_mul(sold.mantissa())?.checked_mul(10_i128.checked_pow(above - common)?)?;
+        Some(divide(product, bought.mantissa().checked_mul(10_i128.checked_pow(below - common)?)?))
+    }
+
+    /// The rate of a day, else the latest of the days before.
+    fn rate(&self, date: Date, currency: &str) -> Option<Decimal> {
+        if currency == self.base {
+            return Some(Decimal::ONE);
+        }
+        let mut days = (0..=RATE_AGE_MAX_DAYS).map(|back| shift(date, -back));
+        days.find_map(|day| self.by_day.get(&(day, currency.to_owned()))).copied()
     }
 }
 
-/// Amounts of several currencies and days, converted day by day.
+/// Amounts of several currencies and days, each converted by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Converted {
     /// What could be converted, minor units of the base.
@@ -87,7 +106,7 @@ pub struct Converted {
 }
 
 impl Converted {
-    /// Adds a day's sum in one currency; says whether it had a rate.
+    /// Adds an amount of a day in one currency; says whether it had a rate.
     pub fn add(&mut self, rates: &Rates, date: Date, currency: &str, minor: i128) -> bool {
         match rates.convert(date, currency, minor) {
             Some(converted) => {
@@ -139,8 +158,15 @@ mod tests {
         assert_eq!(rates.convert(day, "EUR", 1000), Some(1085));
         assert_eq!(rates.convert(day, "EUR", 10_000), Some(10_851));
         assert_eq!(rates.convert(day, "GBP", 10_000), None);
-        assert_eq!(rates.convert(date(2026, 11, 2), "EUR", 10_000), None);
+        // Over a weekend and holidays, and not for ever.
+        assert_eq!(rates.convert(date(2026, 11, 8), "EUR", 10_000), Some(10_851));
+        assert_eq!(rates.convert(date(2026, 11, 9), "EUR", 10_000), None);
+        assert_eq!(rates.convert(date(2026, 10, 31), "EUR", 10_000), None);
         assert_eq!(rates.convert(day, "USD", 7), Some(7));
+        // 1000 yen are 6.50 dollars, and those 5.99 euros.
+        assert_eq!(rates.exchange(day, "JPY", "EUR", 1000), Some(599));
+        assert_eq!(rates.exchange(day, "USD", "EUR", 10_851), Some(10_000));
+        assert_eq!(rates.exchange(day, "USD", "GBP", 10_851), None);
     }
 
     proptest! {

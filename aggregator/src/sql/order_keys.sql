@@ -1,0 +1,5 @@
+-- Where the touched orders stand, or all of the stores.
+SELECT toString(store_id) AS store, placed_on, order_id, toInt64(toUnixTimestamp64Milli(placed_at)) AS at_ms
+FROM orders FINAL
+WHERE store_id IN {stores:Array(String)} AND cityHash64(order_id) % {parts:UInt64} = {part:UInt64}
+  AND ({are_all:UInt8} = 1 OR (store_id, order_id) IN ({{touched_orders}}))
