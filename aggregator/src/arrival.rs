@@ -90,7 +90,7 @@ pub async fn look(warehouse: &Warehouse, pool: &PgPool, discovery: &mut Discover
         let looked = async {
             let looking = look_at(warehouse, &source, &watermarks, &mut touched, discovery, resting);
             let range = beside(&mut transaction, looking).await?;
-            if source.has_orders {
+            if source.has_orders && !touched.order_reports.is_empty() {
                 refresh_orders(warehouse, pool, &mut transaction, &range, &touched).await?;
             }
             Ok(range)
@@ -164,18 +164,33 @@ async fn refresh_orders(
     range: &Range,
     touched: &Touched,
 ) -> Result<()> {
-    let reports: u64 = touched.order_reports.values().sum();
-    if reports == 0 {
-        return Ok(());
+    let rows = text::assemble(text::lane_rows);
+    let mut groups: Vec<Vec<(&str, u64)>> =
+        vec![touched.order_reports.iter().map(|(store, reports)| (store.as_str(), *reports)).collect()];
+    // Whose orders need too much at once keeps nobody else's waiting.
+    while let Some(group) = groups.pop() {
+        let scope = orders::Scope {
+            stores: group.iter().map(|(store, _)| *store).collect(),
+            rows: &rows,
+            bind: &|query| range.param(query),
+            are_all: false,
+            going: None,
+        };
+        let parts = orders::Part::of(group.iter().map(|(_, reports)| reports).sum());
+        match (orders::refresh(warehouse, pool, postgres, &scope, parts).await, &group[..]) {
+            (Ok(()), _) | (_, []) => {}
+            (Err(error), [(store, _)]) if error.is_of_size() => {
+                tracing::warn!(store, %error, "orders needed too much at once; all of the store's are made anew aside");
+                orders::make_stale(postgres, &[store]).await?;
+            }
+            (Err(error), _) if error.is_of_size() => {
+                let (one, other) = group.split_at(group.len() / 2);
+                groups.extend([one.to_vec(), other.to_vec()]);
+            }
+            (Err(error), _) => return Err(error),
+        }
     }
-    let scope = orders::Scope {
-        stores: touched.order_reports.keys().map(String::as_str).collect(),
-        rows: &text::assemble(text::lane_rows),
-        bind: &|query| range.param(query),
-        are_all: false,
-        going: None,
-    };
-    orders::refresh(warehouse, pool, postgres, &scope, orders::Part::of(reports)).await
+    Ok(())
 }
 
 /// Days that the store's rows decide that meet these conditions, on `events` and on `clicks`, while they are still there:

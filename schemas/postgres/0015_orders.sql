@@ -24,7 +24,9 @@ CREATE TABLE stale_orders (
     since       TIMESTAMPTZ NOT NULL DEFAULT now(),
     -- Parts that are done, of so many; null: nobody has begun.
     done_parts  INTEGER NOT NULL DEFAULT 0,
-    parts       INTEGER
+    parts       INTEGER,
+    -- A part needed more than there is: when it is tried again.
+    retry_at    TIMESTAMPTZ
 );
 INSERT INTO stale_orders (store_id) SELECT id FROM stores;
 

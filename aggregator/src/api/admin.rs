@@ -445,13 +445,11 @@ pub(super) async fn put_exchange_rates(Shared(state): Shared<State>, body: Bytes
          FROM (SELECT DISTINCT date + age AS date, currency, base
                FROM unnest($1::date[], $2::text[], $3::text[]) AS rates (date, currency, base)
                CROSS JOIN generate_series(0, $4) AS age) AS days
-         JOIN stores ON stores.currency = days.base
+         JOIN (SELECT store_id, date, currency FROM revenue_analytics
+               UNION ALL SELECT store_id, date, NULL FROM touched_days) AS taken
+           ON taken.date = days.date AND coalesce(taken.currency, days.currency) = days.currency
+         JOIN stores ON stores.id = taken.store_id AND stores.currency = days.base
          LEFT JOIN rollup_watermarks AS marks ON marks.store_id = stores.id
-         WHERE EXISTS (SELECT FROM revenue_analytics AS revenue
-                       WHERE revenue.store_id = stores.id AND revenue.date = days.date
-                         AND revenue.currency = days.currency)
-            OR EXISTS (SELECT FROM touched_days AS waiting
-                       WHERE waiting.store_id = stores.id AND waiting.date = days.date)
          GROUP BY stores.id, days.date, marks.received_at
          ON CONFLICT (store_id, date) DO UPDATE SET touched_at = EXCLUDED.touched_at",
     )

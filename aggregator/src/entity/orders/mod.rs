@@ -15,17 +15,17 @@
 mod read;
 mod rows;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 
 use clickhouse::query::Query;
 use millrace_schemas::entity::{ORDERS, REFUNDS};
 use sqlx::{PgConnection, PgPool, Row as _};
 
 use self::{
-    read::{Terms, reports},
+    read::{Kept, Terms, reports},
     rows::{OrderPlace, OrderRow, RefundPlace, RefundRow},
 };
-use super::order::{Order, Report};
+use super::order::Order;
 use crate::{
     backfill::touch_everything,
     clickhouse::{Warehouse, is_unknown_table, text},
@@ -36,9 +36,9 @@ use crate::{
 };
 
 /// Orders that are held in memory at once, about.
-const PART_ORDERS: u64 = 20_000;
+const PART_ORDERS: u64 = 5_000;
 /// Reports of one order that count: a server's, then the earliest.
-const REPORTS_MAX: u64 = 10_000;
+const REPORTS_MAX: u64 = 1_000;
 
 /// Which orders are made anew: those that some rows of `events` tell of.
 pub struct Scope<'a> {
@@ -141,6 +141,13 @@ pub async fn make(
     })
     .await?;
     let terms = Terms::read(postgres, &scope.stores, &told).await?;
+    let mut kept = Kept::default();
+    if scope.going.is_none() {
+        let places = was_orders.iter().map(|row| (&*row.store, row.at_ms));
+        kept = terms
+            .kept(postgres, places.chain(was_refunds.iter().map(|row| (&*row.store, row.at_ms))))
+            .await?;
+    }
     let mut made = Made::default();
     for ((store, order_id), reports) in &told {
         if let Some(order) = terms.order(store, reports) {
@@ -148,7 +155,8 @@ pub async fn make(
         }
     }
     // Reports of old orders end their term, and the orders stay; what is erased does not.
-    let stays = |store: &str, placed_at: i64| scope.going.is_none() && terms.is_frozen(store, placed_at);
+    let stays =
+        |store: &str, placed_at: i64| terms.day(store, placed_at).is_some_and(|day| kept.contains(&day));
     made.add_gone(
         was_orders.into_iter().filter(|row| !stays(&row.store, row.at_ms)).map(OrderRow::deleted),
         was_refunds.into_iter().filter(|row| !stays(&row.store, row.at_ms)).map(RefundRow::deleted),
@@ -232,8 +240,9 @@ pub async fn refresh_stale(warehouse: &Warehouse, pool: &PgPool) -> Result<bool>
         return Ok(false);
     }
     let stale = sqlx::query(
-        "SELECT store_id, done_parts, parts FROM stale_orders ORDER BY parts IS NULL, since LIMIT 1
-         FOR UPDATE SKIP LOCKED",
+        "SELECT store_id, done_parts, parts FROM stale_orders
+         WHERE retry_at IS NULL OR retry_at <= clock_timestamp()
+         ORDER BY parts IS NULL, since LIMIT 1 FOR UPDATE SKIP LOCKED",
     )
     .fetch_optional(&mut *transaction)
     .within()
@@ -248,7 +257,16 @@ pub async fn refresh_stale(warehouse: &Warehouse, pool: &PgPool) -> Result<bool>
     let part = i64::from(done).cast_unsigned();
     let scope =
         Scope { stores: vec![&store_id], rows: "true", bind: &|query| query, are_all: true, going: None };
-    refresh(warehouse, pool, &mut transaction, &scope, std::iter::once(Part { parts, part })).await?;
+    let refreshed = refresh(warehouse, pool, &mut transaction, &scope, std::iter::once(Part { parts, part }));
+    match refreshed.await {
+        Err(error) if error.is_of_size() => {
+            tracing::warn!(store = store_id, %error, "orders needed too much at once; trying again later");
+            step_aside(&mut transaction, &store_id).await?;
+            transaction.commit().within().await?;
+            return Ok(true);
+        }
+        refreshed => refreshed?,
+    }
     if part + 1 < parts {
         note_progress(&mut transaction, &store_id, done + 1, parts).await?;
     } else {
@@ -266,6 +284,18 @@ pub async fn refresh_stale(warehouse: &Warehouse, pool: &PgPool) -> Result<bool>
     }
     transaction.commit().within().await?;
     Ok(true)
+}
+
+/// Others come first for a while.
+async fn step_aside(postgres: &mut PgConnection, store_id: &str) -> Result<()> {
+    sqlx::query(
+        "UPDATE stale_orders SET retry_at = clock_timestamp() + interval '5 minutes' WHERE store_id = $1",
+    )
+    .bind(store_id)
+    .execute(postgres)
+    .within()
+    .await?;
+    Ok(())
 }
 
 async fn count(warehouse: &Warehouse, store_id: &str) -> Result<u64> {
@@ -321,9 +351,3 @@ pub async fn is_stale(postgres: &mut PgConnection, store_id: &str) -> Result<boo
         .await?;
     Ok(is_stale)
 }
-
-/// Reports by store and order.
-type Reports = BTreeMap<(String, String), Vec<Report>>;
-
-/// Rates by currency into which they convert.
-type RatesByBase = HashMap<String, crate::money::Rates>;

@@ -1,6 +1,6 @@
 //! Reports of orders as ClickHouse has them, and what of their stores decides about them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use clickhouse::{Row, query::Query};
 use jiff::civil::Date;
@@ -8,7 +8,6 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use sqlx::{PgConnection, Row as _};
 
-use super::{RatesByBase, Reports};
 use crate::{
     calendar::Calendar,
     clickhouse::Warehouse,
@@ -16,8 +15,14 @@ use crate::{
     error::{Error, Result},
     money::{RATE_AGE_MAX_DAYS, Rates},
     postgres::{Answer as _, parse_date},
-    privacy::retention::Frozen,
 };
+
+/// Reports by store and order.
+pub(super) type Reports = BTreeMap<(String, String), Vec<Report>>;
+/// Days of stores whose events are gone because they were old.
+pub(super) type Kept = HashSet<(String, Date)>;
+/// Rates by currency into which they convert.
+type RatesByBase = HashMap<String, Rates>;
 
 #[derive(Row, Deserialize)]
 struct ReportRow {
@@ -91,7 +96,6 @@ struct StoreTerms {
     currency: String,
     prices_include_tax: bool,
     calendar: Calendar,
-    frozen: Frozen,
 }
 
 /// What of stores decides about their orders.
@@ -121,12 +125,8 @@ impl Terms {
                 currency: row.try_get("currency")?,
                 prices_include_tax: row.try_get("prices_include_tax")?,
                 calendar,
-                frozen: Frozen::default(),
             };
             stores.insert(row.try_get("id")?, terms);
-        }
-        for (id, terms) in &mut stores {
-            terms.frozen = Frozen::read(postgres, id).await?;
         }
         let mut terms = Self { stores, rates: RatesByBase::new() };
         terms.read_rates(postgres, reports).await?;
@@ -180,9 +180,36 @@ impl Terms {
         Ok(())
     }
 
-    /// Whether the events of that day of the store's are gone because they were old.
-    pub(super) fn is_frozen(&self, store: &str, at_ms: i64) -> bool {
-        self.stores.get(store).is_some_and(|terms| terms.frozen.has(terms.calendar.date(at_ms)))
+    /// The store's day that holds an instant.
+    pub(super) fn day(&self, store: &str, at_ms: i64) -> Option<(String, Date)> {
+        let terms = self.stores.get(store)?;
+        Some((store.to_owned(), terms.calendar.date(at_ms)))
+    }
+
+    /// Those of the days that hold these instants whose events are gone because they were old.
+    pub(super) async fn kept<'p>(
+        &self,
+        postgres: &mut PgConnection,
+        places: impl Iterator<Item = (&'p str, i64)>,
+    ) -> Result<Kept> {
+        let days: Kept = places.filter_map(|(store, at_ms)| self.day(store, at_ms)).collect();
+        let (stores, dates): (Vec<&str>, Vec<String>) =
+            days.iter().map(|(store, date)| (store.as_str(), date.to_string())).unzip();
+        let rows = sqlx::query(
+            "SELECT store_id, date::text AS date FROM thinned_days
+             JOIN unnest($1::text[], $2::date[]) AS asked (store_id, date) USING (store_id, date)",
+        )
+        .bind(stores)
+        .bind(dates)
+        .fetch_all(postgres)
+        .within()
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let date: String = row.try_get("date")?;
+                Ok((row.try_get("store_id")?, parse_date(&date)?))
+            })
+            .collect()
     }
 
     /// What these reports tell of an order of the store.
