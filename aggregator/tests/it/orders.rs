@@ -141,3 +141,41 @@ async fn a_store_whose_settings_change_has_its_orders_made_anew_before_it_is_rol
     bed.roll().await;
     assert_eq!(bed.clickhouse("", total).await, "500\n");
 }
+
+/// One order whose reports do not fit into a query's memory, which anybody may send.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_orders_need_too_much_keeps_nobody_waiting() {
+    let mut bed = Bed::with_store("s", "UTC", "USD").await;
+    bed.add_store("hostile", "UTC", "USD").await;
+    let items = "arrayMap(i -> concat(repeat('p', 200), toString(i)), range(200))";
+    let columns = [
+        ("name", "'purchase'"),
+        ("order_id", "'one'"),
+        ("currency", "'USD'"),
+        ("item_product_id", items),
+        ("item_price", "arrayMap(i -> toDecimal64(i, 6), range(200))"),
+        ("item_quantity", "arrayMap(i -> toDecimal64(1, 3), range(200))"),
+    ];
+    bed.generate("hostile", 10, 3_000, &columns).await;
+    let order = EventRow {
+        order_id: "o1",
+        currency: "USD",
+        total_minor: Some(1_000),
+        ..event(1, "purchase", "2026-11-02 10:00:00", "ann", "")
+    };
+    bed.insert(&[order]).await;
+    bed.config.query_memory_bytes = 24 << 20;
+    bed.warehouse = millrace_aggregator::clickhouse::Warehouse::new(&bed.config);
+    assert!(bed.look().await > 0);
+    while orders::refresh_stale(&bed.warehouse, &bed.pool).await.unwrap() {}
+    let orders = "SELECT store_id, order_id FROM millrace.orders FINAL FORMAT TSV";
+    assert_eq!(bed.clickhouse("", orders).await, "s\to1\n");
+    let stale = "SELECT store_id AS store, retry_at > now() AS later FROM stale_orders";
+    assert_eq!(bed.rows(stale).await, [serde_json::json!({"store": "hostile", "later": true})]);
+    // With the memory that it needs it comes to its turn.
+    bed.config.query_memory_bytes = 1 << 30;
+    bed.warehouse = millrace_aggregator::clickhouse::Warehouse::new(&bed.config);
+    sqlx::query("UPDATE stale_orders SET retry_at = now()").execute(&bed.pool).await.unwrap();
+    while orders::refresh_stale(&bed.warehouse, &bed.pool).await.unwrap() {}
+    assert_eq!(bed.clickhouse("", orders).await, "hostile\tone\ns\to1\n");
+}
