@@ -179,7 +179,8 @@ pub mod text {
             cohort_orders, cohorts, derived_starts, heatmap_bins, heatmap_clicks, heatmap_elements, known_users, orders,
             people, product_checkouts, product_times, products, reaching, refunds, session_reach, sessions,
             started_before, traffic, winners, funnel, event_span, store_quarters, touched_orders, order_reports,
-            order_keys, refund_keys, order_count, foreign_refunds,
+            order_keys, refund_keys, order_count, order_names,
+            foreign_refunds,
         }
 
         /// A text by its name.

@@ -22,7 +22,10 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::tables;
-use crate::{clickhouse::Warehouse, error::Result};
+use crate::{
+    clickhouse::{Warehouse, text},
+    error::Result,
+};
 
 /// Visitors of one user, at most: beyond, it is no person's id.
 pub const VISITORS_MAX: usize = 2_000;
@@ -267,9 +270,10 @@ impl Subject {
             "SELECT count() FROM orders FINAL
              WHERE {orders} AND order_id NOT IN (
                  SELECT order_id FROM events
-                 WHERE store_id = {} AND name IN ('purchase', 'order_updated', 'refund', 'order_cancelled')
+                 WHERE store_id = {} AND name IN {}
                    AND order_id IN (SELECT order_id FROM orders FINAL WHERE {orders}))",
-            literal(&self.store_id)
+            literal(&self.store_id),
+            text::assemble(text::order_names)
         ));
         Ok(warehouse.rows::<u64>(query).await?.first().is_some_and(|count| *count > 0))
     }

@@ -2,11 +2,11 @@
 -- those before it.
 SELECT toString(store_id) AS store, toInt64(intDiv(toUnixTimestamp64Milli(event_time), 900000) * 900000) AS quarter
 FROM events
-WHERE store_id IN {stores:Array(String)} AND name IN ('purchase', 'order_updated', 'refund', 'order_cancelled') AND order_id != ''
+WHERE store_id IN {stores:Array(String)} AND name IN {{order_names}} AND order_id != ''
   AND (store_id, order_id) IN
   (
       SELECT store_id, order_id
       FROM events
-      WHERE store_id IN {stores:Array(String)} AND name IN ('purchase', 'order_updated', 'refund', 'order_cancelled') AND order_id != '' AND {{lane_rows}}
+      WHERE store_id IN {stores:Array(String)} AND name IN {{order_names}} AND order_id != '' AND {{lane_rows}}
   )
 GROUP BY store, quarter

@@ -5,7 +5,7 @@ SELECT toString(store_id) AS store, order_id, toString(name) AS kind, trusted,
        item_price AS prices, item_quantity AS quantities, refund_id,
        toUInt8(properties['refunds_included'] IN ('true', '1')) AS refunds_included, visitor_id, session_id, user_id
 FROM events FINAL
-WHERE store_id IN {stores:Array(String)} AND name IN ('purchase', 'order_updated', 'refund', 'order_cancelled')
+WHERE store_id IN {stores:Array(String)} AND name IN {{order_names}}
   AND order_id != '' AND cityHash64(order_id) % {parts:UInt64} = {part:UInt64}
   AND (is_bot = 0 OR bot_reason = 'rate')
   AND (store_id, order_id) IN ({{touched_orders}})
